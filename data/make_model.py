@@ -1,0 +1,160 @@
+"""Writes a small random model and its tokenizer, a folder that LLaMA-Factory takes as model_name_or_path.
+
+    python data/make_model.py --text output/toy/train.jsonl --output output/toy_falcon
+    python data/make_model.py --text train.de train.en --output output/llama_5m --family llama \
+        --vocab-size 6000 --layers 4 --hidden 256 --heads 8
+
+The tokenizer is a byte-level BPE trained on the texts, with <|endoftext|> (first and last token) and <|pad|>.
+`falcon` has ALiBi positions and the layout of falcon-rw-1b, `llama` rotary positions; both tie embeddings.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from simulmask_plugin.corpora import read_json, read_lines
+
+END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
+FAMILIES = ("falcon", "llama")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Returns a byte-level BPE tokenizer trained on the texts; it has every byte, so no <unk>."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(alphabet) + 2
+    if vocab_size < smallest:
+        raise ValueError(
+            f"The vocabulary needs at least {smallest} entries (256 bytes, 2 special), got {vocab_size}."
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PADDING],
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(
+    family: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    max_positions: int,
+    seed: int,
+) -> PreTrainedModel:
+    """Returns a model with random weights whose vocabulary is that of the tokenizer."""
+    if hidden % heads:
+        raise ValueError(
+            f"The hidden size must be a multiple of the number of heads, got {hidden} and {heads}."
+        )
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": max_positions,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    set_seed(seed)
+    if family == "falcon":
+        config = FalconConfig(
+            **shape,
+            alibi=True,
+            multi_query=False,
+            new_decoder_architecture=False,
+            parallel_attn=False,
+            bias=True,
+        )
+        return FalconForCausalLM(config)
+    if family == "llama":
+        # Three matrices of 8/3 d make the feed-forward layer as large as the usual two of 4 d.
+        return LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=hidden * 8 // 3))
+    raise ValueError(f"Unknown family {family!r}; expected one of {', '.join(FAMILIES)}.")
+
+
+def read_texts(files: Iterable[Path]) -> Iterator[str]:
+    """Yields the lines of text files, and both sides of .json and .jsonl files (keys source and target)."""
+    for file in files:
+        if file.suffix in (".json", ".jsonl"):
+            for pair in read_json(file):
+                yield pair.source
+                yield pair.target
+        else:
+            yield from read_lines(file)
+
+
+def main() -> None:
+    """Runs the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--text", type=Path, nargs="+", required=True, help="what the tokenizer is trained on"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder, empty or new")
+    parser.add_argument("--family", choices=FAMILIES, default="falcon", help="default: %(default)s")
+    parser.add_argument("--vocab-size", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument("--layers", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--hidden", type=int, default=128, help="default: %(default)s")
+    parser.add_argument("--heads", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--max-positions", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    options = parser.parse_args()
+    try:
+        print(write_model(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def write_model(options: argparse.Namespace) -> str:
+    """Writes the folder and returns what it holds, in words."""
+    output = options.output
+    if output.exists() and any(output.iterdir()) and not options.overwrite:
+        raise FileExistsError(f"{output} is not empty; choose another --output or give --overwrite.")
+    tokenizer = train_tokenizer(read_texts(options.text), options.vocab_size)
+    tokenizer.model_max_length = options.max_positions
+    model = make_model(
+        options.family,
+        tokenizer,
+        layers=options.layers,
+        hidden=options.hidden,
+        heads=options.heads,
+        max_positions=options.max_positions,
+        seed=options.seed,
+    )
+    tokenizer.save_pretrained(output)
+    model.save_pretrained(output)
+    return f"{output}: {options.family}, {model.num_parameters():,} parameters, {len(tokenizer):,} tokens"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Writes a synthetic language pair on which waiting pays, small enough for a model of about 1 M parameters.
+
+The source is subject-verb-object, the target verb-final; the other words stand in the same order. What the
+translation of a word depends on often stands later in the source. With English words::
+
+    source   maybe  the    big    bank   lends     a    car    today  PAST
+    target   maybe' the-f  big-f  bank'  a-m  car'  today'  lend-f-sg-past
+
+- Gender is a property of the target noun alone. Determiners, adjectives and verbs agree with it in gender and
+  number, so that a determiner has to wait for its noun.
+- A homonym (only ever a subject) has two translations of different gender; the verb of its clause decides.
+- The last word of a sentence is its tense: every target verb ends in it, and it decides the translation of
+  the mood word that opens one sentence in four.
+
+A model that translates after one word has to guess all of these; wait-9 seldom has to.
+
+    python data/make_toy_pair.py                                    # the committed sample, data/toy
+    python data/make_toy_pair.py --output output/toy --train 20000 --valid 500 --test 500
+
+Written are train.jsonl, valid.jsonl, test.jsonl (no source sentence twice) and test.source, test.target for
+SimulEval. The test set depends on the seed and its own size alone.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from simulmask_plugin.corpora import Pair, check_absent, write_jsonl, write_lines
+
+MIN_WORDS, MAX_WORDS = 3, 14
+"""Length of a source sentence."""
+
+GENDER_ENDINGS = {False: ("o", "a", "e"), True: ("oi", "ai", "ei")}
+"""Target: whether it is plural -> ending by gender, of determiners, adjectives and verbs."""
+
+TENSE_ENDINGS = ("t", "r", "n")
+"""Target: the last letter of a verb by tense. No other word ends in one of them."""
+
+SOURCE_PLURAL, TARGET_PLURAL = "n", "u"
+"""Endings of plural nouns; singular nouns have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A lemma with its stems on both sides."""
+
+    source: str
+    target: str
+    gender: int = 0
+    """Of a noun or a name, 0 to 2."""
+    sense: int = 0
+    """Of a verb: which translation of a homonym it goes with, 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words of both sides; gender and number of a noun phrase."""
+
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    gender: int = 0
+    plural: bool = False
+
+
+class Lexicon:
+    """The lemmas of both languages, drawn from a seed; no two of them share a stem."""
+
+    def __init__(self, seed: int) -> None:
+        """Draws every stem."""
+        self._random = random.Random(f"lexicon {seed}")
+        self._used: set[str] = set()
+        self.determiners = self._words(2, syllables=1)
+        self.relatives = self._words(1, syllables=1)
+        self.conjunctions = self._words(3, syllables=1)
+        self.prepositions = self._words(5, syllables=1)
+        self.nouns = self._words(60, syllables=2)
+        self.names = self._words(10, syllables=2)
+        self.adjectives = self._words(28, syllables=2)
+        self.verbs = self._words(36, syllables=2)
+        self.adverbs = self._words(12, syllables=3)
+        self.tenses = tuple(self._source_stem(1) for _ in TENSE_ENDINGS)
+        self.homonyms = tuple(self._translations(2) for _ in range(6))
+        """Two translations each, by the sense of the verb."""
+        self.moods = tuple(self._translations(len(TENSE_ENDINGS)) for _ in range(3))
+        """Three translations each, by tense."""
+
+    def _words(self, count: int, *, syllables: int) -> tuple[Word, ...]:
+        return tuple(
+            Word(
+                self._source_stem(syllables),
+                self._target_stem(syllables),
+                gender=self._random.randrange(3),
+                sense=index % 2,
+            )
+            for index in range(count)
+        )
+
+    def _translations(self, count: int) -> tuple[Word, ...]:
+        """Returns one source stem with several translations, each of another gender."""
+        source = self._source_stem(2)
+        return tuple(Word(source, self._target_stem(2), gender=gender) for gender in range(count))
+
+    def _source_stem(self, syllables: int) -> str:
+        return self._unused(lambda: "".join(self._syllable("bdfgklmprst", "aeiou") for _ in range(syllables)))
+
+    def _target_stem(self, syllables: int) -> str:
+        return self._unused(
+            lambda: (
+                "".join(self._syllable("bcghjkmpvwxz", "aeiou") for _ in range(syllables))
+                + self._random.choice("dkmpsx")
+            )
+        )
+
+    def _syllable(self, consonants: str, vowels: str) -> str:
+        return self._random.choice(consonants) + self._random.choice(vowels)
+
+    def _unused(self, draw: Callable[[], str]) -> str:
+        stem = draw()
+        while stem in self._used:
+            stem = draw()
+        self._used.add(stem)
+        return stem
+
+
+class Grammar:
+    """Draws sentences with their translations."""
+
+    def __init__(self, lexicon: Lexicon, seed: int) -> None:
+        """Keeps a random state of its own."""
+        self.lexicon = lexicon
+        self._random = random.Random(f"sentences {seed}")
+
+    def sentences(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Yields (source words, target words) for ever; no source comes twice."""
+        seen = set()
+        while True:
+            sentence = self._sentence()
+            if MIN_WORDS <= len(sentence.source) <= MAX_WORDS and sentence.source not in seen:
+                seen.add(sentence.source)
+                yield sentence.source, sentence.target
+
+    def _sentence(self) -> Phrase:
+        """[mood] clause [conjunction clause] tense; the target marks the tense on its verbs instead."""
+        tense = self._random.randrange(len(TENSE_ENDINGS))
+        parts = [self._clause(tense)]
+        if self._chance(0.25):
+            mood = self._random.choice(self.lexicon.moods)[tense]
+            parts.insert(0, Phrase((mood.source,), (mood.target,)))
+        if self._chance(0.2):
+            parts += [self._plain(self.lexicon.conjunctions), self._clause(tense)]
+        return _join(*parts, Phrase((self.lexicon.tenses[tense],)))
+
+    def _clause(self, tense: int) -> Phrase:
+        """Subject verb [object] [preposition noun phrase] [adverb]; the target has the verb at the end."""
+        verb = self._pick(self.lexicon.verbs)
+        subject = self._subject(verb, tense)
+        rest = []
+        if self._chance(0.7):
+            rest.append(self._noun_phrase())
+        if self._chance(0.2):
+            rest += [self._plain(self.lexicon.prepositions), self._noun_phrase()]
+        if self._chance(0.25):
+            rest.append(self._plain(self.lexicon.adverbs))
+        return _verb_last(subject, verb, tense, _join(*rest))
+
+    def _subject(self, verb: Word, tense: int) -> Phrase:
+        """Noun phrase [relative verb noun phrase]."""
+        if self._chance(0.3):
+            subject = self._noun_phrase(self._random.choice(self.lexicon.homonyms)[verb.sense])
+        else:
+            subject = self._noun_phrase()
+        if not self._chance(0.15):
+            return subject
+        relative = _join(subject, self._plain(self.lexicon.relatives))
+        clause = _verb_last(
+            Phrase(gender=subject.gender, plural=subject.plural),
+            self._pick(self.lexicon.verbs),
+            tense,
+            self._noun_phrase(),
+        )
+        joined = _join(relative, clause)
+        return Phrase(joined.source, joined.target, subject.gender, subject.plural)
+
+    def _noun_phrase(self, noun: Word | None = None) -> Phrase:
+        """Determiner adjective* noun, or a name; the given noun if there is one."""
+        if noun is None and self._chance(0.25):
+            name = self._pick(self.lexicon.names)
+            return Phrase((name.source,), (name.target,), name.gender)
+        noun = noun or self._pick(self.lexicon.nouns)
+        plural = self._chance(0.4)
+        num_adjectives = self._random.choices((0, 1, 2), weights=(55, 35, 10))[0]
+        before = [
+            self._pick(self.lexicon.determiners),
+            *(self._pick(self.lexicon.adjectives) for _ in range(num_adjectives)),
+        ]
+        ending = GENDER_ENDINGS[plural][noun.gender]
+        return Phrase(
+            (*(word.source for word in before), noun.source + SOURCE_PLURAL * plural),
+            (*(word.target + ending for word in before), noun.target + TARGET_PLURAL * plural),
+            noun.gender,
+            plural,
+        )
+
+    def _plain(self, words: Sequence[Word]) -> Phrase:
+        word = self._pick(words)
+        return Phrase((word.source,), (word.target,))
+
+    def _pick(self, words: Sequence[Word]) -> Word:
+        """Returns one of the words; like in a language, few are frequent."""
+        return self._random.choices(words, weights=[1 / (rank + 5) for rank in range(len(words))])[0]
+
+    def _chance(self, probability: float) -> bool:
+        return self._random.random() < probability
+
+
+def _verb_last(subject: Phrase, verb: Word, tense: int, rest: Phrase) -> Phrase:
+    """Returns subject verb rest, in the target subject rest verb."""
+    form = verb.target + GENDER_ENDINGS[subject.plural][subject.gender] + TENSE_ENDINGS[tense]
+    return Phrase((*subject.source, verb.source, *rest.source), (*subject.target, *rest.target, form))
+
+
+def _join(*phrases: Phrase) -> Phrase:
+    return Phrase(
+        tuple(word for phrase in phrases for word in phrase.source),
+        tuple(word for phrase in phrases for word in phrase.target),
+    )
+
+
+def make_splits(sizes: dict[str, int], *, seed: int) -> dict[str, list[Pair]]:
+    """Returns the pairs of each split; a split does not change with the size of those after it."""
+    sentences = Grammar(Lexicon(seed), seed).sentences()
+    return {
+        split: [
+            Pair(" ".join(source), " ".join(target), f"{split}:{number}")
+            for number, (source, target) in enumerate(islice(sentences, size), 1)
+        ]
+        for split, size in sizes.items()
+    }
+
+
+def main() -> None:
+    """Runs the script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output", type=Path, default=Path("data/toy"), help="folder (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=200, help="sentences (default: %(default)s)")
+    parser.add_argument("--valid", type=int, default=50, help="sentences (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=50, help="sentences (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the lexicon and of the sentences")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    options = parser.parse_args()
+
+    sizes = {"test": options.test, "valid": options.valid, "train": options.train}
+    files = {split: options.output / f"{split}.jsonl" for split in sizes}
+    test_sides = [options.output / "test.source", options.output / "test.target"]
+    try:
+        check_absent([*files.values(), *test_sides], overwrite=options.overwrite)
+    except FileExistsError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+    splits = make_splits(sizes, seed=options.seed)
+    for split, pairs in splits.items():
+        write_jsonl(files[split], pairs)
+        print(f"{files[split]}: {len(pairs)} sentences")
+    write_lines(test_sides[0], (pair.source for pair in splits["test"]))
+    write_lines(test_sides[1], (pair.target for pair in splits["test"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""Parallel text: readers of the usual formats, cleaning that counts what it drops, writers.
+
+::
+
+    read_aligned, read_pairs, read_test_set    files          ->  pairs (source, target, where)
+    clean                                      pairs          ->  kept pairs, counts of the dropped ones
+    write_jsonl, write_lines                   kept pairs     ->  files
+
+Every error names the file and the line it comes from; nothing is skipped without being counted.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from simulmask_plugin.units import CHARACTER, WORD, split_units
+
+UNITS = (WORD, CHARACTER)
+DROP_REASONS = ("empty side", "too long", "ratio", "identical", "duplicate")
+
+# The lines of an IWSLT train.tags.* file that describe a talk and are not part of it.
+_TALK_HEADER = re.compile(
+    r"</?(?:doc|url|keywords|speaker|talkid|title|description|transcript|reviewer|translator)[\s>]"
+)
+
+# JSON can spell half a character (\ud83d), which no UTF-8 file can hold.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Pair(NamedTuple):
+    """A sentence, its translation, and the place they were read from (for messages)."""
+
+    source: str
+    target: str
+    where: str
+
+
+def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
+    """Yields the pairs of two line-aligned files, plain or in the two formats of IWSLT 2017.
+
+    The name of the source file tells the format: ``*.xml`` has the segments of development and test sets,
+    ``train.tags.*`` has text lines between header lines (title and description included), which are left out;
+    anything else is plain text, one sentence a line.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the two files do not have the same number of sentences, or one is malformed.
+    """
+    source, target = Path(source), Path(target)
+    if source.suffix == ".xml":
+        segments = _xml_segments(source), _xml_segments(target)
+        _check_same_segments(source, target, *segments)
+        texts = ([(text, f"{source}, {segment}") for segment, text in side] for side in segments)
+        return _align(source, target, *texts)
+    if source.name.startswith("train.tags."):
+        return _align(source, target, _talk_lines(source), _talk_lines(target))
+    return _align(source, target, _numbered_lines(source), _numbered_lines(target))
+
+
+def read_pairs(path: Path, *, source_key: str | None = None, target_key: str | None = None) -> Iterator[Pair]:
+    """Yields the pairs of one .tsv, .json or .jsonl file; the keys are the columns of a TSV."""
+    path = Path(path)
+    if path.suffix == ".tsv":
+        return read_tsv(path, source_column=source_key or "1", target_column=target_key or "2")
+    if path.suffix in (".json", ".jsonl"):
+        return read_json(path, source_key=source_key or "source", target_key=target_key or "target")
+    raise ValueError(f"{path}: expected a name that ends in .tsv, .json or .jsonl, got {path.suffix!r}.")
+
+
+def read_tsv(path: Path, *, source_column: str = "1", target_column: str = "2") -> Iterator[Pair]:
+    """Yields the pairs of a file of tab-separated columns; quotation marks are text.
+
+    A column is a number, counted from 1, or a name; with a name, the first line is the header.
+    """
+    lines = _numbered_lines(path)
+    columns = [source_column, target_column]
+    header = None
+    if not all(column.isdecimal() for column in columns):
+        header = next(lines, ("", f"{path}:1"))[0].split("\t")
+    first, second = (_column_index(column, header, path) for column in columns)
+    for line, where in lines:
+        cells = line.split("\t")
+        if len(cells) <= max(first, second):
+            raise ValueError(
+                f"{where}: expected {max(first, second) + 1} or more tab-separated columns, got {len(cells)}."
+            )
+        yield Pair(cells[first], cells[second], where)
+
+
+def read_json(path: Path, *, source_key: str = "source", target_key: str = "target") -> Iterator[Pair]:
+    """Yields the pairs of a JSON file: an array of objects if it opens with "[", else one object a line."""
+    for row, where in _json_rows(path):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{where}: expected an object with the keys of a pair, got {type(row).__name__}."
+            )
+        yield Pair(_json_text(row, source_key, where), _json_text(row, target_key, where), where)
+
+
+def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
+    """Yields the pairs of a test set of sacreBLEU with its first reference; downloads it the first time.
+
+    Args:
+        test_set: a name that ``sacrebleu --list`` shows, such as ``wmt15``.
+        lang_pair: source and target, such as ``de-en``.
+    """
+    import sacrebleu  # here: no other reader needs it, and it imports numpy
+
+    if test_set not in sacrebleu.get_available_testsets():
+        raise ValueError(f"sacreBLEU has no test set {test_set!r}; `sacrebleu --list` shows those it has.")
+    lang_pairs = sacrebleu.get_langpairs_for_testset(test_set)
+    if lang_pair not in lang_pairs:
+        raise ValueError(
+            f"sacreBLEU's {test_set} has no language pair {lang_pair!r}; expected one of "
+            f"{', '.join(lang_pairs)}."
+        )
+    try:
+        source = sacrebleu.get_source_file(test_set, lang_pair)
+        references = sacrebleu.get_reference_files(test_set, lang_pair)
+    except OSError as error:
+        raise ValueError(
+            f"Could not download sacreBLEU's {test_set} {lang_pair} ({error}); check the network, or copy "
+            f"the folder {sacrebleu.SACREBLEU_DIR} from a machine that has it."
+        ) from error
+    return read_aligned(source, references[0])
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a UTF-8 file. Only a line feed ends one: U+2028 would break an alignment."""
+    return (line for line, _ in _numbered_lines(path))
+
+
+def clean(
+    pairs: Iterable[Pair],
+    *,
+    source_unit: str = WORD,
+    target_unit: str = WORD,
+    max_units: int | None = None,
+    max_ratio: float | None = None,
+    drop_identical: bool = False,
+    drop_duplicates: bool = False,
+) -> tuple[list[Pair], Counter[str]]:
+    """Returns the pairs worth keeping and, by reason, how many were dropped.
+
+    White space is normalized first: every run of it (tabs, no-break spaces, line separators) becomes one
+    space, none is left at the ends.
+
+    Args:
+        pairs: what the readers yield.
+        source_unit: what a source length is counted in, one of `UNITS`.
+        target_unit: the same for the target.
+        max_units: the longest side that is kept.
+        max_ratio: how many times longer than the other a side may be.
+        drop_identical: whether a pair whose sides are the same text is dropped.
+        drop_duplicates: whether a pair that was kept before is dropped.
+    """
+    for unit in (source_unit, target_unit):
+        if unit not in UNITS:
+            raise ValueError(f"Unknown unit {unit!r}; expected one of {', '.join(UNITS)}.")
+    if max_units is not None and max_units < 1:
+        raise ValueError(f"max_units must be at least 1, got {max_units}.")
+    if max_ratio is not None and max_ratio < 1:
+        raise ValueError(f"max_ratio must be at least 1 (longer side / shorter side), got {max_ratio}.")
+
+    seen: set[tuple[str, str]] = set()
+
+    def reason_to_drop(source: str, target: str) -> str | None:
+        shorter, longer = sorted(
+            (len(split_units(source, source_unit)), len(split_units(target, target_unit)))
+        )
+        if shorter == 0:
+            return "empty side"
+        if max_units is not None and longer > max_units:
+            return "too long"
+        if max_ratio is not None and longer > max_ratio * shorter:
+            return "ratio"
+        if drop_identical and source == target:
+            return "identical"
+        if drop_duplicates and (source, target) in seen:
+            return "duplicate"
+        return None
+
+    kept = []
+    dropped: Counter[str] = Counter()
+    for pair in pairs:
+        source, target = (" ".join(text.split()) for text in (pair.source, pair.target))
+        reason = reason_to_drop(source, target)
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        if drop_duplicates:
+            seen.add((source, target))
+        kept.append(Pair(source, target, pair.where))
+    return kept, dropped
+
+
+def split_off(pairs: list[Pair], *, num_valid: int, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Returns (training pairs, validation pairs drawn at random), both in the order of the corpus."""
+    if not 0 <= num_valid < len(pairs):
+        raise ValueError(
+            f"The number of validation pairs must be 0 or more and less than the {len(pairs)} pairs there "
+            f"are, got {num_valid}."
+        )
+    drawn = set(random.Random(seed).sample(range(len(pairs)), num_valid))
+    train = [pair for index, pair in enumerate(pairs) if index not in drawn]
+    valid = [pair for index, pair in enumerate(pairs) if index in drawn]
+    return train, valid
+
+
+def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Raises FileExistsError where a file that is about to be written exists and may not be overwritten."""
+    present = [str(path) for path in paths if Path(path).exists()]
+    if present and not overwrite:
+        raise FileExistsError(
+            f"Already there: {', '.join(present)}; choose another output or give --overwrite."
+        )
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes one text a line."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Made as a whole before the file is opened: an error on the way leaves no half of a file behind.
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def write_jsonl(path: Path, pairs: Iterable[Pair], *, languages: dict[str, str] | None = None) -> None:
+    """Writes the rows of `formatting: simulmask`: source, target, and the given language columns."""
+    write_lines(
+        path,
+        (
+            json.dumps(
+                {"source": pair.source, "target": pair.target, **(languages or {})}, ensure_ascii=False
+            )
+            for pair in pairs
+        ),
+    )
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields (line, "file:number")."""
+    with _existing(path).open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{where}: expected UTF-8, got byte 0x{line[error.start]:02x} at byte {error.start + 1} "
+                    "of the line; convert the file, for instance with iconv."
+                ) from error
+            yield text.rstrip("\r\n"), where
+
+
+def _existing(path: Path) -> Path:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
+    return Path(path)
+
+
+def _align(
+    source: Path,
+    target: Path,
+    source_texts: Iterable[tuple[str, str]],
+    target_texts: Iterable[tuple[str, str]],
+) -> Iterator[Pair]:
+    """Yields the pairs of two runs of (text, where); raises where one ends before the other."""
+    num_source = num_target = 0
+    for source_row, target_row in zip_longest(source_texts, target_texts):
+        num_source += source_row is not None
+        num_target += target_row is not None
+        if num_source == num_target:
+            yield Pair(source_row[0], target_row[0], source_row[1])
+    if num_source != num_target:
+        raise ValueError(
+            f"Expected two files with the same number of sentences, got {num_source} in {source} and "
+            f"{num_target} in {target}."
+        )
+
+
+def _talk_lines(path: Path) -> Iterator[tuple[str, str]]:
+    return (row for row in _numbered_lines(path) if not _TALK_HEADER.match(row[0]))
+
+
+def _xml_segments(path: Path) -> list[tuple[str, str]]:
+    """Returns (name of the segment, text)."""
+    try:
+        root = ElementTree.parse(_existing(path)).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(
+            f"{path}:{error.position[0]}: expected well-formed XML, got: {error}; a bare & is written &amp;."
+        ) from error
+    return [
+        (f"doc {document.get('docid')}, seg {segment.get('id')}", "".join(segment.itertext()))
+        for document in root.iter("doc")
+        for segment in document.iter("seg")
+    ]
+
+
+def _check_same_segments(
+    source: Path, target: Path, source_segments: list[tuple[str, str]], target_segments: list[tuple[str, str]]
+) -> None:
+    for (source_name, _), (target_name, _) in zip(source_segments, target_segments, strict=False):
+        if source_name != target_name:
+            raise ValueError(
+                f"Expected the same segments in the same order, got {source_name} in {source} beside "
+                f"{target_name} in {target}."
+            )
+
+
+def _column_index(column: str, header: list[str] | None, path: Path) -> int:
+    if column.isdecimal() and int(column) > 0:
+        return int(column) - 1
+    if header is None or column not in header:
+        raise ValueError(
+            f"{path}:1: expected a column {column!r} (a name, or a number from 1), got the header {header}."
+        )
+    return header.index(column)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[object, str]]:
+    lines = _numbered_lines(path)
+    for line, where in lines:
+        if where == f"{path}:1" and line.lstrip().startswith("["):
+            text = "\n".join([line, *(rest for rest, _ in lines)])
+            yield from ((row, f"{path}, item {number}") for number, row in enumerate(_parse(text, path), 1))
+            return
+        try:
+            yield json.loads(line), where
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column "
+                f"{error.colno})."
+            ) from error
+
+
+def _parse(text: str, path: Path) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}:{error.lineno}: expected JSON, got: {error.msg} at column {error.colno}."
+        ) from error
+
+
+def _json_text(row: dict, key: str, where: str) -> str:
+    if key not in row:
+        raise ValueError(
+            f"{where}: expected a key {key!r}, got the keys {', '.join(map(repr, row))}; name the right one "
+            "by source_key or target_key."
+        )
+    if not isinstance(row[key], str) or _LONE_SURROGATE.search(row[key]):
+        raise ValueError(f"{where}: expected text under the key {key!r}, got {row[key]!r}.")
+    return row[key]

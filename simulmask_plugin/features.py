@@ -1,0 +1,145 @@
+"""A row of data becomes the tokens of an example; training and streaming share the encoder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.layout import Example
+from simulmask_plugin.policies import SCHEDULE, roll_out
+from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.units import Tokenizer, UnitTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the data: a sentence pair, its languages, and g where the data gives it."""
+
+    source: str
+    target: str
+    source_lang: str
+    target_lang: str
+    schedule: tuple[int, ...] | None = None
+
+
+class ExampleEncoder:
+    """Turns text into the token ids of an example, unit by unit.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        settings: layout, units and prompt.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: ModelSettings) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("The tokenizer has no end-of-sentence token; set tokenizer.eos_token before training.")
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.source = UnitTokenizer(tokenizer, settings.config.source_units)
+        self.target = UnitTokenizer(tokenizer, settings.config.target_units)
+
+    def frame(self, source_lang: str | None, target_lang: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the header; None takes the language that the block names."""
+        config = self.settings.config
+        texts = self.settings.prompt.render(source_lang or config.source_lang, target_lang or config.target_lang)
+        before, header = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        return before, header
+
+    def source_units(self, text: str, *, first: bool) -> list[list[int]]:
+        """Token ids, a list per unit, of source text; ``first`` if nothing of the source stands before it."""
+        return self.source.encode_all(text, spaced=not first or self.settings.prompt.source_is_spaced)
+
+    def encode(self, row: Row) -> Example:
+        """Encode one row.
+
+        Raises:
+            ValueError: if source or target is empty.
+        """
+        before, header = self.frame(row.source_lang, row.target_lang)
+        source = self.source_units(row.source, first=True)
+        target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
+        for side, units, text in (("source", source, row.source), ("target", target, row.target)):
+            if not units:
+                raise ValueError(f"The {side} is empty ({text!r}); remove the row or give it a text.")
+        parts = [before, *source, header, *target, [self.tokenizer.eos_token_id]]
+        return Example(
+            input_ids=np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),
+            num_prompt=len(before),
+            source_lengths=np.asarray([len(ids) for ids in source]),
+            num_header=len(header),
+            target_lengths=np.asarray([len(ids) for ids in target]),
+        )
+
+
+def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, Any]:
+    """Return the columns that travel through ``datasets`` to the collator.
+
+    Raises:
+        ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
+    """
+    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+    full = ReadSchedule.from_column(schedule, num_source, num_target).num_read if schedule is not None else ()
+    return {
+        "input_ids": example.input_ids.tolist(),
+        "num_prompt": example.num_prompt,
+        "source_lengths": example.source_lengths.tolist(),
+        "num_header": example.num_header,
+        "target_lengths": example.target_lengths.tolist(),
+        "schedule": list(full),
+    }
+
+
+FEATURE_COLUMNS = ("input_ids", "num_prompt", "source_lengths", "num_header", "target_lengths", "schedule")
+
+
+def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
+    """Inverse of :func:`to_feature`."""
+    example = Example(
+        input_ids=np.asarray(feature["input_ids"]),
+        num_prompt=feature["num_prompt"],
+        source_lengths=np.asarray(feature["source_lengths"]),
+        num_header=feature["num_header"],
+        target_lengths=np.asarray(feature["target_lengths"]),
+    )
+    return example, tuple(feature["schedule"])
+
+
+class ScheduleSampler:
+    """Draws the schedule of an example, and which units get a look-ahead row, once per example and epoch.
+
+    The draw depends on nothing but seed, epoch and the example's tokens, so that it is the same in every process, in
+    every data-loader worker and after a resume.
+    """
+
+    def __init__(self, settings: ModelSettings, seed: int) -> None:
+        self.config = settings.config
+        self.policies = settings.config.policies()
+        self.seed = seed
+
+    def draw(
+        self, example: Example, schedule: tuple[int, ...], epoch: int
+    ) -> tuple[ReadSchedule, np.ndarray | None]:
+        """Return g(1..T+1) and, where only a share gets a look-ahead row, a flag per target unit.
+
+        Raises:
+            ValueError: if the policy is ``schedule`` and the row has none.
+        """
+        num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+        rate = self.config.look_ahead_rate
+        draws_units = self.config.has_look_ahead and rate < 1
+        random = None
+        if draws_units or len(self.policies) > 1:
+            random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
+        if self.config.policy == SCHEDULE:
+            if not schedule:
+                raise ValueError("policy: schedule needs the column `schedule` in every row of the data.")
+            read = ReadSchedule(schedule, num_source)
+        else:
+            which = int(random.integers(len(self.policies))) if random is not None else 0
+            read = roll_out(self.policies[which], num_source, num_target)
+        return read, random.random(num_target) < rate if random is not None and draws_units else None

@@ -1,0 +1,77 @@
+"""Decision policies: how many source units are wanted before target unit t is written.
+
+A policy is one function of t (1-based) and its own keyword parameters. Everything else (the schedule in
+training, READ or WRITE while streaming) is derived from it below, so that the two cannot drift apart.
+Adding a policy is one function and one entry of ``POLICIES``; see docs/add-a-policy.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from simulmask_plugin.schedule import Action, ReadSchedule
+
+Policy = Callable[[int], float]
+"""Maps t = 1, 2, ... to the source units wanted before target unit t; never decreases; inf means all."""
+
+
+def wait_k(t: int, *, k: int) -> float:
+    """Wanted units k + t - 1 (Ma et al., 2019, https://arxiv.org/abs/1810.08398, section 3)."""
+    return k + t - 1
+
+
+def read_n(t: int, *, n: int) -> float:
+    """Wanted units n * ceil(t / n): n units are read, then n are written, and so on."""
+    return n * -(-t // n)
+
+
+def offline(t: int) -> float:
+    """Wanted units: all of them, for every t."""
+    return math.inf
+
+
+POLICIES: dict[str, Callable[..., float]] = {"wait_k": wait_k, "read_n": read_n, "offline": offline}
+
+PARAMETERS: dict[str, tuple[str, ...]] = {"wait_k": ("k",), "read_n": ("n",), "offline": ()}
+"""The parameters of each policy, in source units; positive integers."""
+
+SCHEDULE = "schedule"
+"""Name of the policy whose g(t) is a column of the training data; it cannot decide on unseen text."""
+
+
+def make_policy(name: str, **parameters: int) -> Policy:
+    """Return the policy with its parameters bound.
+
+    Raises:
+        ValueError: if the name is unknown, or a parameter is missing, superfluous or not a positive integer.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"Unknown policy {name!r}; expected one of {', '.join(sorted(POLICIES))}.")
+    expected = PARAMETERS[name]
+    if set(parameters) != set(expected):
+        raise ValueError(
+            f"Policy {name} takes the parameters ({', '.join(expected) or 'none'}), "
+            f"got ({', '.join(sorted(parameters)) or 'none'})."
+        )
+    for key, value in parameters.items():
+        check_positive(f"{name}: {key}", value)
+    return partial(POLICIES[name], **parameters)
+
+
+def check_positive(what: str, value: object) -> None:
+    """Raise a ValueError unless value is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{what} must be an integer of at least 1 (source units), got {value!r}.")
+
+
+def roll_out(policy: Policy, num_source: int, num_target: int) -> ReadSchedule:
+    """Return the schedule g(t) = min(policy(t), S) for t = 1..T + 1."""
+    return ReadSchedule(tuple(int(min(policy(t), num_source)) for t in range(1, num_target + 2)), num_source)
+
+
+def decide(policy: Policy, num_read: int, num_written: int, source_finished: bool) -> Action:
+    """READ until the policy's wish for the next target unit is met or the source has ended, then WRITE."""
+    wanted = policy(num_written + 1)
+    return Action.READ if num_read < wanted and not source_finished else Action.WRITE

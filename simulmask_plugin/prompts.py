@@ -1,0 +1,68 @@
+"""The one place that renders a prompt; training and streaming both call it."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+PLACEHOLDERS = ("source_lang", "target_lang")
+
+PLAIN_INSTRUCTION = "Translate the following sentence from {source_lang} to {target_lang}:"
+PLAIN_HEADER = "\nAssistant:"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What stands around the source: ``before`` | source | ``header`` | target | end of sentence.
+
+    Attributes:
+        before: text before the source; special tokens (a template's, or BOS) stand in it as text.
+        header: text between source and target, e.g. ``"\\nAssistant:"``; never empty, since the first target
+            token is predicted from its last token.
+
+    Both may hold the placeholders ``{source_lang}`` and ``{target_lang}``.
+    """
+
+    before: str
+    header: str
+
+    def __post_init__(self) -> None:
+        """Refuse an empty header and placeholders that nothing fills."""
+        if not self.header:
+            raise ValueError("The prompt's header is empty; the first target token is predicted from it.")
+        for text in (self.before, self.header):
+            for _, name, _, _ in string.Formatter().parse(text):
+                if name is not None and name not in PLACEHOLDERS:
+                    raise ValueError(
+                        f"Unknown placeholder {{{name}}} in the prompt {text!r}; expected "
+                        f"{' or '.join('{' + p + '}' for p in PLACEHOLDERS)}; write {{{{ and }}}} for braces."
+                    )
+
+    def render(self, source_lang: str, target_lang: str) -> tuple[str, str]:
+        """Return the text before the source and the header for one example."""
+        languages = {"source_lang": source_lang, "target_lang": target_lang}
+        return self.before.format(**languages), self.header.format(**languages)
+
+    @property
+    def source_is_spaced(self) -> bool:
+        """Whether white space stands before the first source unit (not after a line break or at the start)."""
+        return _wants_space(self.before)
+
+    @property
+    def target_is_spaced(self) -> bool:
+        """Whether white space stands before the first target unit."""
+        return _wants_space(self.header)
+
+
+def _wants_space(text: str) -> bool:
+    return bool(text) and not text[-1].isspace()
+
+
+def plain_prompt(instruction: str, header: str, bos: str) -> Prompt:
+    """A prompt without a chat template: BOS (where the tokenizer adds one), instruction, source, header."""
+    return Prompt(escape(bos) + instruction, header)
+
+
+def escape(text: str) -> str:
+    """Double the braces of a text that is no template."""
+    return text.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,366 @@
+"""The streaming session: READ appends source to the cache, WRITE appends target; nothing is ever recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.delivery import attention_bias
+from simulmask_plugin.families import check_attention, family_of
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.kv_cache import GrowingCache
+from simulmask_plugin.masks import PADDING
+from simulmask_plugin.policies import Policy, decide
+from simulmask_plugin.positions import target_start
+from simulmask_plugin.schedule import Action
+from simulmask_plugin.units import TOKEN, WORD
+
+ALL = PADDING - 1
+"""num_read of prompt and source rows while the number of source units is not known."""
+
+TARGET_ORDER = 2**30
+"""Place in the training sequence of the first header row; no source is longer."""
+
+INITIAL_KEYS = 256
+
+FIELDS = ("order", "source_unit", "position", "after_source")
+ORDER, SOURCE_UNIT, POSITION, AFTER_SOURCE = range(len(FIELDS))
+
+
+@dataclass(frozen=True, slots=True)
+class FedRow:
+    """One token to feed, with its three integers and its place in the training sequence."""
+
+    token_id: int
+    order: int
+    source_unit: int
+    num_read: int
+    position: int
+    num_hidden: int
+    after_source: bool
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a session has cost; a *call* is one forward pass of the model."""
+
+    calls: int = 0
+    fed_tokens: int = 0
+    attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
+    written_tokens: int = 0
+
+
+class Chooser:
+    """Picks the next target token from its logits; greedy, with words that can only begin where one may begin."""
+
+    def __init__(self, opens_word: Tensor | None) -> None:
+        self.forbidden = None if opens_word is None else ~opens_word
+
+    def __call__(self, logits: Tensor, index: int, opening: bool) -> int:
+        """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
+        if opening and index and self.forbidden is not None:
+            logits = logits.masked_fill(self.forbidden, -torch.inf)
+        return int(logits.argmax())
+
+
+Choose = Callable[[Tensor, int, bool], int]
+Trace = Callable[[int, str, Tensor], None]
+
+
+@dataclass(slots=True)
+class StreamingSession:
+    """Simultaneous greedy decoding of one sentence with a kept cache.
+
+    The integers of every token are those of its training layout, so that the logits are those of training, too.
+    A typical loop::
+
+        while not session.finished:
+            if session.action() is Action.READ:
+                session.read(next_word)      # and session.finish_source() with the last one
+            else:
+                text = session.write()
+
+    Args:
+        model: a causal language model in evaluation mode.
+        encoder: tokenizer and settings, see :class:`~simulmask_plugin.features.ExampleEncoder`.
+        policy: decides READ or WRITE; may be another one than in training.
+        source_lang: for the prompt; None takes the one of the settings.
+        target_lang: likewise.
+        max_target_tokens: the session ends when it has written so many.
+        max_unit_tokens: a unit is complete when it has so many.
+        choose: picks a token from logits; None is greedy.
+        trace: receives (target token index, "kept" or "look_ahead", logits) of every row that predicts; the header's
+            last token has index -1.
+    """
+
+    model: PreTrainedModel
+    encoder: ExampleEncoder
+    policy: Policy
+    source_lang: str | None = None
+    target_lang: str | None = None
+    max_target_tokens: int = 512
+    max_unit_tokens: int = 48
+    choose: Choose | None = None
+    trace: Trace | None = None
+
+    num_read: int = field(default=0, init=False)
+    num_written: int = field(default=0, init=False)
+    source_finished: bool = field(default=False, init=False)
+    finished: bool = field(default=False, init=False)
+    truncated: bool = field(default=False, init=False)
+    counters: Counters = field(default_factory=Counters, init=False)
+    target_ids: list[int] = field(default_factory=list, init=False)
+    fed_ids: list[int] = field(default_factory=list, init=False)
+
+    _cache: GrowingCache = field(default_factory=GrowingCache, init=False)
+    _keys: np.ndarray = field(init=False)
+    _pending: list[FedRow] = field(default_factory=list, init=False)
+    _visible: list[int] = field(default_factory=lambda: [0], init=False)  # source tokens of the first i units
+    _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
+    _logits: Tensor | None = field(default=None, init=False)  # what they predict, once they have been fed
+    _wants_read: bool = field(default=False, init=False)
+    _least_read: int = field(default=0, init=False)
+    _num_prompt: int = field(init=False)
+    _num_header: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Queue the prompt; the model is first called when something has to be predicted."""
+        check_attention(self.model.config, self.model.config._attn_implementation)
+        prepare(self.model)
+        before, header = self.encoder.frame(self.source_lang, self.target_lang)
+        self._num_prompt, self._num_header = len(before), len(header)
+        self._pending = [FedRow(token, i, -1, ALL, i, 0, False) for i, token in enumerate(before)]
+        self._anchor = list(header)
+        self._keys = np.zeros((len(FIELDS), INITIAL_KEYS), dtype=np.int64)
+        if self.choose is None:
+            self.choose = greedy(self.encoder, self.model.device)
+
+    # READ
+
+    def read(self, text: str) -> None:
+        """Take one more word or character of the source; it reaches the model with the next WRITE.
+
+        Raises:
+            ValueError: if the source has been declared finished.
+        """
+        if self.source_finished:
+            raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
+        for ids in self.encoder.source_units(text, first=self.num_read == 0):
+            for token in ids:
+                place = self._num_prompt + self._visible[-1]
+                self._pending.append(FedRow(token, place, self.num_read, ALL, place, 0, False))
+                self._visible[-1:] = [self._visible[-1] + 1]
+            self._visible.append(self._visible[-1])
+            self.num_read += 1
+        self._wants_read, self._least_read = False, self.num_read if self._wants_read else self._least_read
+
+    def finish_source(self) -> None:
+        """Declare that no more source will come."""
+        self.source_finished = True
+        if self._wants_read:
+            self._wants_read, self._least_read = False, self.num_read
+
+    def action(self) -> Action:
+        """READ or WRITE, by the policy; an end of sentence predicted before the source has ended means READ."""
+        if self._wants_read and not self.source_finished:
+            return Action.READ
+        return decide(self.policy, self.num_read, self.num_written, self.source_finished)
+
+    # WRITE
+
+    def write(self) -> str | None:
+        """Write one target unit; None if the model wants to READ instead, or has ended the sentence."""
+        if self.finished:
+            raise ValueError("The session is finished; start a new one per sentence.")
+        own = self._reads(self.num_written + 1)
+        if self._logits is None:
+            self._logits = self._feed([self._kept(i, own) for i in self._anchor_indices()])[-1]
+            self._record(len(self.target_ids) - 1, "kept", self._logits)
+        token = self._choose(self._logits, opening=True)
+        if token == self.encoder.tokenizer.eos_token_id:
+            return self._end_of_sentence()
+        if len(self.target_ids) >= self.max_target_tokens:
+            self.finished = self.truncated = True
+            return None
+        unit = self._write_unit(token, own)
+        self.num_written += 1
+        return self.encoder.target.text(unit)
+
+    def _end_of_sentence(self) -> None:
+        if self.source_finished:
+            self.finished = True
+            return
+        self._wants_read = True
+        self._rewind(len(self._anchor))
+
+    def _write_unit(self, token: int, own: int) -> list[int]:
+        """Feed the unit's tokens until the next one belongs to another unit; leave the anchor for that one."""
+        unit: list[int] = []
+        following = self._reads_if_available(self.num_written + 2)
+        rows = self.encoder.settings.config.rows
+        while True:
+            unit.append(token)
+            self.target_ids.append(token)
+            self.counters.written_tokens += 1
+            index = len(self.target_ids) - 1
+            self._anchor = [token]
+            if self.encoder.target.unit == TOKEN and rows != "own_unit":
+                self._logits = None  # complete by definition: its only row is fed when g(t + 1) has been read
+                return unit
+            pair = rows != "own_unit" and following is not None and following > own
+            feed = [self._look_ahead(index, own) if pair else self._kept(index, own)]
+            if pair:
+                assert following is not None
+                feed.append(self._kept(index, following))
+            logits = self._feed(feed)
+            next_token = self._choose(logits[0], opening=False)
+            if not self._is_complete(unit, next_token):
+                if pair:
+                    self._keep_look_ahead()
+                self._record(index, "kept", logits[0])
+                token = next_token
+                continue
+            if rows == "own_unit" or following == own:
+                self._logits = logits[0]
+                self._record(index, "kept", logits[0])
+            else:
+                self._record(index, "look_ahead", logits[0])
+                self._drop(self._num_keys - len(feed))
+                self._logits = logits[1] if pair else None
+                if pair:
+                    self._record(index, "kept", logits[1])
+            return unit
+
+    def _is_complete(self, unit: list[int], next_token: int) -> bool:
+        guard = len(unit) >= self.max_unit_tokens or len(self.target_ids) >= self.max_target_tokens
+        return guard or self.encoder.target.ends_unit(unit, next_token)
+
+    def _reads(self, t: int) -> int:
+        """g(t), with all units known that it needs."""
+        return int(min(max(self.policy(t), self._least_read), self.num_read))
+
+    def _reads_if_available(self, t: int) -> int | None:
+        wanted = max(self.policy(t), self._least_read)
+        return self._reads(t) if wanted <= self.num_read or self.source_finished else None
+
+    def kept_ids(self) -> list[int]:
+        """Token ids in the cache, in the order of the training sequence."""
+        return [self.fed_ids[i] for i in np.argsort(self._keys[ORDER, : self._num_keys])]
+
+    # Rows
+
+    def _anchor_indices(self) -> list[int]:
+        """Target token indices of the anchor; the header's are negative."""
+        end = len(self.target_ids)
+        return list(range(end - len(self._anchor), end))
+
+    def _row(self, index: int, num_read: int, order: int, source_unit: int) -> FedRow:
+        """A header (index < 0) or target token, at the position that it has in training."""
+        config = self.encoder.settings.config
+        visible = self._visible[num_read]
+        modified = config.positions == "modified_alibi"
+        start = target_start(
+            num_prompt=self._num_prompt,
+            num_source_tokens=0 if modified else visible,
+            scheme=config.positions,
+            group_offset=config.group_offset,
+        )
+        offset = self._num_header + index
+        token = self.target_ids[index] if index >= 0 else self._anchor[index]
+        hidden = -visible if modified else 0
+        return FedRow(token, order, source_unit, num_read, start + offset, hidden, True)
+
+    def _kept(self, index: int, num_read: int) -> FedRow:
+        return self._row(index, num_read, TARGET_ORDER + 2 * (self._num_header + index) + 1, -1)
+
+    def _look_ahead(self, index: int, num_read: int) -> FedRow:
+        return self._row(index, num_read, TARGET_ORDER + 2 * (self._num_header + index), PADDING)
+
+    # The model
+
+    @property
+    def _num_keys(self) -> int:
+        return self._cache.get_seq_length()
+
+    @torch.inference_mode()
+    def _feed(self, rows: list[FedRow]) -> Tensor:
+        """Feed what is pending and these rows in one call; return the logits of these rows."""
+        batch, self._pending = [*self._pending, *rows], []
+        start = self._num_keys
+        end = start + len(batch)
+        if end > self._keys.shape[1]:
+            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)], axis=1)
+        for i, row in enumerate(batch, start=start):
+            self._keys[:, i] = row.order, row.source_unit, row.position, row.after_source
+        queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in batch]
+        device = self.model.device
+        keys = torch.from_numpy(self._keys[:, :end]).to(device)[:, None]
+        ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
+        inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=attention_bias(
+                self.model.config,
+                self.model.dtype,
+                query_order=order,
+                key_order=keys[ORDER],
+                source_unit=keys[SOURCE_UNIT],
+                num_read=num_read,
+                position=keys[POSITION],
+                after_source=keys[AFTER_SOURCE],
+                num_hidden=num_hidden,
+            ),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=len(rows),
+            **inputs,
+        ).logits
+        self.fed_ids += [row.token_id for row in batch]
+        self.counters.calls += 1
+        self.counters.fed_tokens += len(batch)
+        self.counters.attended_pairs += len(batch) * end
+        return logits[0].float()
+
+    @property
+    def _accepts_position_ids(self) -> bool:
+        return family_of(self.model.config).accepts_position_ids
+
+    def _choose(self, logits: Tensor, opening: bool) -> int:
+        assert self.choose is not None
+        return self.choose(logits, len(self.target_ids), opening)
+
+    def _record(self, index: int, kind: str, logits: Tensor) -> None:
+        if self.trace is not None:
+            self.trace(index, kind, logits)
+
+    def _keep_look_ahead(self) -> None:
+        """The unit goes on: the row with g(t) stays, as an inner token, and the one with g(t + 1) is dropped."""
+        self._drop(self._num_keys - 1)
+        self._keys[SOURCE_UNIT, self._num_keys - 1] = -1
+
+    def _drop(self, index: int) -> None:
+        last = self._num_keys - 1
+        self._cache.drop(index)
+        self._keys[:, index] = self._keys[:, last]
+        self.fed_ids[index] = self.fed_ids[last]
+        del self.fed_ids[last]
+
+    def _rewind(self, count: int) -> None:
+        """Take the anchor's rows back; they are fed again once more has been read."""
+        end = self._num_keys - count
+        self._cache.crop(end)
+        del self.fed_ids[end:]
+        self._logits = None
+
+
+def greedy(encoder: ExampleEncoder, device: torch.device) -> Chooser:
+    """The default chooser for a model and its units."""
+    is_word = encoder.target.unit == WORD
+    return Chooser(torch.tensor(encoder.target.opens_word, device=device) if is_word else None)

@@ -1,0 +1,93 @@
+"""Model families: recognition, refusals, tiny models."""
+
+import pytest
+import torch
+from transformers import Gemma3Config, GPT2Config
+
+from simulmask_plugin.families import (
+    FAMILIES,
+    check_attention,
+    check_length,
+    family_of,
+    sliding_window,
+    tiny_config,
+    tiny_model,
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_is_told_by_its_config(name):
+    assert family_of(tiny_config(name, 50)) is FAMILIES[name]
+
+
+@pytest.mark.parametrize("config, model_type", [(GPT2Config(), "gpt2"), (Gemma3Config(), "gemma3")])
+def test_unsupported_family_is_refused(config, model_type):
+    with pytest.raises(
+        ValueError, match=rf"Model type '{model_type}' .* expected bloom, .* Remove the `simulmask:`"
+    ):
+        family_of(config)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_check_attention_accepts_what_takes_a_float_mask(name):
+    for implementation in FAMILIES[name].implementations:
+        check_attention(tiny_config(name, 50), implementation)
+
+
+@pytest.mark.parametrize(
+    "implementation", ["fa2", "flash_attention_2", "flash_attention_3", "flex_attention"]
+)
+@pytest.mark.parametrize(
+    "name, expected, flash_attn", [("llama", "sdpa or eager", "sdpa"), ("mpt", "eager", "disabled")]
+)
+def test_other_attention_is_refused(name, expected, flash_attn, implementation):
+    claim = rf"'{implementation}' cannot .* for {name}; expected {expected}\. Set `flash_attn: {flash_attn}`"
+    with pytest.raises(ValueError, match=claim):
+        check_attention(tiny_config(name, 50), implementation)
+
+
+@pytest.mark.parametrize(
+    "name, overrides, window",
+    [
+        ("falcon", {}, None),
+        ("llama", {}, None),
+        ("mistral", {"sliding_window": 8}, 8),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 8}, None),
+        ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}, 8),
+        ("qwen3", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2}, None),
+        ("gemma2", {"sliding_window": 8}, 8),
+        ("gemma3", {"sliding_window": 8}, 8),
+        ("gemma3", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}, None),
+    ],
+)
+def test_sliding_window_counts_where_a_layer_uses_it(name, overrides, window):
+    assert sliding_window(tiny_config(name, 50, **overrides)) == window
+
+
+def test_sequences_longer_than_the_window_are_refused():
+    config = tiny_config("mistral", 50, sliding_window=8)
+    check_length(config, 8)
+    with pytest.raises(
+        ValueError, match="mistral with a sliding window of 8 tokens .* 9 tokens.* cutoff_len to 8"
+    ):
+        check_length(config, 9)
+
+
+def test_models_without_window_take_any_length():
+    check_length(tiny_config("llama", 50), 1_000_000)
+
+
+def test_unknown_tiny_family_is_refused():
+    with pytest.raises(ValueError, match="Unknown family 'gpt5'; expected one of falcon, bloom, mpt"):
+        tiny_config("gpt5", 50)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tiny_model_depends_on_its_seed_alone(name):
+    ids = torch.tensor([[3, 4, 5, 6]])
+    state = torch.random.get_rng_state()
+    one, same, other = (tiny_model(name, 50, seed)(ids).logits for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other, atol=0.1)
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -11,10 +11,13 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 HOOK = "simulmask_plugin.pth"
-# Python executes this line at every start, so an error in it must be told in one line and go no further.
+# Python executes this line at every start, and twice in a virtual environment. So an error in it is told in
+# one line and goes no further, and what has failed is entered as None, Python's way of not trying again.
 HOOK_LINE = (
-    r'import sys; exec("try:\n from simulmask_plugin.startup import install; install()\n'
+    r'import sys; "simulmask_plugin.startup" in sys.modules or exec("try:\n'
+    r" from simulmask_plugin.startup import install; install()\n"
     r"except Exception as error:\n"
+    r" sys.modules['simulmask_plugin.startup'] = None\n"
     r" print(f'simulmask_plugin: start-up hook not installed: {error!r}', file=sys.stderr)"
     '")\n'
 )
@@ -69,10 +72,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=["simulmask_plugin"],
-    # The plugin is installed into an environment that has LLaMA-Factory, and must not change a version there: no bound
-    # is higher than LLaMA-Factory's own. LLaMA-Factory itself is not listed, since pip would complete it with the
-    # torchvision and torchaudio that a CPU machine leaves out on purpose; nor is SimulEval, whose pins no environment
-    # with LLaMA-Factory can satisfy (README, "Install").
+    # The plugin is installed into an environment that has LLaMA-Factory, and must not change a version there: no
+    # bound is higher than LLaMA-Factory's own. LLaMA-Factory itself is not listed, since pip would complete it with
+    # the torchvision and torchaudio that a CPU machine leaves out on purpose; nor is SimulEval, whose pins no
+    # environment with LLaMA-Factory can satisfy.
     install_requires=[
         "jaxtyping",
         "matplotlib>=3.7.0",

@@ -1,4 +1,4 @@
-"""Writes a small random model and its tokenizer, a folder that LLaMA-Factory takes as model_name_or_path.
+r"""Writes a small random model and its tokenizer, a folder that LLaMA-Factory takes as model_name_or_path.
 
     python data/make_model.py --text output/toy/train.jsonl --output output/toy_falcon
     python data/make_model.py --text train.de train.en --output output/llama_5m --family llama \

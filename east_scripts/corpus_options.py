@@ -87,6 +87,10 @@ def clean_corpus(
         drop_duplicates=options.drop_duplicates,
     )
     num_read = len(kept) + dropped.total()
+    if num_read == 0:
+        raise ValueError(
+            "Expected pairs to prepare, got an input without any; check its path and its format."
+        )
     if not kept:
         raise ValueError(
             f"No pair is left of {num_read} read; dropped: {dict(dropped)}. Loosen the cleaning."

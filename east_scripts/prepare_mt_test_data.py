@@ -1,4 +1,4 @@
-"""Turns a test set into the two line-aligned files that SimulEval reads.
+r"""Turns a test set into the two line-aligned files that SimulEval reads.
 
 Reads two line-aligned files, TSV, JSON, JSONL, IWSLT files or a sacreBLEU test set and writes
 OUTPUT/NAME.source and OUTPUT/NAME.target::

@@ -1,4 +1,4 @@
-"""Turns parallel text into training data of LLaMA-Factory (`formatting: simulmask`).
+r"""Turns parallel text into training data of LLaMA-Factory (`formatting: simulmask`).
 
 Reads two line-aligned files, TSV, JSON, JSONL, IWSLT files or a sacreBLEU test set, cleans the pairs, writes
 OUTPUT/NAME_train.jsonl (and NAME_valid.jsonl) and adds their entries to a dataset_info.json::

@@ -8,8 +8,8 @@ that differ for 4D masks only:
     BLOOM   builds its own bias (now zero).
     MPT     casts every mask to bool (now kept as it is) and has an attention without a place for our bias.
 
-Nothing is kept between calls and all that a layer needs is in its arguments, so gradient checkpointing and PEFT
-work.
+Nothing is kept between calls and all that a layer needs is in its arguments, which is what gradient
+checkpointing and PEFT ask for.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def additive_mask(
         0.0  0.5  min
         0.0  0.5  1.0
 
-    Falcon and BLOOM round as their stock code does. MPT's stock bias is fp32; ours counts down from the last key
-    of each row (softmax does not care), so that the keys that matter keep their precision in bf16.
+    Falcon and BLOOM round as their stock code does. MPT's stock bias is fp32; ours is measured from the last
+    key of each row (softmax does not care), so that near keys keep their precision in bf16.
 
     Args:
         config: Of the model that gets the mask.
@@ -101,9 +101,9 @@ def _alibi_bias(
 def prepare(model: PreTrainedModel) -> None:
     """Let a model, PEFT-wrapped or not, take the masks of `additive_mask` as its `attention_mask`.
 
-    Calls with a 2D mask or none stay bit-identical, RoPE families are left alone, and a second call does nothing.
-    Stock Falcon applies ALiBi twice under "eager"; our mask applies it once under both implementations, so that
-    both equal stock "sdpa".
+    Calls with a 2D mask or none stay bit-identical, RoPE families are left alone, a second call does nothing.
+    Stock Falcon applies ALiBi twice under "eager"; our mask applies it once under both implementations, which
+    equals stock "sdpa".
 
     Raises:
         ValueError: If the family is not supported.
@@ -150,12 +150,10 @@ def _falcon_mask(stock: Function) -> Function:
     """FalconModel writes its own bias over 4D masks; a fifth dimension of size 1 takes ours past it."""
 
     @wraps(stock)
-    def create_causal_mask(
-        *, config: PreTrainedConfig, attention_mask: Tensor | None, **inputs: Any
-    ) -> Tensor | None:
-        if config.alibi and attention_mask is not None and attention_mask.ndim == 4:
+    def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | None:
+        if attention_mask is not None and attention_mask.ndim == 4:
             return attention_mask[None]
-        return stock(config=config, attention_mask=attention_mask, **inputs)
+        return stock(attention_mask=attention_mask, **inputs)
 
     return create_causal_mask
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from simulmask_plugin.units import CHARACTER, WORD, split_units
@@ -128,7 +128,7 @@ def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
             f"Could not download sacreBLEU's {test_set} {lang_pair} ({error}); check the network, or copy "
             f"the folder {sacrebleu.SACREBLEU_DIR} from a machine that has it."
         ) from error
-    return read_aligned(source, references[0])
+    return read_aligned(Path(source), Path(references[0]))
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -340,7 +340,7 @@ def _json_rows(path: Path) -> Iterator[tuple[object, str]]:
             ) from error
 
 
-def _parse(text: str, path: Path) -> object:
+def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

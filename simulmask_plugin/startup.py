@@ -1,8 +1,9 @@
 """Start-up hook: extends LLaMA-Factory while it is being imported, and costs nothing where it is not.
 
 LLaMA-Factory has no plugin entry point, and its multi-GPU runs start fresh interpreters through torchrun. So
-`simulmask_plugin.pth` calls `install` at every start of the interpreter, and this module imports nothing but `os` and
-`sys` until a module of LLaMA-Factory is asked for. `SIMULMASK_PLUGIN=0` in the environment switches everything off.
+`simulmask_plugin.pth` calls `install` at every start of the interpreter, and this module imports nothing but
+`os` and `sys` until a module of LLaMA-Factory is asked for. `SIMULMASK_PLUGIN=0` in the environment switches
+everything off.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ EXTENSIONS = {
     "llamafactory.train.tuner": "extend_tuner",
     "llamafactory.launcher": "extend_launcher",
 }
-"""Modules of LLaMA-Factory, and the function of `simulmask_plugin.factory` that each is passed to once executed."""
+"""Modules of LLaMA-Factory, and the function of `simulmask_plugin.factory` that gets each once executed."""
 
 AUDIO_MODULE = "llamafactory.data.mm_plugin"
 """The module of LLaMA-Factory that imports torchaudio unguarded, also where only text is trained on."""
@@ -54,7 +55,7 @@ class LlamaFactoryFinder:
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = execute_beside_torchaudio if fullname == AUDIO_MODULE else execute_and_extend
-            # on the instance: a loader of our own would have to pass on all that inspect and pkgutil ask a loader
+            # on the instance: a loader of our own would have to answer all that inspect and pkgutil ask
             spec.loader.exec_module = partial(execute, spec.loader.exec_module)  # type: ignore[method-assign]
         return spec
 
@@ -72,17 +73,18 @@ def execute_and_extend(exec_module: Callable[[ModuleType], None], module: Module
         factory = import_module("simulmask_plugin.factory")
         getattr(factory, EXTENSIONS[module.__name__])(module)
     except Exception as error:
+        version = sys.modules["llamafactory"].__version__
         raise RuntimeError(
-            f"simulmask_plugin {__version__} cannot extend {module.__name__} of llamafactory "
-            f"{sys.modules['llamafactory'].__version__}: {error!r}; set SIMULMASK_PLUGIN=0 to run without the plugin."
+            f"simulmask_plugin {__version__} cannot extend {module.__name__} of llamafactory {version}: {error!r}; "
+            "set SIMULMASK_PLUGIN=0 to run without the plugin."
         ) from error
 
 
 def execute_beside_torchaudio(exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Execute a module that imports torchaudio; a stand-in answers where torchaudio is missing or broken.
 
-    A torchaudio that works is never hidden, and the stand-in is gone from `sys.modules` afterwards, so that nobody
-    else takes it for the real one.
+    A torchaudio that works is never hidden, and the stand-in is gone from `sys.modules` afterwards, so that
+    nobody else takes it for the real one.
     """
     error = import_error("torchaudio")
     if error is None:
@@ -96,7 +98,7 @@ def execute_beside_torchaudio(exec_module: Callable[[ModuleType], None], module:
 
 
 def import_error(name: str) -> Exception | None:
-    """The error that importing the module raises, or None; a build for another torch raises more than ImportError."""
+    """The error that importing the module raises, or None; a build for another torch raises many kinds."""
     from importlib import import_module
 
     try:

@@ -107,7 +107,8 @@ def test_json_array_with_other_keys(tmp_path):
 def test_iwslt_training_file_leaves_out_the_talk_headers(tmp_path):
     source = write(
         tmp_path / "train.tags.de-en.de",
-        "<url>http://x</url>\n<keywords>a, b</keywords>\n<title>Titel</title>\n Guten Tag & willkommen.\n< 3 Jahre.\n"
+        "<url>http://x</url>\n<keywords>a, b</keywords>\n<title>Titel</title>\n"
+        " Guten Tag & willkommen.\n< 3 Jahre.\n"
         '<reviewer href="x">R</reviewer>\n',
     )
     target = write(
@@ -401,6 +402,15 @@ def test_train_script_refuses_to_change_a_dataset_entry(tmp_path):
     assert not (tmp_path / "output").exists()
     run(*arguments, "--overwrite", cwd=tmp_path)
     assert "simulmask" in (tmp_path / "dataset_info.json").read_text()
+
+
+def test_scripts_refuse_to_write_nothing(tmp_path):
+    write(tmp_path / "a.tsv", "")
+    assert "input without any" in run("prepare_mt_test_data.py", "--pairs", "a.tsv", cwd=tmp_path, status=1)
+    write(tmp_path / "a.tsv", "a\t\n")
+    printed = run("prepare_mt_test_data.py", "--pairs", "a.tsv", cwd=tmp_path, status=1)
+    assert "No pair is left of 1 read; dropped: {'empty side': 1}" in printed
+    assert not (tmp_path / "output").exists()
 
 
 def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):

@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
 # The stock torchvision and torchaudio are builds for CUDA: beside a torch for the CPU they fail at import.
-ifneq ($(shell command -v nvidia-smi),)
+ifneq ($(shell command -v nvidia-smi 2>/dev/null),)
 TORCH += torchvision torchaudio
 endif
 

@@ -72,10 +72,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=["simulmask_plugin"],
-    # The plugin is installed into an environment that has LLaMA-Factory, and must not change a version there: no
-    # bound is higher than LLaMA-Factory's own. LLaMA-Factory itself is not listed, since pip would complete it with
-    # the torchvision and torchaudio that a CPU machine leaves out on purpose; nor is SimulEval, whose pins no
-    # environment with LLaMA-Factory can satisfy.
+    # The plugin goes into an environment that has LLaMA-Factory, and must not change a version there, so no
+    # bound is higher than LLaMA-Factory's own. Not listed are LLaMA-Factory itself, which pip would complete
+    # with the torchvision and torchaudio that a CPU machine leaves out on purpose, and SimulEval, whose pins
+    # cannot be met beside LLaMA-Factory.
     install_requires=[
         "jaxtyping",
         "matplotlib>=3.7.0",

@@ -179,10 +179,23 @@ class ModelSettings:
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
-    def with_policy(self, policy: str, **parameters: Any) -> ModelSettings:
-        """The same model under another policy at inference."""
-        config = replace(self.config, policy=policy, k=parse_k(parameters.get("k")), n=parameters.get("n"))
-        return replace(self, config=config)
+    def inference_policy(self, policy: str | None = None, k: int | None = None, n: int | None = None) -> Policy:
+        """The policy to stream with: the one asked for, else the one trained with.
+
+        Raises:
+            ValueError: if that does not decide on unseen text (several k, or a schedule from the data).
+        """
+        config = self.config
+        name = policy or ("wait_k" if k is not None else "read_n" if n is not None else config.policy)
+        if name != config.policy or k is not None or n is not None:
+            config = replace(config, policy=name, k=k, n=n)
+        policies = config.policies()
+        if len(policies) != 1:
+            raise ValueError(
+                f"The model was trained with policy {config.policy}, k {config.k}, which does not say how to stream; "
+                "choose a policy and its k or n (--policy, --k, --n)."
+            )
+        return policies[0]
 
     def check_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Refuse settings that contradict what the model was trained with.

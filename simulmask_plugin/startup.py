@@ -75,8 +75,8 @@ def execute_and_extend(exec_module: Callable[[ModuleType], None], module: Module
     except Exception as error:
         version = sys.modules["llamafactory"].__version__
         raise RuntimeError(
-            f"simulmask_plugin {__version__} cannot extend {module.__name__} of llamafactory {version}: {error!r}; "
-            "set SIMULMASK_PLUGIN=0 to run without the plugin."
+            f"simulmask_plugin {__version__} cannot extend {module.__name__} of llamafactory {version}: "
+            f"{error!r}; set SIMULMASK_PLUGIN=0 to run without the plugin."
         ) from error
 
 

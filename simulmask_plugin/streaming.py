@@ -53,6 +53,7 @@ class Counters:
 
     calls: int = 0
     fed_tokens: int = 0
+    predicting_rows: int = 0
     attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
     written_tokens: int = 0
 
@@ -325,6 +326,7 @@ class StreamingSession:
         self.fed_ids += [row.token_id for row in batch]
         self.counters.calls += 1
         self.counters.fed_tokens += len(batch)
+        self.counters.predicting_rows += len(rows)
         self.counters.attended_pairs += len(batch) * end
         return logits[0].float()
 

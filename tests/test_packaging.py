@@ -1,4 +1,4 @@
-"""What an install leaves in an environment: real builds, installed into real environments without a network."""
+"""What an install puts into an environment: real builds, real environments, no network."""
 
 import json
 import os
@@ -21,14 +21,16 @@ HOOKED = "import sys; print([type(f).__name__ for f in sys.meta_path].count('Lla
 KINDS = ("wheel", "editable")
 
 
-def call(*command, environment=None, **options):
-    """Run a command and return it with its output, outside the project so that nothing is found by chance."""
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SIMULMASK_PLUGIN")
-    }
+def call(*command, cwd=None, **environment):
+    """Run a command without what the surrounding environment says about Python and the plugin."""
+    clean = {name: os.environ[name] for name in os.environ if name not in ("PYTHONPATH", "SIMULMASK_PLUGIN")}
     return subprocess.run(
         [str(part) for part in command],
-        **{"env": clean | (environment or {}), "capture_output": True, "text": True, "check": True} | options,
+        cwd=cwd,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
 
@@ -69,8 +71,8 @@ def files_of(python):
     return {path for path in python.parents[1].rglob("*") if "__pycache__" not in path.parts}
 
 
-def modules_of(python, **environment):
-    return set(call(python, "-c", "import sys; print(*sys.modules)", environment=environment).stdout.split())
+def modules_of(python):
+    return set(call(python, "-c", "import sys; print(*sys.modules)").stdout.split())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +81,7 @@ def test_install_hooks_every_interpreter_and_uninstall_leaves_nothing(wheels, en
     pip(environment, "install", "--no-deps", "--no-index", wheels[kind])
     hooked = call(environment, "-c", HOOKED)
     assert (hooked.stdout, hooked.stderr) == ("1\n", "")
-    assert call(environment, "-c", HOOKED, environment={"SIMULMASK_PLUGIN": "0"}).stdout == "0\n"
+    assert call(environment, "-c", HOOKED, SIMULMASK_PLUGIN="0").stdout == "0\n"
     assert environment.with_name("simulmask").exists()
     (hook,) = environment.parents[1].glob("lib/*/site-packages/simulmask_plugin.pth")
     assert len(hook.read_text().splitlines()) == 1
@@ -95,11 +97,13 @@ def test_hook_imports_nothing_where_llama_factory_is_not_imported(wheels, enviro
     assert added == {"__future__", "simulmask_plugin", "simulmask_plugin.startup"}
 
 
+def write_startup(code):
+    return lambda package: package.joinpath("startup.py").write_text(code)
+
+
 FAULTS = {
-    "error": lambda package: package.joinpath("startup.py").write_text(
-        "raise OSError('one line\\nanother line')"
-    ),
-    "syntax": lambda package: package.joinpath("startup.py").write_text("not Python at all"),
+    "error": write_startup("raise OSError('one line\\nanother line')"),
+    "syntax": write_startup("not Python at all"),
     "missing": shutil.rmtree,
 }
 
@@ -114,37 +118,40 @@ def test_fault_in_the_hook_is_one_line_and_stops_nothing(wheels, environment, da
     assert re.fullmatch(HOOK_ERROR, result.stderr)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_wheel_records_the_hook_and_the_version(wheels, kind):
-    with zipfile.ZipFile(wheels[kind]) as wheel:
-        names = wheel.namelist()
-        record = wheel.read(next(name for name in names if name.endswith(".dist-info/RECORD"))).decode()
-    assert len(names) == len(set(names))
-    assert sorted(line.split(",")[0] for line in record.splitlines()) == sorted(names)
-    assert re.search(r"^simulmask_plugin\.pth,sha256=[\w-]{43},\d+$", record, re.MULTILINE)
-    assert wheels[kind].name.startswith(f"simulmask_plugin-{simulmask_plugin.__version__}-")
-
-
-def requirements(path):
+def read_metadata(path, name):
+    """A file of the wheel's .dist-info folder."""
     with zipfile.ZipFile(path) as wheel:
-        metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")))
-    return [
-        Requirement(text) for text in re.findall(r"^Requires-Dist: (.+)$", metadata.decode(), re.MULTILINE)
-    ]
+        (member,) = (member for member in wheel.namelist() if member.endswith(f".dist-info/{name}"))
+        return wheel.read(member).decode()
+
+
+def requirements_of(path):
+    lines = re.findall(r"^Requires-Dist: (.+)$", read_metadata(path, "METADATA"), re.MULTILINE)
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wheel_records_every_file_once_and_the_hook_among_them(wheels, kind):
+    record = read_metadata(wheels[kind], "RECORD")
+    with zipfile.ZipFile(wheels[kind]) as wheel:
+        assert sorted(line.split(",")[0] for line in record.splitlines()) == sorted(wheel.namelist())
+    assert re.search(r"^simulmask_plugin\.pth,sha256=[\w-]{43},\d+$", record, re.MULTILINE)
+
+
+def test_wheel_carries_the_version_of_the_package(wheels):
+    assert f"\nVersion: {simulmask_plugin.__version__}\n" in read_metadata(wheels["wheel"], "METADATA")
 
 
 def test_no_bound_is_stricter_than_those_of_llama_factory(wheels):
-    host = {requirement.name: requirement for requirement in map(Requirement, requires("llamafactory") or [])}
-    for requirement in requirements(wheels["wheel"]):
-        ours = {str(bound) for bound in requirement.specifier}
-        theirs = (
-            {str(bound) for bound in host[requirement.name].specifier} if requirement.name in host else set()
-        )
-        assert ours <= theirs, requirement
+    host = {
+        requirement.name: requirement.specifier for requirement in map(Requirement, requires("llamafactory"))
+    }
+    for requirement in requirements_of(wheels["wheel"]):
+        assert set(requirement.specifier) <= set(host.get(requirement.name, ())), requirement
 
 
 def test_install_beside_llama_factory_changes_no_version(wheels, tmp_path):
     report = tmp_path / "report.json"
     options = ("--dry-run", "--no-index", "--quiet", "--report", report)
-    call(sys.executable, "-m", "pip", "install", *options, *map(str, requirements(wheels["wheel"])))
+    call(sys.executable, "-m", "pip", "install", *options, *map(str, requirements_of(wheels["wheel"])))
     assert json.loads(report.read_text())["install"] == []

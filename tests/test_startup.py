@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-INSTALL = "from simulmask_plugin.startup import LlamaFactoryFinder, install; install()\n"
+INSTALL = "from simulmask_plugin.startup import install; install()\n"
 FACTORY = """
 import sys, types
 names = ("extend_parser", "extend_workflow", "extend_tuner", "extend_launcher")
@@ -75,13 +75,13 @@ def test_environment_variable_switches_the_hook_off(library):
 
 
 def test_source_of_an_extended_module_stays_readable(library):
-    code = f"{INSTALL}{FACTORY}import inspect, llamafactory.launcher; print(inspect.getsource(llamafactory.launcher))"
-    assert output(library, code).endswith("EXECUTED = True\n\n")
+    code = f"{INSTALL}{FACTORY}import inspect, llamafactory.launcher as launcher\n"
+    assert output(library, f"{code}print(inspect.getsource(launcher))").endswith("EXECUTED = True\n\n")
 
 
 def test_failing_extension_names_version_and_remedy(library):
-    code = f"{INSTALL}{FACTORY}factory.extend_launcher = lambda module: module.no_such_name\nimport llamafactory.launcher"
-    result = run(library, code)
+    code = f"{INSTALL}{FACTORY}factory.extend_launcher = lambda module: module.no_such_name\n"
+    result = run(library, f"{code}import llamafactory.launcher")
     assert result.returncode == 1
     message = result.stderr.splitlines()[-1]
     assert message.startswith("RuntimeError: simulmask_plugin ")

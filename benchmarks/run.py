@@ -1,0 +1,201 @@
+"""What the plugin costs, as ratios within one run; prints the Markdown of docs/benchmarks.md.
+
+python benchmarks/run.py                  everything that this machine can measure
+python benchmarks/run.py --only collate   one of: collate, step, look-ahead, streaming, gpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.delivery import training_inputs
+from simulmask_plugin.families import tiny_config
+from simulmask_plugin.features import to_feature
+from simulmask_plugin.layout import Example
+from simulmask_plugin.prompts import Prompt
+
+VOCABULARY = 6000
+Step = Callable[[], Any]
+
+
+def settings(positions: str, **block: Any) -> ModelSettings:
+    """Settings of a wait-3 model."""
+    config = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3, "positions": positions} | block)
+    return ModelSettings(config, Prompt("", "->"))
+
+
+def random_feature(random: np.random.Generator, length: int) -> dict[str, Any]:
+    """One example of exactly ``length`` tokens: half source, half target, units of 1 to 3 tokens."""
+    num_prompt, num_header = 8, 3
+    free = length - num_prompt - num_header - 1
+    source, target = random_lengths(random, free // 2), random_lengths(random, free - free // 2)
+    ids = random.integers(2, VOCABULARY, length)
+    return to_feature(Example(ids, num_prompt, source, num_header, target), None)
+
+
+def random_lengths(random: np.random.Generator, total: int) -> np.ndarray:
+    """Unit lengths of 1 to 3 tokens that add up to ``total``."""
+    ends = np.cumsum(random.integers(1, 4, total))
+    ends = ends[ends < total]
+    return np.diff(np.concatenate(([0], ends, [total])))
+
+
+def paired(first: Step, second: Step, rounds: int) -> tuple[float, float, float]:
+    """Median milliseconds of two steps run in turn, and the median of their ratios, first over second."""
+    first(), second()
+    times = np.asarray([(clock(first), clock(second)) for _ in range(rounds)])
+    return median(times[:, 0]), median(times[:, 1]), median(times[:, 0] / times[:, 1])
+
+
+def clock(step: Step) -> float:
+    """Milliseconds of one step."""
+    synchronize()
+    start = time.perf_counter()
+    step()
+    synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def bench_collate() -> list[str]:
+    """Building a batch of 16 x 512 tokens: everything that the collator adds."""
+    random = np.random.default_rng(0)
+    features = [random_feature(random, 512) for _ in range(16)]
+    rows = ["| batch | rows | ms (median of 200) |", "| --- | --- | --- |"]
+    for name in ("query_unit", "look_ahead"):
+        collator = SimulMaskCollator(settings("modified_alibi", rows=name), pad_token_id=0, pad_to_multiple_of=8)
+        rows.append(f"| 16 x 512 | {name} | {median(clock(lambda: collator(features)) for _ in range(200)):.2f} |")
+    return rows
+
+
+def model_of(family: str, device: str = "cpu", dtype: torch.dtype = torch.float32, **shape: Any) -> PreTrainedModel:
+    """A random model in training mode."""
+    config = tiny_config(family, VOCABULARY, **shape)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype)
+    prepare(model)
+    return model.to(device).train()
+
+
+def steps(
+    model: PreTrainedModel, collator: SimulMaskCollator, features: list[dict[str, Any]]
+) -> tuple[Step, Step]:
+    """One optimizer step with the plugin, and the same step of plain causal fine-tuning on the same tokens."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    ids = torch.tensor([f["input_ids"] for f in features], device=model.device)
+    labels = collator(features)["labels"].to(model.device)
+
+    def update(inputs: dict[str, Any]) -> None:
+        model(**inputs, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def with_plugin() -> None:
+        batch = {name: value.to(model.device) for name, value in collator(features).items()}
+        update(training_inputs(batch, model.config, model.dtype))
+
+    def plain() -> None:
+        update({"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)})
+
+    return with_plugin, plain
+
+
+SHAPES = {
+    "llama": {
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    },
+    "falcon": {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8},
+}
+
+
+def bench_step() -> list[str]:
+    """A training step against the same step of plain causal fine-tuning: 4 layers, d 512, length 256, sdpa."""
+    random = np.random.default_rng(0)
+    features = [random_feature(random, 256) for _ in range(8)]
+    rows = ["| family | positions | plugin ms | plain ms | ratio |", "| --- | --- | --- | --- | --- |"]
+    for family, positions in (("llama", "group"), ("falcon", "modified_alibi")):
+        collator = SimulMaskCollator(settings(positions, rows="query_unit"), pad_token_id=0, pad_to_multiple_of=8)
+        ours, plain, ratio = paired(*steps(model_of(family, **SHAPES[family]), collator, features), rounds=15)
+        rows.append(f"| {family} | {positions} | {ours:.0f} | {plain:.0f} | {ratio:.3f} |")
+    return rows
+
+
+def bench_look_ahead() -> list[str]:
+    """What the look-ahead rows add: tokens and time of a step, against query_unit rows."""
+    random = np.random.default_rng(0)
+    features = [random_feature(random, 256) for _ in range(8)]
+    model = model_of("falcon", **SHAPES["falcon"])
+    base = SimulMaskCollator(settings("modified_alibi", rows="query_unit"), pad_token_id=0, pad_to_multiple_of=8)
+    rows = ["| look_ahead_rate | rows of the batch | step / query_unit step |", "| --- | --- | --- |"]
+    for rate in (1.0, 0.5, 0.25):
+        block = {"rows": "look_ahead", "look_ahead_rate": rate}
+        collator = SimulMaskCollator(settings("modified_alibi", **block), pad_token_id=0, pad_to_multiple_of=8)
+        _, _, ratio = paired(steps(model, collator, features)[0], steps(model, base, features)[0], rounds=9)
+        length = collator(features)["input_ids"].shape[1]
+        rows.append(f"| {rate} | {length} (of 256) | {ratio:.2f} |")
+    return rows
+
+
+def bench_gpu() -> list[str]:
+    """The step of the falcon-rw-1b shape in bf16 on an NVIDIA GPU."""
+    rows = ["| shape | length | plugin ms | plain ms | ratio |", "| --- | --- | --- | --- | --- |"]
+    shape = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32}
+    for length in (256, 512):
+        if not torch.cuda.is_available():
+            rows.append(f"| falcon-rw-1b, bf16 | {length} | not measured | not measured | not measured |")
+            continue
+        random = np.random.default_rng(0)
+        features = [random_feature(random, length) for _ in range(16)]
+        collator = SimulMaskCollator(
+            settings("modified_alibi", rows="query_unit"), pad_token_id=0, pad_to_multiple_of=8
+        )
+        model = model_of("falcon", "cuda", torch.bfloat16, max_position_embeddings=2048, **shape)
+        ours, plain, ratio = paired(*steps(model, collator, features), rounds=15)
+        rows.append(f"| falcon-rw-1b, bf16 | {length} | {ours:.0f} | {plain:.0f} | {ratio:.3f} |")
+    return rows
+
+
+BENCHMARKS = {"collate": bench_collate, "step": bench_step, "look-ahead": bench_look_ahead, "gpu": bench_gpu}
+
+
+def main() -> None:
+    """Run the benchmarks and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=BENCHMARKS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, {args.threads} CPU threads\n"
+    )
+    for name, benchmark in BENCHMARKS.items():
+        if args.only in (None, name):
+            print(f"## {name}\n\n{(benchmark.__doc__ or '').strip()}\n\n" + "\n".join(benchmark()) + "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

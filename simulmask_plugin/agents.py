@@ -1,0 +1,114 @@
+"""The SimulEval agent; the only module that imports simuleval.
+
+From the plain command line::
+
+    simuleval --agent-class simulmask_plugin.agents.SimulMaskAgent --model DIR --k 5 \\
+        --source test.source --target test.target --output results \\
+        --quality-metrics BLEU --latency-metrics AL LAAL AP DAL
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from simuleval.agents import TextToTextAgent
+from simuleval.agents.actions import Action, ReadAction, WriteAction
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from simulmask_plugin import schedule
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.cost import session_flops
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.streaming import StreamingSession
+
+
+class SimulMaskAgent(TextToTextAgent):
+    """Streams text through a :class:`~simulmask_plugin.streaming.StreamingSession`, one per sentence.
+
+    Layout, positions, units and prompt come from the model's simulmask.json; the policy may be changed
+    (trained at 9, evaluated at 5).
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        self.options = args
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        settings = ModelSettings.load(args.model)
+        self.decision = settings.inference_policy(args.policy, args.k, args.n)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=args.attn_implementation
+        )
+        self.model.to(args.device).eval()
+        self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model), settings)
+        super().__init__(args)
+
+    @staticmethod
+    def add_args(parser: ArgumentParser) -> None:
+        """Add the agent's options to SimulEval's."""
+        parser.add_argument("--model", required=True, help="directory of a merged model with its simulmask.json")
+        parser.add_argument("--policy", help="wait_k, read_n or offline; default: as trained")
+        parser.add_argument("--k", type=int, help="wait_k: source units")
+        parser.add_argument("--n", type=int, help="read_n: source units")
+        parser.add_argument("--source-lang", help="for the prompt; default: as trained")
+        parser.add_argument("--target-lang", help="for the prompt; default: as trained")
+        parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
+        parser.add_argument("--model-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+        parser.add_argument("--attn-implementation", choices=("sdpa", "eager"), help="default: the model's own")
+        parser.add_argument("--threads", type=int, help="CPU threads")
+        parser.add_argument("--session-log", help="JSONL file: cost of every sentence (seconds, calls, FLOPs)")
+
+    def reset(self) -> None:
+        """Begin a new sentence."""
+        super().reset()
+        self.num_taken, self.seconds = 0, 0.0
+        self.session = StreamingSession(
+            model=self.model,
+            encoder=self.encoder,
+            policy=self.decision,
+            source_lang=self.options.source_lang,
+            target_lang=self.options.target_lang,
+            max_target_tokens=self.options.max_target_tokens,
+        )
+
+    def policy(self) -> Action:
+        """READ, or WRITE one target unit."""
+        start = time.perf_counter()
+        self._take_source()
+        action = self._decide()
+        self.seconds += time.perf_counter() - start
+        if self.session.finished:
+            self._log()
+        return action
+
+    def _take_source(self) -> None:
+        words = self.states.source
+        for word in words[self.num_taken :]:
+            self.session.read(word)
+        self.num_taken = len(words)
+        if self.states.source_finished and not self.session.source_finished:
+            self.session.finish_source()
+
+    def _decide(self) -> Action:
+        while self.session.action() is schedule.Action.WRITE:
+            text = self.session.write()
+            if self.session.finished:
+                return WriteAction(text or "", finished=True)
+            if text:
+                return WriteAction(text, finished=False)
+        return ReadAction()
+
+    def _log(self) -> None:
+        if self.options.session_log:
+            counters = self.session.counters
+            record = asdict(counters) | {
+                "seconds": self.seconds,
+                "flops": session_flops(self.model, counters),
+                "truncated": self.session.truncated,
+            }
+            with Path(self.options.session_log).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")

@@ -1,0 +1,331 @@
+"""``simulmask eval``: SimulEval for every policy of a YAML, then the table, the curve and the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from sacrebleu.metrics import BLEU, CHRF
+
+from simulmask_plugin import __version__
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.report import draw_curve, write_report
+from simulmask_plugin.units import CHARACTER
+
+LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
+LATENCY_UNITS = ("word", "char")
+PACKAGES = ("torch", "transformers", "sacrebleu", "simuleval")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """The keys of an evaluation YAML; a key that is not listed here is an error."""
+
+    model: str
+    """Directory of a merged model with its simulmask.json."""
+    source: str
+    """Source text, one sentence a line (Chinese and Japanese: white space between the characters)."""
+    target: str
+    """Reference, line-aligned with the source."""
+    output: str
+    """Directory of the results."""
+    policies: tuple[Mapping[str, Any], ...]
+    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}]."""
+    simulmask: Mapping[str, Any] = field(default_factory=dict)
+    """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
+    latency_unit: str | None = None
+    """word or char; default: by the model's target units."""
+    bleu_tokenize: str | None = None
+    """Tokenizer of sacrebleu; default: zh where the target is written in characters, else 13a."""
+    source_lang: str | None = None
+    target_lang: str | None = None
+    limit: int | None = None
+    """Only the first so many sentences."""
+    jobs: int = 1
+    """Policies that run side by side."""
+    threads: int | None = None
+    """CPU threads of each."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    max_target_tokens: int = 512
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> EvaluationConfig:
+        """Check the keys.
+
+        Raises:
+            ValueError: naming the file and the key that is unknown, missing or bad.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}.")
+        for key in ("model", "source", "target", "output", "policies"):
+            if not values.get(key):
+                raise ValueError(f"{where}: the key {key} is missing or empty.")
+        if not isinstance(values["policies"], list) or not all(isinstance(p, Mapping) for p in values["policies"]):
+            raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
+        if values.get("latency_unit") not in (None, *LATENCY_UNITS):
+            raise ValueError(f"{where}: latency_unit must be word or char, got {values['latency_unit']!r}.")
+        return cls(**{**values, "policies": tuple(values["policies"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One row of scores.tsv."""
+
+    name: str
+    sentences: int
+    bleu: float
+    chrf: float
+    al: float
+    laal: float
+    ap: float
+    dal: float
+    seconds_per_sentence: float
+    calls_per_token: float
+    gflops_per_sentence: float
+    truncated: int
+
+
+def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
+    """Read an evaluation YAML, with ``key=value`` overrides.
+
+    Raises:
+        ValueError: if the file is missing or no mapping, or a key is wrong.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; expected an evaluation YAML.")
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}.")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"Overrides have the form key=value, got {override!r}.")
+        values[key] = yaml.safe_load(value)
+    return EvaluationConfig.from_dict(values, str(path))
+
+
+def check_evaluation(config: EvaluationConfig) -> ModelSettings:
+    """Check everything that can be checked before a model is loaded; return the model's settings.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    settings = ModelSettings.load(config.model)
+    settings.check_overrides(config.simulmask)
+    for policy in config.policies:
+        _check_policy(settings, policy)
+    counts = {}
+    for side in ("source", "target"):
+        path = Path(getattr(config, side))
+        if not path.is_file():
+            raise ValueError(f"{side}: {path}: no such file.")
+        counts[side] = len(path.read_text(encoding="utf-8").splitlines())
+    if counts["source"] != counts["target"]:
+        raise ValueError(
+            f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "
+            "source and target must be line-aligned."
+        )
+    return settings
+
+
+def _check_policy(settings: ModelSettings, policy: Mapping[str, Any]) -> None:
+    unknown = set(policy) - {"policy", "k", "n"}
+    if unknown or "policy" not in policy:
+        raise ValueError(f"policies: each entry needs policy, and may have k or n; got {dict(policy)!r}.")
+    settings.inference_policy(policy["policy"], policy.get("k"), policy.get("n"))
+
+
+def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
+    """Run what is missing of an evaluation, write scores.tsv, curve.png and report.md; return the exit code.
+
+    Raises:
+        ValueError: if the YAML, the model or the files are wrong, or the output was made with other settings.
+        RuntimeError: if SimulEval fails; the message holds the end of its log.
+    """
+    config = load_evaluation(path, overrides)
+    settings = check_evaluation(config)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    names = [policy_name(policy) for policy in config.policies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
+
+    def run(index: int) -> Score:
+        score = run_policy(config, settings, config.policies[index], output / names[index])
+        print(
+            f"[{index + 1}/{len(names)}] {score.name}: BLEU {score.bleu:.2f} at LAAL {score.laal:.2f} "
+            f"({score.sentences} sentences, {score.calls_per_token:.2f} calls a token)",
+            flush=True,
+        )
+        return score
+
+    with ThreadPoolExecutor(config.jobs) as pool:
+        scores = list(pool.map(run, range(len(names))))
+    write_scores(output / "scores.tsv", scores)
+    draw_curve(output / "curve.png", {Path(config.model).name: scores})
+    write_report(output / "report.md", config, settings, scores, signatures(config, settings))
+    print(f"Results: {output / 'report.md'}, {output / 'curve.png'}, {output / 'scores.tsv'}")
+    return 0
+
+
+def policy_name(policy: Mapping[str, Any]) -> str:
+    """Name of a policy in tables and folders, e.g. wait_k-3."""
+    return "-".join(str(policy[key]) for key in ("policy", "k", "n") if policy.get(key) is not None)
+
+
+def run_policy(
+    config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path
+) -> Score:
+    """Run SimulEval for one policy, from where it stopped, and score it."""
+    directory.mkdir(exist_ok=True)
+    _check_same_settings(config, settings, policy, directory / "settings.json")
+    if not (directory / "scores.tsv").is_file():
+        _run_simuleval(config, settings, policy, directory)
+    return score(config, settings, directory)
+
+
+def _check_same_settings(
+    config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], path: Path
+) -> None:
+    """Results are kept only as long as they were made with the same settings and the same model."""
+    free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask")
+    weights = sorted(Path(config.model).glob("*.safetensors"))
+    now = {key: value for key, value in asdict(config).items() if key not in free} | {
+        "policy": dict(policy),
+        "trained": json.loads(json.dumps(asdict(settings))),
+        "weights": [[w.name, w.stat().st_size, int(w.stat().st_mtime)] for w in weights],
+    }
+    if not path.is_file():
+        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds results made with other settings ({', '.join(changed)} changed); "
+            "take another output directory, or delete this one."
+        )
+
+
+def _run_simuleval(
+    config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path
+) -> None:
+    _trim_logs(directory)
+    command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
+    options = {
+        "model": config.model,
+        "source": config.source,
+        "target": config.target,
+        "output": directory,
+        "eval-latency-unit": latency_unit(config, settings),
+        "end-index": config.limit,
+        "source-lang": config.source_lang,
+        "target-lang": config.target_lang,
+        "threads": config.threads,
+        "device": config.device,
+        "model-dtype": config.dtype,
+        "attn-implementation": config.attn_implementation,
+        "max-target-tokens": config.max_target_tokens,
+        "session-log": directory / "sessions.jsonl",
+        **policy,
+    }
+    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+    command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
+    log = directory / "simuleval.log"
+    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run(command, stdout=file, stderr=file, env=os.environ | threads, check=False).returncode
+    if code:
+        tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+        raise RuntimeError(f"SimulEval stopped with code {code}; the end of {log}:\n{tail}")
+
+
+def _trim_logs(directory: Path) -> None:
+    """After a kill, SimulEval's log may end in half a line and be shorter than ours: cut both to what is whole."""
+    instances, sessions = directory / "instances.log", directory / "sessions.jsonl"
+    if not instances.is_file():
+        sessions.unlink(missing_ok=True)
+        return
+    whole = [line for line in instances.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    instances.write_text("".join(whole), encoding="utf-8")
+    if sessions.is_file():
+        lines = sessions.read_text(encoding="utf-8").splitlines(keepends=True)
+        sessions.write_text("".join(lines[: len(whole)]), encoding="utf-8")
+
+
+def score(config: EvaluationConfig, settings: ModelSettings, directory: Path) -> Score:
+    """Score one finished run: BLEU and chrF by sacrebleu, latency by SimulEval, cost by our own log."""
+    instances, sessions = (
+        [json.loads(line) for line in (directory / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("instances.log", "sessions.jsonl")
+    )
+    with (directory / "scores.tsv").open(encoding="utf-8", newline="") as file:
+        latency = next(csv.DictReader(file, delimiter="\t"))
+    predictions = [instance["prediction"] for instance in instances]
+    references = [[instance["reference"].strip() for instance in instances]]
+    bleu, chrf = metrics(config, settings)
+    written = sum(session["written_tokens"] for session in sessions)
+    return Score(
+        name=directory.name,
+        sentences=len(instances),
+        bleu=bleu.corpus_score(predictions, references).score,
+        chrf=chrf.corpus_score(predictions, references).score,
+        al=float(latency["AL"]),
+        laal=float(latency["LAAL"]),
+        ap=float(latency["AP"]),
+        dal=float(latency["DAL"]),
+        seconds_per_sentence=mean(session["seconds"] for session in sessions),
+        calls_per_token=sum(session["calls"] for session in sessions) / max(written, 1),
+        gflops_per_sentence=mean(session["flops"] for session in sessions) / 1e9,
+        truncated=sum(session["truncated"] for session in sessions),
+    )
+
+
+def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
+    return config.latency_unit or ("char" if settings.config.target_units == CHARACTER else "word")
+
+
+def metrics(config: EvaluationConfig, settings: ModelSettings) -> tuple[BLEU, CHRF]:
+    """The quality metrics."""
+    is_character = settings.config.target_units == CHARACTER
+    return BLEU(tokenize=config.bleu_tokenize or ("zh" if is_character else "13a")), CHRF()
+
+
+def signatures(config: EvaluationConfig, settings: ModelSettings) -> dict[str, str]:
+    """What stands behind the scores: sacrebleu's signatures, the latency unit and the versions."""
+    bleu, chrf = metrics(config, settings)
+    for metric in (bleu, chrf):
+        metric.corpus_score(["a"], [["a"]])  # a signature knows its number of references only after a score
+    return {
+        "BLEU": str(bleu.get_signature()),
+        "chrF": str(chrf.get_signature()),
+        "latency unit": latency_unit(config, settings),
+        "simulmask_plugin": __version__,
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write scores.tsv."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Score)], delimiter="\t")
+        writer.writeheader()
+        for row in scores:
+            values = asdict(row)
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in values.items()})

@@ -1,0 +1,237 @@
+"""``simulmask parity``: the parity of training and streaming on random examples, cell by cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from simulmask_plugin.config import LAYOUTS, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.factory import resolve_prompt
+from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
+from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.parity import ParityResult, compare, promises_parity
+from simulmask_plugin.policies import SCHEDULE
+from simulmask_plugin.terminal import console, table, verdict
+from simulmask_plugin.units import CHARACTER, TOKEN, WORD
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+CHARACTERS = "abcäßéжф你好世界"
+"""For units of characters: one, two and three bytes, that is tokens."""
+
+LENGTHS = ((3, 6), (6, 3), (1, 4), (5, 1))
+"""Units of source and target: the target longer, the source longer, one word against several and the reverse."""
+
+WAIT_K = (1, 2, 4, 9)
+"""k from 1 to beyond the longest source."""
+
+POLICY_KEYS: tuple[Mapping[str, Any], ...] = (
+    {"policy": "wait_k", "k": WAIT_K},
+    {"policy": "read_n", "n": 2},
+    {"policy": "offline"},
+    {"policy": SCHEDULE},
+)
+UNIT_PAIRS = ((CHARACTER, WORD), (WORD, CHARACTER), (CHARACTER, CHARACTER), (TOKEN, WORD), (WORD, TOKEN))
+"""Units of source and target besides words, which the matrix tries on the families of `UNIT_FAMILIES`."""
+
+UNIT_FAMILIES = ("llama", "falcon")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model and the settings that it is tried with."""
+
+    family: Family
+    attention: str
+    load: Callable[[], PreTrainedModel]
+    tokenizer: Any
+    settings: tuple[ModelSettings, ...]
+
+
+def run_parity(
+    config_path: str | None,
+    *,
+    model_dir: str | None,
+    families: list[str],
+    matrix: bool,
+    examples: int,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Measure every cell and print the records; return 1 if one that promises parity misses it.
+
+    Args:
+        config_path: a training YAML, whose model and block are tried.
+        model_dir: a model with its simulmask.json.
+        families: names of families, of which tiny random models are made; empty for all of them.
+        matrix: try every layout, positions and rows, and not only those of the block.
+        examples: random examples per cell.
+        seed: of models and examples.
+        as_json: print the records as JSON.
+
+    Raises:
+        ValueError: if the sources contradict each other or one is wrong.
+    """
+    if sum(map(bool, (config_path, model_dir, families))) > 1:
+        raise ValueError("Give one of: a training YAML, --model, --family.")
+    if examples < 1:
+        raise ValueError(f"--examples must be at least 1, got {examples}.")
+    if config_path is not None:
+        subjects = [_subject_of_yaml(config_path, matrix)]
+    elif model_dir is not None:
+        subjects = [_subject_of_model(model_dir, matrix)]
+    else:
+        subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
+    records = list(measure(subjects, examples, seed))
+    if as_json:
+        print(json.dumps(records, indent=2))
+    else:
+        _print_records(records)
+    return 1 if any(record["promised"] and not record["holds"] for record in records) else 0
+
+
+def measure(subjects: Iterable[Subject], examples: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield one record per cell, with a progress bar on standard error."""
+    subjects = list(subjects)
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("parity", total=sum(len(subject.settings) for subject in subjects))
+        for subject in subjects:
+            progress.update(task, description=f"{subject.family.name} {subject.attention}")
+            model = subject.load()
+            for cell, settings in enumerate(subject.settings):
+                yield measure_cell(model, subject, settings, examples, np.random.default_rng((seed, cell)))
+                progress.advance(task)
+
+
+def measure_cell(
+    model: PreTrainedModel, subject: Subject, settings: ModelSettings, examples: int, random: np.random.Generator
+) -> dict[str, Any]:
+    """Compare training and streaming over random examples of one cell."""
+    encoder = ExampleEncoder(subject.tokenizer, settings)
+    num_policies = len(settings.config.policies())
+    result = ParityResult()
+    first = int(random.integers(len(LENGTHS)))
+    for i in range(examples):
+        row = random_row(encoder, *LENGTHS[(first + i) % len(LENGTHS)], random)
+        which = int(random.integers(num_policies)) if num_policies else 0
+        compare(model, encoder, row, result, policy_index=which)
+    config = settings.config
+    return {
+        "family": subject.family.name,
+        "attention": subject.attention,
+        "layout": config.layout,
+        "positions": config.positions,
+        "rows": config.rows,
+        "policy": config.policy,
+        "source_units": config.source_units,
+        "target_units": config.target_units,
+        "max_abs_diff": result.max_abs_diff,
+        "max_logit": result.max_logit,
+        "promised": promises_parity(settings),
+        "holds": result.holds,
+    }
+
+
+def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random: np.random.Generator) -> Row:
+    """A row of random words or characters, and where the policy asks for one a random schedule."""
+    config = encoder.settings.config
+    source = _random_text(num_source, config.source_units, random)
+    target = _random_text(num_target, config.target_units, random)
+    row = Row(source, target, config.source_lang, config.target_lang)
+    return replace(row, schedule=_random_schedule(encoder, row, random)) if config.policy == SCHEDULE else row
+
+
+def _random_text(num_units: int, unit: str, random: np.random.Generator) -> str:
+    if unit == CHARACTER:
+        return "".join(random.choice(list(CHARACTERS), num_units))
+    return " ".join("".join(random.choice(list(LETTERS), random.integers(1, 7))) for _ in range(num_units))
+
+
+def _random_schedule(encoder: ExampleEncoder, row: Row, random: np.random.Generator) -> tuple[int, ...]:
+    """Any g that never decreases, from 1 on (the header's row would see nothing) to at most S."""
+    example = encoder.encode(row)
+    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+    return tuple(sorted(random.integers(1, num_source + 1, num_target + 1).tolist()))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer that was never trained: its only merges are a space with a letter.
+
+    So a word has as many tokens as letters, and every text can be encoded.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", letter) for letter in LETTERS]
+    pieces = [*SPECIAL_TOKENS, *alphabet, *map("".join, merges)]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    pad, bos, eos = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
+
+
+def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator[Subject]:
+    """A tiny random model of each family and attention implementation."""
+    tokenizer = byte_tokenizer()
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
+        family = FAMILIES[name]
+        positions = "modified_alibi" if family.position == "alibi" else "group"
+        config = SimulMaskConfig(policy="offline", positions=positions)
+        settings = ModelSettings(config, resolve_prompt(config, None, tokenizer))
+        for attention in family.implementations:
+            load = partial(tiny_model, name, len(tokenizer), seed, attention)
+            cells = tuple(_cells(settings, family, matrix))
+            if matrix and name in UNIT_FAMILIES and attention == family.implementations[0]:
+                cells += tuple(_unit_cells(settings))
+            yield Subject(family, attention, load, tokenizer, cells)
+
+
+def _subject_of_model(folder: str, matrix: bool) -> Subject:
+    """A trained model with its simulmask.json, in fp32."""
+    settings = ModelSettings.load(folder)
+    model_config = AutoConfig.from_pretrained(folder)
+    family = family_of(model_config)
+    attention = family.implementations[0]
+    load = partial(_load_model, folder, attention)
+    return Subject(
+        family, attention, load, AutoTokenizer.from_pretrained(folder), tuple(_cells(settings, family, matrix))
+    )
+
+
+def _subject_of_yaml(path: str, matrix: bool) -> Subject:
+    """The model and the block of a training YAML."""
+    from simulmask_plugin.training_setup import load_training
+
+    setup = load_training(path, [])
+    family = family_of(setup.model_config)
+    load = partial(_load_model, setup.model_args.model_name_or_path, setup.attention)
+    return Subject(family, setup.attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)))
+
+
+def _load_model(path: str, attention: str) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+    return model.eval()
+
+
+def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:
+    """The settings under every policy; with ``matrix`` in every layout, positions and rows, too."""
+    config = settings.config
+    own = (config.layout,), (config.positions,), (config.rows,)
+    possible = tuple(p for p in POSITIONS if p != "modified_alibi" or family.position == "alibi")
+    layouts, positions, rows = (LAYOUTS, possible, ROWS) if matrix else own
+    for layout in layouts:
+        for position in positions:
+            for row in rows:
+                for keys in POLICY_KEYS:
+                    yield _with(settings, layout=layout, positions=position, rows=row, **_parameters(keys))

@@ -1,0 +1,171 @@
+"""One example as training sees it, token by token: as numbers, as a table, and its mask in the terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.features import ExampleEncoder, Row, from_feature, to_feature
+from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
+from simulmask_plugin.masks import may_attend
+from simulmask_plugin.policies import SCHEDULE
+from simulmask_plugin.terminal import table
+from simulmask_plugin.units import Tokenizer
+
+COLORS = {"prompt": "#8c8c8c", "source": "#0072b2", "header": "#e69f00", "target": "#009e73"}
+"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+
+LOOK_AHEAD_COLOR = "#d55e00"
+LOOK_AHEAD_MARK = "↷"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One example, laid out; every list has an entry per token, and the mask a row and a column.
+
+    Attributes:
+        tokens: text of the tokens.
+        input_ids: their ids.
+        source_unit: index of the source unit, -1 outside the source, S for a look-ahead row.
+        num_read: source units that the token may see as a query, S for "all".
+        position: position ids.
+        labels: target of the row before, -100 where there is none.
+        regions: prompt, source, header or target.
+        mask: True where the row may attend to the column.
+        schedule: g(1..T+1).
+        num_source: S, the number of source units.
+    """
+
+    tokens: list[str]
+    input_ids: list[int]
+    source_unit: list[int]
+    num_read: list[int]
+    position: list[int]
+    labels: list[int]
+    regions: list[str]
+    mask: np.ndarray
+    schedule: tuple[int, ...]
+    num_source: int
+
+    def is_look_ahead(self, row: int) -> bool:
+        """Whether a row decides if its unit is complete, and is seen by no other."""
+        return self.source_unit[row] == self.num_source
+
+
+def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int = 0) -> Picture:
+    """Lay out a row of data with the collator of training, first epoch.
+
+    Raises:
+        ValueError: if the row cannot be encoded or its schedule is wrong.
+    """
+    example = ExampleEncoder(tokenizer, settings).encode(row)
+    feature = to_feature(example, row.schedule if settings.config.policy == SCHEDULE else None)
+    collator = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id, seed=seed)
+    schedule, _ = collator.sampler.draw(*from_feature(feature), epoch=0)
+    layout = collator.lay_out(feature)
+    batch = collator.pad([layout])
+    order = torch.arange(len(layout.input_ids))[None]
+    mask = may_attend(order, order, batch["source_unit"], batch["num_read"])[0, 0].numpy()
+    lists = {name: batch[name][0].tolist() for name in ("input_ids", "source_unit", "num_read", "labels")}
+    return Picture(
+        tokens=[token_text(tokenizer, token) for token in lists["input_ids"]],
+        position=batch["position_ids"][0].tolist(),
+        regions=regions(layout),
+        mask=mask,
+        schedule=schedule.num_read,
+        num_source=schedule.num_source,
+        **lists,
+    )
+
+
+def regions(layout: SequenceLayout) -> list[str]:
+    """Name the region of every token."""
+    example = layout.example
+    starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
+    return [list(COLORS)[place] for place in np.searchsorted(starts, layout.token, side="right")]
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """Text of a token, or its vocabulary piece where it is a part of a character."""
+    text = tokenizer.decode([token])
+    return text if text and "\N{REPLACEMENT CHARACTER}" not in text else tokenizer.convert_ids_to_tokens([token])[0]
+
+
+def visible(text: str) -> str:
+    """The text with its white space drawn."""
+    return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+
+
+def to_json(picture: Picture) -> str:
+    """The picture as one JSON object."""
+    content = {
+        "tokens": picture.tokens,
+        "input_ids": picture.input_ids,
+        "source_unit": picture.source_unit,
+        "num_read": picture.num_read,
+        "position": picture.position,
+        "labels": picture.labels,
+        "mask": ["".join("1" if cell else "0" for cell in row) for row in picture.mask],
+        "schedule": list(picture.schedule),
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
+    """A table with a line per token."""
+    rows = []
+    for i, (token, region) in enumerate(zip(picture.tokens, picture.regions, strict=True)):
+        label = picture.labels[i]
+        rows.append(
+            (
+                str(i),
+                Text(visible(token), style=COLORS[region]),
+                str(picture.input_ids[i]),
+                f"{region}, look-ahead" if picture.is_look_ahead(i) else region,
+                str(picture.source_unit[i]),
+                "all" if region in ("prompt", "source") else str(picture.num_read[i]),
+                str(picture.position[i]),
+                "" if label == IGNORE_INDEX else visible(token_text(tokenizer, label)),
+            )
+        )
+    return table(("", "token", "id", "part", "source_unit", "num_read", "position", "label"), rows)
+
+
+def mask_text(picture: Picture) -> Text:
+    """The mask, a line per row: a block where it may attend, in the colour of the column, a dot where it may not."""
+    labels = [visible(token) for token in picture.tokens]
+    width = max(cell_len(label) for label in labels)
+    text = Text(no_wrap=True)
+    for row, label in enumerate(labels):
+        text.append(set_cell_size(label, width), style=COLORS[picture.regions[row]])
+        text.append(f" {LOOK_AHEAD_MARK} " if picture.is_look_ahead(row) else "   ", style=LOOK_AHEAD_COLOR)
+        for column in range(row + 1):
+            if picture.mask[row, column]:
+                text.append("■ ", style=COLORS[picture.regions[column]])
+            else:
+                text.append("· ", style="dim")
+        text.append("\n")
+    for region, color in COLORS.items():
+        text.append("■ ", style=color).append(f"{region}   ")
+    return text.append(f"· may not attend   {LOOK_AHEAD_MARK} look-ahead row")
+
+
+def title(config: SimulMaskConfig) -> str:
+    """The settings that decide what a picture looks like, in one line."""
+    parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
+    policy = " ".join([config.policy, *parameters])
+    return f"{policy} | layout {config.layout} | rows {config.rows} | positions {config.positions}"
+
+
+def describe_schedule(picture: Picture) -> str:
+    """The schedule in one line."""
+    values = " ".join(map(str, picture.schedule))
+    return f"g(1..T+1) = {values} (source units read before each target unit and before the end of sentence)"

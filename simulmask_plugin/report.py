@@ -1,0 +1,82 @@
+"""The quality-latency curve and the report of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simulmask_plugin.config import ModelSettings
+
+if TYPE_CHECKING:
+    from simulmask_plugin.evaluation import EvaluationConfig, Score
+
+OFFLINE = "offline"
+
+COLUMNS = {
+    "name": "policy",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "al": "AL",
+    "laal": "LAAL",
+    "ap": "AP",
+    "dal": "DAL",
+    "seconds_per_sentence": "s / sentence",
+    "calls_per_token": "calls / token",
+    "gflops_per_sentence": "GFLOPs / sentence",
+    "truncated": "cut off",
+}
+
+
+def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
+    """Draw BLEU against LAAL, a line per model, and each model's offline score as a dashed level."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, scores) in enumerate(curves.items()):
+        streamed = sorted((s for s in scores if s.name != OFFLINE), key=lambda s: s.laal)
+        axes.plot([s.laal for s in streamed], [s.bleu for s in streamed], "o-", color=f"C{i}", label=label)
+        for s in streamed:
+            axes.annotate(s.name, (s.laal, s.bleu), xytext=(4, -10), textcoords="offset points", fontsize=8)
+        for s in scores:
+            if s.name == OFFLINE:
+                axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=f"{label}, offline")
+    axes.set(xlabel="LAAL (target units of the latency unit)", ylabel="BLEU")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def markdown_table(scores: Sequence[Score]) -> str:
+    """Return the scores as a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * len(COLUMNS)]
+    for score in scores:
+        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in (getattr(score, c) for c in COLUMNS)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_report(
+    path: Path,
+    config: EvaluationConfig,
+    settings: ModelSettings,
+    scores: Sequence[Score],
+    signatures: Mapping[str, str],
+) -> None:
+    """Write report.md: the table, the curve, and every setting and version behind them."""
+    trained = asdict(settings.config) | {"before": settings.prompt.before, "header": settings.prompt.header}
+    sections = [
+        f"# {config.model}",
+        f"{scores[0].sentences} sentences of `{config.source}`.",
+        markdown_table(scores),
+        "![BLEU against LAAL](curve.png)",
+        "## How the model was trained (simulmask.json)",
+        "\n".join(f"- {key}: `{value!r}`" for key, value in trained.items() if value is not None),
+        "## How it was evaluated",
+        "\n".join(f"- {key}: `{value!r}`" for key, value in asdict(config).items() if value not in (None, {})),
+        "## Signatures and versions",
+        "\n".join(f"- {key}: `{value}`" for key, value in signatures.items()),
+    ]
+    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")

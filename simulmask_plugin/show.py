@@ -1,0 +1,168 @@
+"""``simulmask show``: one example as training sees it, from a YAML, a tokenizer, or words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.factory import resolve_prompt
+from simulmask_plugin.features import Row
+from simulmask_plugin.picture import describe_schedule, draw, mask_text, title, to_json, token_table
+from simulmask_plugin.policies import SCHEDULE
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.terminal import console
+from simulmask_plugin.units import Tokenizer, split_units
+
+EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
+WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
+END_OF_SENTENCE = "</s>"
+WORD_PROMPT = Prompt("", "->")
+
+
+class WordTokenizer:
+    """Every word is one token, with ids from 0 in order of appearance; for examples without a tokenizer."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(dict.fromkeys([*words, END_OF_SENTENCE]))
+        self.eos_token_id = self.words.index(END_OF_SENTENCE)
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Ids of the words of a text; white space has none."""
+        return [self.words.index(word) for word in text.split()]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The words, with a space between them."""
+        return " ".join(self.convert_ids_to_tokens(token_ids))
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The words."""
+        return [self.words[i] for i in ids]
+
+    def __len__(self) -> int:
+        """Number of different words."""
+        return len(self.words)
+
+
+def override(config: SimulMaskConfig, given: Mapping[str, Any]) -> SimulMaskConfig:
+    """The block with the given keys in place of its own; another policy brings its own parameters."""
+    block = asdict(config)
+    if given.get("policy", config.policy) != config.policy:
+        block |= {"k": None, "n": None}
+    return SimulMaskConfig.from_dict(block | given)
+
+
+def parse_schedule(text: str) -> tuple[int, ...]:
+    """Read g from a command line, e.g. "1,2,3".
+
+    Raises:
+        ValueError: if something in it is no integer.
+    """
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None
+
+
+def run_show(
+    config_path: str | None,
+    *,
+    given: Mapping[str, Any],
+    source: str | None,
+    target: str | None,
+    schedule: str | None,
+    tokenizer_dir: str | None,
+    png: str | None,
+    as_json: bool,
+) -> int:
+    """Show one example; return the exit code.
+
+    Args:
+        config_path: a training YAML, whose block, tokenizer and first row of data are the defaults.
+        given: keys of the ``simulmask:`` block that replace its own.
+        source: text of the source, together with ``target``.
+        target: text of the target.
+        schedule: g, for policy ``schedule``, which is the default with it.
+        tokenizer_dir: folder of a tokenizer or model, in place of a YAML.
+        png: file to draw the mask into.
+        as_json: print the numbers, and nothing else.
+
+    Raises:
+        ValueError: if the options contradict each other or the example is wrong.
+    """
+    if (source is None) != (target is None):
+        raise ValueError("Give --source and --target together, or neither.")
+    if config_path is not None and tokenizer_dir is not None:
+        raise ValueError("Give a training YAML or --tokenizer, not both; the YAML names its own tokenizer.")
+    if schedule is not None:
+        given = {"policy": SCHEDULE} | dict(given)
+        if given["policy"] != SCHEDULE:
+            raise ValueError(f"--schedule goes with --policy {SCHEDULE}, got --policy {given['policy']}.")
+    texts = None if source is None or target is None else (source, target)
+    tokenizer, settings, row, seed = _inputs(config_path, tokenizer_dir, given, texts)
+    if schedule is not None:
+        row = replace(row, schedule=parse_schedule(schedule))
+    picture = draw(tokenizer, settings, row, seed=seed)
+    if png is not None:
+        from simulmask_plugin.drawing import save_png
+
+        save_png(picture, png, title(settings.config))
+    if as_json:
+        print(to_json(picture))
+        return 0
+    out = console()
+    out.print(f"{title(settings.config)}\n{describe_schedule(picture)}")
+    out.print(token_table(picture, tokenizer))
+    out.print(mask_text(picture), soft_wrap=True)
+    if png is not None:
+        out.print(f"\nDrawn into {png}")
+    return 0
+
+
+def _inputs(
+    config_path: str | None, tokenizer_dir: str | None, given: Mapping[str, Any], texts: tuple[str, str] | None
+) -> tuple[Tokenizer, ModelSettings, Row, int]:
+    """Tokenizer, settings, row and seed, from the YAML, from the tokenizer's folder, or from words alone."""
+    if config_path is not None:
+        from simulmask_plugin.training_setup import load_training, read_data
+
+        setup = load_training(config_path, [])
+        settings = replace(setup.settings, config=override(setup.settings.config, given))
+        row = read_data(setup)[0].first if texts is None else _row(texts, settings.config)
+        return setup.tokenizer, settings, row, setup.training_args.seed
+    if tokenizer_dir is not None:
+        tokenizer, settings = load_settings(tokenizer_dir, given)
+        return tokenizer, settings, _row(texts or EXAMPLE, settings.config), 0
+    config = _block(given)
+    row = _row(texts or EXAMPLE, config)
+    words = [
+        *split_units(row.source, config.source_units),
+        *WORD_PROMPT.header.split(),
+        *split_units(row.target, config.target_units),
+    ]
+    return WordTokenizer(words), ModelSettings(config, WORD_PROMPT), row, 0
+
+
+def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
+    """A block of the given keys, wait-3 where they name no policy."""
+    return SimulMaskConfig.from_dict(dict(given) if "policy" in given else {**WAIT_3, **given})
+
+
+def _row(texts: tuple[str, str], config: SimulMaskConfig) -> Row:
+    return Row(*texts, config.source_lang, config.target_lang)
+
+
+def load_settings(folder: str, given: Mapping[str, Any]) -> tuple[Any, ModelSettings]:
+    """A tokenizer and the settings in the simulmask.json beside it, or the plain prompt where there is none."""
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder; expected one with a tokenizer.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if Path(folder, FILE_NAME).is_file():
+        settings = ModelSettings.load(folder)
+        return tokenizer, replace(settings, config=override(settings.config, given))
+    config = _block(given)
+    return tokenizer, ModelSettings(config, resolve_prompt(config, None, tokenizer))

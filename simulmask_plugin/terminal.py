@@ -1,0 +1,36 @@
+"""Tables for every command: in colour on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_WIDTH = 200
+"""Columns where the output is no terminal, so that a pipe or a log gets whole lines."""
+
+PASSED, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for standard output or standard error."""
+    result = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    if not result.is_terminal:
+        result.width = PLAIN_WIDTH
+    return result
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None) -> Table:
+    """A table; strings are taken as they are (no markup), so that tokens such as "[INST]" survive."""
+    result = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
+    for row in rows:
+        result.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return result
+
+
+def verdict(passed: bool) -> Text:
+    """How a check's outcome is printed."""
+    return PASSED if passed else FAILED

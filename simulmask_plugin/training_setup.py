@@ -1,0 +1,226 @@
+"""A training YAML as LLaMA-Factory reads it, with all that belongs to it but weights and the bulk of the data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin import factory
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.environment import check_hook
+from simulmask_plugin.families import family_of
+from simulmask_plugin.features import Row
+
+FIRST_ROWS = 100
+"""Rows read of each data set."""
+
+ANY_MACHINE = ("use_cpu=true", "deepspeed=null", "tf32=null", "pure_bf16=false")
+"""Overrides for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
+
+FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+
+IMPLEMENTATIONS = {
+    "sdpa": "sdpa",
+    "disabled": "eager",
+    "fa2": "flash_attention_2",
+    "fa3": "flash_attention_3",
+}
+"""LLaMA-Factory's ``flash_attn``, and what transformers calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """A training YAML as LLaMA-Factory parses it, with what belongs to it but weights and data."""
+
+    settings: ModelSettings
+    tokenizer: Any
+    model_config: Any
+    model_args: Any
+    data_args: Any
+    training_args: Any
+    finetuning_args: Any
+    deepspeed: str | None
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that training will use."""
+        family = family_of(self.model_config)
+        if self.model_args.flash_attn == "auto":
+            return "eager" if family.flash_attn == "disabled" else family.implementations[0]
+        return IMPLEMENTATIONS[self.model_args.flash_attn]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSample:
+    """What the first rows of a data set hold.
+
+    Attributes:
+        name: the data set's file.
+        columns: our name and the data's name of each column.
+        num_rows: rows that were read.
+        num_kept: those of them that fit into cutoff_len.
+        longest: tokens of the longest kept one, without look-ahead rows.
+        first: the first row.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    num_rows: int
+    num_kept: int
+    longest: int
+    first: Row
+
+
+def read_yaml(path: str, overrides: list[str]) -> dict[str, Any]:
+    """Read a YAML file, with ``key=value`` overrides.
+
+    Raises:
+        ValueError: if there is no such file, or it is no mapping of keys to values.
+    """
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file.")
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"Overrides have the form key=value, got {override!r}.")
+    try:
+        values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides)))
+    except YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}.")
+    return {str(key): value for key, value in values.items()}
+
+
+def is_training(values: Mapping[str, Any]) -> bool:
+    """Whether a YAML is for LLaMA-Factory's training, and not for `simulmask eval`."""
+    return "stage" in values or "simulmask" in values and "policies" not in values
+
+
+def load_training(path: str, overrides: list[str]) -> TrainingSetup:
+    """Parse a training YAML by LLaMA-Factory's own parser; load model configuration, tokenizer and prompt.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    values = read_yaml(path, overrides)
+    if not is_training(values):
+        raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
+    check_hook()
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
+    arguments = factory.training_arguments(path, [*overrides, *ANY_MACHINE])
+    model_args, data_args, training_args, finetuning_args, _ = arguments
+    if finetuning_args.simulmask is None:
+        raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")
+    config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    model_config = load_model_config(model_args)
+    tokenizer, prompt = factory.tokenizer_and_prompt(config, model_args, data_args)
+    return TrainingSetup(
+        settings=ModelSettings(config, prompt),
+        tokenizer=tokenizer,
+        model_config=model_config,
+        model_args=model_args,
+        data_args=data_args,
+        training_args=training_args,
+        finetuning_args=finetuning_args,
+        deepspeed=values.get("deepspeed"),
+    )
+
+
+def load_model_config(model_args: Any) -> Any:
+    """The configuration of the model that the YAML names; of adapters, that they exist."""
+    from transformers import AutoConfig
+
+    for adapter in model_args.adapter_name_or_path or []:
+        check_location("adapter_name_or_path", adapter)
+    path = model_args.model_name_or_path
+    check_location("model_name_or_path", path)
+    try:
+        return AutoConfig.from_pretrained(
+            path,
+            trust_remote_code=model_args.trust_remote_code,
+            cache_dir=model_args.cache_dir,
+            revision=model_args.model_revision,
+            token=model_args.hf_hub_token,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"model_name_or_path: {path} is neither a folder with a config.json nor to be had from the hub: {error}"
+        ) from error
+
+
+def check_location(key: str, path: str) -> None:
+    """Refuse a local path that does not exist at once, since the hub would be asked for it for a minute.
+
+    Raises:
+        ValueError: if ``path`` is no folder, and no name that the hub could know.
+    """
+    is_hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) and not Path(path.partition("/")[0]).is_dir()
+    if not Path(path).is_dir() and not is_hub_name:
+        raise ValueError(f"{key}: {path}: no such folder.")
+
+
+def read_data(setup: TrainingSetup, num_rows: int = FIRST_ROWS) -> list[DataSample]:
+    """Encode the first rows of every local data set that the YAML names, as training would.
+
+    Raises:
+        ValueError: if dataset_info.json, a file, a column or a row is wrong.
+    """
+    entries = factory.dataset_entries(setup.data_args)
+    local = [entry for entry in entries if entry.load_from == "file"]
+    if not local:
+        raise ValueError(f"No local data set to read; dataset: names {', '.join(map(str, entries)) or 'none'}.")
+    return [_read_entry(setup, entry, num_rows) for entry in local]
+
+
+def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    rows = _first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
+    aligned = factory.align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
+    processor = factory.SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
+    lengths = [len(ids) for ids in processor.preprocess_dataset(aligned[:])["input_ids"]]
+    first, config = aligned[0], setup.settings.config
+    return DataSample(
+        name=entry.dataset_name,
+        columns=entry.simulmask_columns,
+        num_rows=len(rows),
+        num_kept=len(lengths),
+        longest=max(lengths, default=0),
+        first=Row(
+            first["_source"],
+            first["_target"],
+            first["_source_lang"] or config.source_lang,
+            first["_target_lang"] or config.target_lang,
+            first["_schedule"] and tuple(first["_schedule"]),
+        ),
+    )
+
+
+def _first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
+    """The first rows of a file, or of the first file of a folder, without reading the rest."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    if path.is_dir():
+        path = min(path.iterdir())
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; see file_name in dataset_info.json, relative to dataset_dir.")
+    if path.suffix not in FILE_TYPES:
+        raise ValueError(f"{path}: unknown file type; expected {', '.join(FILE_TYPES)}.")
+    stream = load_dataset(FILE_TYPES[path.suffix], data_files=str(path), split="train", streaming=True)
+    try:
+        rows = list(islice(stream, num_rows))
+    except (ValueError, DatasetGenerationError) as error:
+        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    if not rows:
+        raise ValueError(f"{path} holds no rows.")
+    return rows

@@ -1,0 +1,151 @@
+"""``simulmask validate``: everything about a YAML that can be checked without a GPU and without weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.factory import check_positions
+from simulmask_plugin.families import check_attention, check_length, family_of
+from simulmask_plugin.features import Row
+from simulmask_plugin.picture import Picture, describe_schedule, draw, title, token_table, visible
+from simulmask_plugin.terminal import console, table
+from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data, read_yaml
+
+
+def run_validate(path: str, overrides: list[str]) -> int:
+    """Check a training or evaluation YAML and print what it will do; return the exit code.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if is_training(read_yaml(path, overrides)):
+        validate_training(path, overrides)
+    else:
+        validate_evaluation(path, overrides)
+    return 0
+
+
+def validate_training(path: str, overrides: list[str]) -> None:
+    """Check a training YAML and print what will happen."""
+    setup = load_training(path, overrides)
+    check_attention(setup.model_config, setup.attention)
+    check_length(setup.model_config, setup.data_args.cutoff_len)
+    check_positions(setup.settings.config, setup.model_config)
+    check_deepspeed(setup.deepspeed)
+    samples = read_data(setup)
+    picture = draw(setup.tokenizer, setup.settings, samples[0].first, seed=setup.training_args.seed)
+    out = console()
+    out.print(table(("", ""), describe(setup).items(), title=f"{path}: what will happen"))
+    columns = ("data", "columns", "rows read", "longest (tokens)", f"longer than {setup.data_args.cutoff_len}")
+    out.print(table(columns, map(_describe_sample, samples)))
+    print_example(picture, setup.tokenizer, setup.settings)
+    out.print("Valid.")
+
+
+def check_deepspeed(path: str | None) -> None:
+    """Refuse a DeepSpeed configuration that is missing or no JSON.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    if path is None:
+        return
+    try:
+        json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"deepspeed: {path} cannot be read: {error}") from error
+
+
+def describe(setup: TrainingSetup) -> dict[str, str]:
+    """What a training will do, in words, by topic."""
+    arguments, config = setup.training_args, setup.settings.config
+    family = family_of(setup.model_config)
+    examples = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return {
+        "model": f"{setup.model_args.model_name_or_path} (family {family.name}, {family.position})",
+        "training": f"{setup.finetuning_args.finetuning_type}, {_duration(arguments)}, into {arguments.output_dir}",
+        "effective batch": (
+            f"{examples} examples per device ({arguments.per_device_train_batch_size} x "
+            f"{arguments.gradient_accumulation_steps} accumulated), times the number of devices"
+        ),
+        "DeepSpeed": setup.deepspeed or "no",
+        "attention": f"{setup.attention} (flash_attn: {setup.model_args.flash_attn.value})",
+        **describe_block(config),
+        "cutoff_len": f"{setup.data_args.cutoff_len} tokens",
+    }
+
+
+def _duration(arguments: Any) -> str:
+    return f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
+
+
+def describe_block(config: SimulMaskConfig) -> dict[str, str]:
+    """What the ``simulmask:`` block means, in words, by topic."""
+    rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
+    offset = f", target {config.group_offset} positions further on" if config.positions == "group" else ""
+    return {
+        "layout": config.layout,
+        "policy": describe_policy(config),
+        "rows": config.rows + rate,
+        "positions": config.positions + offset,
+        "units": f"source {config.source_units}, target {config.target_units}",
+    }
+
+
+def describe_policy(config: SimulMaskConfig) -> str:
+    """The policy and its parameters."""
+    if isinstance(config.k, tuple):
+        return f"{config.policy}, k drawn from {', '.join(map(str, config.k))} for every example and epoch"
+    parameters = [f", {key} = {getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
+    return config.policy + "".join(parameters)
+
+
+def _describe_sample(sample: DataSample) -> tuple[str, ...]:
+    columns = ", ".join(ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in sample.columns.items())
+    too_long = sample.num_rows - sample.num_kept
+    return sample.name, columns, str(sample.num_rows), str(sample.longest), f"{too_long} (dropped)" if too_long else "0"
+
+
+def print_example(picture: Picture, tokenizer: Any, settings: ModelSettings) -> None:
+    """Print the prompt and the tokens of one example."""
+    out = console()
+    prompt = {"before the source": settings.prompt.before, "header": settings.prompt.header}
+    rows = [(name, visible(text)) for name, text in prompt.items()]
+    out.print(table(("", ""), rows, title=f"prompt ({settings.config.prompt})"))
+    out.print(f"First example: {title(settings.config)}\n{describe_schedule(picture)}")
+    out.print(token_table(picture, tokenizer))
+
+
+def validate_evaluation(path: str, overrides: list[str]) -> None:
+    """Check an evaluation YAML, its model and its files, and print what will happen."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+
+    config = load_evaluation(path, overrides)
+    settings = check_evaluation(config)
+    model_config = AutoConfig.from_pretrained(config.model)
+    attention = config.attn_implementation or family_of(model_config).implementations[0]
+    check_attention(model_config, attention)
+    check_positions(settings.config, model_config)
+    keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
+    topics = keys | {"policies": "; ".join(map(_join, config.policies)), "attention": attention}
+    streamed = replace(settings.config, **{"k": None, "n": None, **config.policies[0]})
+    first = [Path(side).read_text(encoding="utf-8").partition("\n")[0] for side in (config.source, config.target)]
+    row = Row(*first, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
+    tokenizer, streaming = AutoTokenizer.from_pretrained(config.model), replace(settings, config=streamed)
+    picture = draw(tokenizer, streaming, row)
+    out = console()
+    out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
+    out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))
+    print_example(picture, tokenizer, streaming)
+    out.print("Valid.")
+
+
+def _join(policy: Mapping[str, Any]) -> str:
+    return " ".join(map(str, policy.values()))

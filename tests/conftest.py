@@ -1,0 +1,66 @@
+"""Tokenizers and tiny models that many tests share; everything is offline and on one core."""
+
+import os
+from functools import lru_cache
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from simulmask_plugin.families import tiny_model
+
+settings.register_profile("simulmask", deadline=None, derandomize=True, database=None)
+settings.load_profile("simulmask")
+torch.set_num_threads(1)
+
+WORDS = "abc abd bcd dog cat the house abc ab cd cde xyz abcde dexyz ."
+HAN = "我们是中国人"
+
+
+@pytest.fixture(scope="session")
+def byte_level():
+    """Byte-level BPE, as GPT-2, Llama 3 and Qwen have it: " dog" is a token, any text has tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<eos>", "<pad>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([WORDS] * 3 + [HAN] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="session")
+def metaspace():
+    """BPE as SentencePiece makes it for Llama 2 and Gemma: "▁dog" is a token, rare characters fall back to bytes."""
+    merges = [("▁", letter) for letter in "abcdexyzt"]
+    merges += [("a", "b"), ("c", "d"), ("▁a", "b"), ("▁ab", "c"), ("▁t", "h"), ("▁th", "e"), ("x", "y")]
+    merges += [("我", "们"), ("中", "国")]
+    pieces = ["<pad>", "<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "."]
+    pieces += [*"abcdefghijklmnopqrstuvwxyz", *sorted(set(HAN)), *(left + right for left, right in merges)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session", params=["byte_level", "metaspace"])
+def tokenizer(request):
+    """Either kind."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_of():
+    """Tiny random models by family, vocabulary size, seed and attention; each is built once."""
+    return lru_cache(maxsize=None)(tiny_model)

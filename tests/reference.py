@@ -1,0 +1,239 @@
+"""What the tests compare with: slow loops written from docs, not from the package, and random examples."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.layout import Example
+from simulmask_plugin.prompts import plain_prompt
+from simulmask_plugin.schedule import Action, ReadSchedule
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An example in pieces; a list of token ids per unit."""
+
+    prompt: list[int]
+    source: list[list[int]]
+    header: list[int]
+    target: list[list[int]]
+    eos: int
+
+    def example(self) -> Example:
+        """The same, as the package holds it."""
+        target = [i for unit in self.target for i in unit]
+        ids = [*self.prompt, *(i for unit in self.source for i in unit), *self.header, *target, self.eos]
+        return Example(
+            input_ids=np.asarray(ids),
+            num_prompt=len(self.prompt),
+            source_lengths=np.asarray([len(unit) for unit in self.source]),
+            num_header=len(self.header),
+            target_lengths=np.asarray([len(unit) for unit in self.target]),
+        )
+
+
+def pieces_of(num_prompt: int, source: list[int], num_header: int, target: list[int]) -> Pieces:
+    """Pieces of given lengths with a different id for every token: 10.. , 20.. , 50.. , 60.. , 2."""
+
+    def cut(lengths, first):
+        units = []
+        for length in lengths:
+            units.append(list(range(first, first + length)))
+            first += length
+        return units
+
+    header = list(range(300, 300 + num_header))
+    return Pieces(list(range(10, 10 + num_prompt)), cut(source, 20), header, cut(target, 400), 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the laid-out sequence."""
+
+    id: int
+    part: str  # prompt, source, header, target or eos
+    unit: int  # of the source; -1 elsewhere
+    place: int  # in the text, where a look-ahead pair stands once
+    sees: int  # source units that it may see
+    predicts: int | None = None
+    is_look_ahead: bool = False
+
+
+def lay_out(pieces: Pieces, g: tuple[int, ...], rows: str, look_ahead: list[bool] | None = None) -> list[Row]:
+    """Rows of the `prefix` layout, one after the other; `look_ahead` says which units get their pair."""
+    everything = len(pieces.source)
+    out: list[Row] = []
+    place = 0
+    for token in pieces.prompt:
+        out.append(Row(token, "prompt", -1, place, everything))
+        place += 1
+    for unit, tokens in enumerate(pieces.source):
+        for token in tokens:
+            out.append(Row(token, "source", unit, place, everything))
+            place += 1
+    first_target = pieces.target[0][0]
+    for i, token in enumerate(pieces.header):
+        predicts = first_target if i == len(pieces.header) - 1 else None
+        out.append(Row(token, "header", -1, place, g[0], predicts))
+        place += 1
+    for t, tokens in enumerate(pieces.target):
+        for i, token in enumerate(tokens):
+            ends = i == len(tokens) - 1
+            if not ends:
+                following = tokens[i + 1]
+            else:
+                following = pieces.target[t + 1][0] if t + 1 < len(pieces.target) else pieces.eos
+            if rows == "own_unit":
+                sees = g[t]
+            elif rows == "query_unit":
+                sees = g[t + 1]
+            else:
+                sees = g[t + 1] if ends else g[t]
+            if rows == "look_ahead" and ends and g[t] != g[t + 1] and (look_ahead is None or look_ahead[t]):
+                out.append(Row(token, "target", -1, place, g[t], following, is_look_ahead=True))
+            out.append(Row(token, "target", -1, place, sees, following))
+            place += 1
+    out.append(Row(pieces.eos, "eos", -1, place, g[-1]))
+    return out
+
+
+def labels(rows: list[Row]) -> list[int]:
+    """Label of a row: what the row before it predicts."""
+    out = [IGNORED]
+    for before in rows[:-1]:
+        out.append(IGNORED if before.predicts is None else before.predicts)
+    return out
+
+
+def mask(batch: list[list[Row]], length: int) -> list[list[list[bool]]]:
+    """True where the query may attend; beyond its end, a sequence is padding that is read by itself alone."""
+    out = []
+    for rows in batch:
+        grid = []
+        for q in range(length):
+            line = []
+            for k in range(length):
+                if q >= len(rows) or k >= len(rows):
+                    line.append(k == q)
+                elif k > q:
+                    line.append(False)
+                elif k == q:
+                    line.append(True)
+                elif rows[k].is_look_ahead:
+                    line.append(False)
+                elif rows[k].part == "source":
+                    line.append(rows[k].unit < rows[q].sees)
+                else:
+                    line.append(True)
+            grid.append(line)
+        out.append(grid)
+    return out
+
+
+def alibi_rank(grid: list[list[bool]]) -> list[list[int | None]]:
+    """Place of key k for row q: how many keys before it q may attend; None where it may not attend k."""
+    out = []
+    for line in grid:
+        ranks = []
+        for k in range(len(line)):
+            count = 0
+            for j in range(k):
+                count += line[j]
+            ranks.append(count if line[k] else None)
+        out.append(ranks)
+    return out
+
+
+def num_hidden(rows: list[Row]) -> list[int]:
+    """Source tokens that a row may not see, by the schedule alone."""
+    out = []
+    for query in rows:
+        count = 0
+        for key in rows:
+            count += key.part == "source" and key.unit >= query.sees
+        out.append(count)
+    return out
+
+
+def positions(pieces: Pieces, rows: list[Row], scheme: str, group_offset: int = 0) -> list[int]:
+    """Position of every row."""
+    num_source = sum(len(unit) for unit in pieces.source)
+    out = []
+    for row in rows:
+        behind = row.part in ("header", "target", "eos")
+        out.append(row.place - num_source + group_offset if scheme == "group" and behind else row.place)
+    return out
+
+
+def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> float:
+    """AL (Ma et al., 2019, section 4.1), over g(1..T)."""
+    total, t = 0.0, 0
+    while t < num_target:
+        total += g[t] - t * num_source / num_target
+        t += 1
+        if g[t - 1] == num_source:
+            break
+    return total / t
+
+
+def settings_of(**block) -> ModelSettings:
+    """Settings with a short prompt."""
+    return ModelSettings(SimulMaskConfig.from_dict(block), plain_prompt("Tr:", "\nAs:", ""))
+
+
+def encoder_of(tokenizer, **block) -> ExampleEncoder:
+    return ExampleEncoder(tokenizer, settings_of(**block))
+
+
+def drive(session, pieces, *, ahead=False):
+    """Stream as an agent would; `ahead`: all of the source is there before anything is written."""
+    pieces = list(pieces)
+    written = []
+    while not session.finished:
+        if pieces and (ahead or session.action() is Action.READ):
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            written.append(session.write())
+    return [unit for unit in written if unit is not None]
+
+
+@dataclass
+class Forced:
+    """Chooses given tokens and keeps the logits of every row."""
+
+    target_ids: list[int]
+    rows: dict = field(default_factory=dict)
+
+    def choose(self, logits, index, opening):
+        return self.target_ids[index]
+
+    def trace(self, index, kind, logits):
+        self.rows[index, kind] = logits
+
+
+lengths = st.integers(1, 8)
+unit_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
+
+
+@st.composite
+def schedules(draw, num_source=None, num_target=None):
+    """Any g(1..T+1) that is a schedule."""
+    num_source = draw(lengths) if num_source is None else num_source
+    num_target = draw(lengths) if num_target is None else num_target
+    values = st.lists(st.integers(0, num_source), min_size=num_target + 1, max_size=num_target + 1)
+    return ReadSchedule(tuple(sorted(draw(values))), num_source)
+
+
+@st.composite
+def scheduled_pieces(draw):
+    """(pieces, schedule): 1..8 units of 1..6 tokens on either side."""
+    source, target = draw(unit_lengths), draw(unit_lengths)
+    pieces = pieces_of(draw(st.integers(0, 3)), source, draw(st.integers(1, 3)), target)
+    return pieces, draw(schedules(len(source), len(target)))

@@ -1,0 +1,193 @@
+"""The `simulmask:` block and simulmask.json."""
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_k
+from simulmask_plugin.prompts import Prompt
+
+BLOCKS = [
+    {"policy": "wait_k", "k": 3},
+    {"policy": "wait_k", "k": [1, 3, 5], "look_ahead_rate": 0.5},
+    {"policy": "wait_k", "k": "1-9", "positions": "contiguous", "rows": "own_unit"},
+    {"policy": "read_n", "n": 2, "positions": "modified_alibi", "rows": "query_unit"},
+    {"policy": "offline", "source_units": "character", "target_units": "token"},
+    {"policy": "schedule", "group_offset": 64, "rows": "next_unit", "prompt": "template"},
+]
+
+
+def settings_of(**block):
+    return ModelSettings(SimulMaskConfig.from_dict(block), Prompt("Tr {source_lang}: ", "\nAs:"))
+
+
+def test_defaults_are_the_recommended_settings():
+    config = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3})
+    assert (config.layout, config.positions, config.rows) == ("prefix", "group", "look_ahead")
+    assert (config.look_ahead_rate, config.source_units, config.target_units) == (1.0, "word", "word")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_simulmask_json_round_trip(block, tmp_path):
+    settings = settings_of(**block)
+    settings.save(tmp_path)
+    assert ModelSettings.load(tmp_path) == settings
+
+
+def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
+    ModelSettings(SimulMaskConfig(policy="offline"), Prompt("Übersetze: ", "\n:")).save(tmp_path)
+    text = (tmp_path / FILE_NAME).read_text(encoding="utf-8")
+    assert "Übersetze" in text
+    assert text.endswith("}\n")
+    assert json.loads(text).keys() == {"simulmask_plugin", "config", "prompt"}
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        ({}, "simulmask.policy is missing; expected one of wait_k, read_n, offline, schedule"),
+        ({"policy": "wait-k", "k": 3}, "simulmask.policy: unknown value 'wait-k'; expected one of wait_k, read_n"),
+        ({"policy": None}, "simulmask.policy: unknown value None; expected one of"),
+        ({"policy": "wait_k", "k": 3, "postions": "group"}, "Unknown key simulmask.postions; known keys: policy, k, n"),
+        ({"policy": "wait_k"}, r"simulmask.k is missing: policy wait_k needs it \(source units\)"),
+        ({"policy": "read_n", "k": 3, "n": 2}, "simulmask.k is set, but policy read_n does not use it; remove it"),
+        ({"policy": "offline", "n": 2}, "simulmask.n is set, but policy offline does not use it; remove it"),
+        ({"policy": "wait_k", "k": 0}, "simulmask.k must be an integer of at least 1 .*, got 0"),
+        ({"policy": "wait_k", "k": 2.5}, "simulmask.k must be an integer of at least 1 .*, got 2.5"),
+        ({"policy": "wait_k", "k": [3, 0]}, "simulmask.k must be an integer of at least 1 .*, got 0"),
+        ({"policy": "wait_k", "k": []}, "simulmask.k is an empty list; expected at least one k"),
+        ({"policy": "read_n", "n": [1, 2]}, r"simulmask.n must be an integer of at least 1 .*, got \[1, 2\]"),
+        ({"policy": "wait_k", "k": "3-1"}, 'k must be an integer, a list, or a range such as "1-9", got \'3-1\''),
+        ({"policy": "wait_k", "k": "three"}, "k must be an integer, a list, or a range .* got 'three'"),
+        ({"policy": "offline", "layout": "suffix"}, "simulmask.layout: unknown value 'suffix'; expected one of prefix"),
+        ({"policy": "offline", "positions": "alibi"}, "simulmask.positions: unknown value 'alibi'; expected one of"),
+        ({"policy": "offline", "rows": "lookahead"}, "simulmask.rows: unknown value 'lookahead'; expected one of"),
+        ({"policy": "offline", "source_units": "char"}, "simulmask.source_units: unknown value 'char'; .* character"),
+        ({"policy": "offline", "target_units": "words"}, "simulmask.target_units: unknown value 'words'; .* word"),
+        ({"policy": "offline", "prompt": "chat"}, "simulmask.prompt: unknown value 'chat'; .* plain, template"),
+        ({"policy": "offline", "look_ahead_rate": 1.5}, r"look_ahead_rate must lie in 0\.\.1, got 1\.5"),
+        ({"policy": "offline", "look_ahead_rate": True}, r"look_ahead_rate must lie in 0\.\.1, got True"),
+        ({"policy": "offline", "look_ahead_rate": "all"}, r"look_ahead_rate must lie in 0\.\.1, got 'all'"),
+        ({"policy": "offline", "look_ahead_rate": None}, r"look_ahead_rate must lie in 0\.\.1, got None"),
+        ({"policy": "offline", "group_offset": -1}, "group_offset must be an integer of at least 0, got -1"),
+        ({"policy": "offline", "group_offset": 0.5}, "group_offset must be an integer of at least 0, got 0.5"),
+        ({"policy": "offline", "group_offset": True}, "group_offset must be an integer of at least 0, got True"),
+        ({"policy": "offline", "header": ""}, "header is empty"),
+        ({"policy": "offline", "instruction": "{lang}"}, r"Unknown placeholder \{lang\}"),
+        ({"policy": "offline", "instruction": 5}, "simulmask.instruction must be a text, got 5"),
+        ({"policy": "offline", "header": None}, "simulmask.header must be a text, got None"),
+        ({"policy": "offline", "source_lang": None}, "simulmask.source_lang must be a text, got None"),
+        ({"policy": "offline", "target_lang": False}, "simulmask.target_lang must be a text, got False"),
+        ("wait_k", "The simulmask: block must be a mapping of keys to values, got 'wait_k'"),
+    ],
+)
+def test_bad_blocks_are_refused(block, message):
+    with pytest.raises(ValueError, match=message):
+        SimulMaskConfig.from_dict(block)
+
+
+@pytest.mark.parametrize(
+    "value, k", [(3, 3), ("3", 3), ("1-4", (1, 2, 3, 4)), ("2-2", (2,)), ([1, 5], (1, 5)), (None, None)]
+)
+def test_golden_k(value, k):
+    assert parse_k(value) == k
+
+
+def test_several_k_make_several_policies():
+    policies = SimulMaskConfig.from_dict({"policy": "wait_k", "k": "1-3"}).policies()
+    assert [policy(1) for policy in policies] == [1, 2, 3]
+
+
+def test_schedule_has_no_policy_to_draw():
+    assert SimulMaskConfig(policy="schedule").policies() == ()
+
+
+@pytest.mark.parametrize(
+    "block, laid_out_rows",
+    [
+        ({}, "look_ahead"),
+        ({"look_ahead_rate": 0.2}, "look_ahead"),
+        ({"look_ahead_rate": 0}, "next_unit"),
+        ({"target_units": "token"}, "next_unit"),
+        ({"rows": "own_unit"}, "own_unit"),
+        ({"rows": "own_unit", "target_units": "token"}, "own_unit"),
+    ],
+)
+def test_look_ahead_rows_are_laid_out_only_where_a_boundary_is_to_be_decided(block, laid_out_rows):
+    config = SimulMaskConfig.from_dict({"policy": "offline"} | block)
+    assert config.laid_out_rows == laid_out_rows
+    assert config.has_look_ahead == (laid_out_rows == "look_ahead")
+
+
+def test_every_key_of_the_block_is_documented():
+    """Each field has its docstring under it."""
+    import ast
+    import inspect
+
+    (definition,) = ast.parse(inspect.getsource(SimulMaskConfig)).body
+    body = definition.body
+    documented = {
+        node.target.id
+        for node, below in zip(body, body[1:], strict=False)
+        if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
+    assert documented == {field.name for field in fields(SimulMaskConfig)}
+
+
+def test_directory_without_settings_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no simulmask.json: expected a checkpoint, adapter or merged model"):
+        ModelSettings.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"config": {"policy": "offline"}}', '{"config": 1, "prompt": []}']
+)
+def test_damaged_settings_are_refused_by_name(text, tmp_path):
+    (tmp_path / FILE_NAME).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"simulmask\.json is damaged .*; copy it again"):
+        ModelSettings.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "trained, asked, wanted",
+    [
+        ({"policy": "wait_k", "k": 3}, {}, 3),
+        ({"policy": "wait_k", "k": 3}, {"k": 5}, 5),
+        ({"policy": "wait_k", "k": "1-9"}, {"k": 7}, 7),
+        ({"policy": "schedule"}, {"policy": "wait_k", "k": 2}, 2),
+        ({"policy": "wait_k", "k": 3}, {"n": 4}, 4),
+        ({"policy": "wait_k", "k": 3}, {"policy": "offline"}, float("inf")),
+    ],
+)
+def test_another_policy_may_be_chosen_at_inference(trained, asked, wanted):
+    assert settings_of(**trained).inference_policy(**asked)(1) == wanted
+
+
+@pytest.mark.parametrize("trained", [{"policy": "wait_k", "k": "1-9"}, {"policy": "schedule"}])
+def test_training_that_does_not_say_how_to_stream_needs_a_choice(trained):
+    with pytest.raises(ValueError, match="does not say how to stream; choose a policy"):
+        settings_of(**trained).inference_policy()
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"policy": "wait_k", "n": 3}, "simulmask.k is missing"),
+        ({"policy": "offline", "k": 3}, "simulmask.k is set, but policy offline does not use it"),
+        ({"policy": "wait_9"}, "unknown value 'wait_9'"),
+        ({"k": 0}, "simulmask.k must be an integer of at least 1"),
+    ],
+)
+def test_bad_inference_policies_are_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        settings_of(policy="wait_k", k=3).inference_policy(**asked)
+
+
+def test_only_the_policy_may_be_overridden():
+    settings = settings_of(policy="wait_k", k=3)
+    settings.check_overrides({"policy": "read_n", "n": 2, "k": None, "positions": "group"})
+    with pytest.raises(ValueError, match="positions is 'contiguous', but the model was trained with 'group'"):
+        settings.check_overrides({"positions": "contiguous"})
+    with pytest.raises(ValueError, match="Unknown key simulmask.polcy; known keys: policy, k"):
+        settings.check_overrides({"polcy": "offline"})

@@ -1,0 +1,97 @@
+"""Policies: the schedule in training and the decision while streaming come from one function."""
+
+import math
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import average_lagging, lengths
+
+from simulmask_plugin.policies import PARAMETERS, POLICIES, decide, make_policy, offline, read_n, roll_out, wait_k
+from simulmask_plugin.schedule import Action, ReadSchedule
+
+ks = st.integers(1, 12)
+policies = st.one_of(
+    ks.map(lambda k: make_policy("wait_k", k=k)),
+    ks.map(lambda n: make_policy("read_n", n=n)),
+    st.just(make_policy("offline")),
+)
+
+
+@pytest.mark.parametrize(
+    "policy, num_source, num_target, num_read",
+    [
+        (partial(wait_k, k=1), 3, 3, (1, 2, 3, 3)),
+        (partial(wait_k, k=2), 3, 3, (2, 3, 3, 3)),
+        (partial(wait_k, k=3), 5, 2, (3, 4, 5)),
+        (partial(wait_k, k=3), 5, 1, (3, 4)),
+        (partial(wait_k, k=50), 2, 2, (2, 2, 2)),
+        (partial(read_n, n=1), 3, 3, (1, 2, 3, 3)),
+        (partial(read_n, n=2), 5, 4, (2, 2, 4, 4, 5)),
+        (partial(read_n, n=3), 4, 4, (3, 3, 3, 4, 4)),
+        (offline, 3, 2, (3, 3, 3)),
+    ],
+)
+def test_golden_schedules(policy, num_source, num_target, num_read):
+    assert roll_out(policy, num_source, num_target) == ReadSchedule(num_read, num_source)
+
+
+@given(policies, lengths, lengths)
+def test_schedules_never_decrease_and_end_in_the_source(policy, num_source, num_target):
+    num_read = roll_out(policy, num_source, num_target).num_read
+    assert len(num_read) == num_target + 1
+    assert list(num_read) == sorted(num_read)
+    assert 1 <= num_read[0] <= num_read[-1] <= num_source
+
+
+@given(ks, st.integers(1, 30))
+def test_wait_k_of_equal_lengths_has_average_lagging_k(k, length):
+    g = roll_out(partial(wait_k, k=k), length, length).num_read
+    assert average_lagging(g, length, length) == pytest.approx(min(k, length))
+
+
+@given(policies, lengths, lengths)
+def test_deciding_step_by_step_reproduces_the_training_schedule(policy, num_source, num_target):
+    num_read, writes, actions = 0, 0, []
+    while writes <= num_target:
+        actions.append(decide(policy, num_read, writes, source_finished=num_read == num_source))
+        if actions[-1] is Action.READ:
+            num_read += 1
+        else:
+            writes += 1
+    assert actions == roll_out(policy, num_source, num_target).actions()
+
+
+@given(policies, st.integers(0, 20), st.integers(0, 20))
+def test_nothing_is_read_after_the_source_has_finished(policy, num_read, num_written):
+    assert decide(policy, num_read, num_written, source_finished=True) is Action.WRITE
+
+
+def test_every_policy_names_its_parameters():
+    assert PARAMETERS.keys() == POLICIES.keys()
+    for name, parameters in PARAMETERS.items():
+        values = [make_policy(name, **dict.fromkeys(parameters, 2))(t) for t in range(1, 30)]
+        assert values == sorted(values)
+
+
+def test_offline_wants_everything():
+    assert offline(1) == math.inf
+
+
+@pytest.mark.parametrize(
+    "name, parameters, message",
+    [
+        ("wait_n", {}, r"Unknown policy 'wait_n'; expected one of offline, read_n, wait_k"),
+        ("wait_k", {}, r"wait_k takes the parameters \(k\), got \(none\)"),
+        ("wait_k", {"n": 2}, r"wait_k takes the parameters \(k\), got \(n\)"),
+        ("offline", {"k": 2}, r"offline takes the parameters \(none\), got \(k\)"),
+        ("wait_k", {"k": 0}, r"wait_k: k must be an integer of at least 1 \(source units\), got 0"),
+        ("wait_k", {"k": 1.5}, r"at least 1 \(source units\), got 1\.5"),
+        ("wait_k", {"k": True}, r"at least 1 \(source units\), got True"),
+        ("read_n", {"n": "2"}, r"read_n: n must be .* got '2'"),
+    ],
+)
+def test_bad_policies_are_refused(name, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(name, **parameters)

@@ -1,0 +1,154 @@
+"""Units: the same cut and the same tokens in training, where the text is whole, and while it arrives."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD, UnitTokenizer, join_units, split_units
+
+# Letters, marks, numbers, punctuation, symbols of all scripts; brackets are left out, in which special tokens stand.
+text_characters = st.characters(categories=("L", "M", "N", "P", "S"), exclude_characters="<>|\N{REPLACEMENT CHARACTER}▁")
+words = st.lists(st.text(text_characters, min_size=1, max_size=6), min_size=1, max_size=6)
+MANY = ["the dog", "abc abcde, xyz.", "über 3.5 café", "我们 是中国人", "😀👍🏽 a", "नमस्ते e\u0301", "a'b \"c\" — d"]
+
+
+@pytest.mark.parametrize(
+    "text, unit, units",
+    [
+        ("the old dog", WORD, ["the", "old", "dog"]),
+        ("  the\told\ndog ", WORD, ["the", "old", "dog"]),
+        ("10,000 3.5.", WORD, ["10,000", "3.5."]),
+        ("a\u00a0b\u3000c", WORD, ["a", "b", "c"]),
+        ("the dog", TOKEN, ["the", "dog"]),
+        ("我们是", CHARACTER, ["我", "们", "是"]),
+        ("我 们\u3000是", CHARACTER, ["我", "们", "是"]),
+        ("👍🏽", CHARACTER, ["👍", "\U0001f3fd"]),
+        ("e\u0301", CHARACTER, ["e", "\u0301"]),
+        ("", WORD, []),
+        (" \n", CHARACTER, []),
+    ],
+)
+def test_golden_units(text, unit, units):
+    assert split_units(text, unit) == units
+
+
+@given(words, st.sampled_from(UNITS))
+def test_splitting_inverts_joining(pieces, unit):
+    units = split_units("".join(pieces), CHARACTER) if unit == CHARACTER else pieces
+    assert split_units(join_units(units, unit), unit) == units
+
+
+@given(words)
+def test_spaced_units_have_the_tokens_of_the_whole_sentence(tokenizer, pieces):
+    sentence = " ".join(pieces)
+    units = UnitTokenizer(tokenizer, WORD).encode_all(sentence, spaced=True)
+    assert sum(units, []) == tokenizer.encode(" " + sentence, add_special_tokens=False)
+    assert len(units) == len(pieces)
+
+
+@given(words)
+def test_unspaced_byte_level_units_have_the_tokens_of_the_whole_sentence(byte_level, pieces):
+    sentence = " ".join(pieces)
+    units = UnitTokenizer(byte_level, WORD).encode_all(sentence, spaced=False)
+    assert sum(units, []) == byte_level.encode(sentence, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    "name, sentence, unit, spaced",
+    [
+        ("byte_level", "the  dog", WORD, False),  # white space is normalized to one space
+        ("byte_level", "the dog ", WORD, False),
+        ("byte_level", "the\u00a0dog", WORD, False),
+        ("metaspace", "the dog", WORD, False),  # SentencePiece opens every text with a space
+        ("metaspace", "我们", CHARACTER, False),  # one token holds two characters
+        ("byte_level", "the", CHARACTER, False),
+    ],
+)
+def test_where_the_whole_sentence_has_other_tokens(request, name, sentence, unit, spaced):
+    tokenizer = request.getfixturevalue(name)
+    units = UnitTokenizer(tokenizer, unit).encode_all(sentence, spaced=spaced)
+    assert sum(units, []) != tokenizer.encode(sentence, add_special_tokens=False)
+
+
+@given(words, st.sampled_from(UNITS), st.booleans())
+def test_pieces_that_arrive_one_by_one_have_the_tokens_of_training(tokenizer, pieces, unit, spaced):
+    sentence = " ".join(pieces)
+    units = UnitTokenizer(tokenizer, unit)
+    arrived = [
+        ids
+        for i, piece in enumerate(split_units(sentence, unit))
+        for ids in units.encode(piece, spaced=spaced or i > 0)
+    ]
+    assert arrived == units.encode_all(sentence, spaced=spaced)
+
+
+@pytest.mark.parametrize("text", MANY)
+@pytest.mark.parametrize("unit", [WORD, CHARACTER])
+def test_every_unit_reads_back_as_its_text(tokenizer, text, unit):
+    units = UnitTokenizer(tokenizer, unit)
+    assert [units.text(ids) for ids in units.encode_all(text, spaced=True)] == split_units(text, unit)
+
+
+@pytest.mark.parametrize("text", MANY)
+def test_every_token_is_a_token_unit(tokenizer, text):
+    words = UnitTokenizer(tokenizer, WORD).encode_all(text, spaced=True)
+    assert UnitTokenizer(tokenizer, TOKEN).encode_all(text, spaced=True) == [[i] for i in sum(words, [])]
+
+
+@given(words, st.sampled_from(UNITS))
+def test_a_unit_ends_where_training_ended_it(tokenizer, pieces, unit):
+    """The last unit ends with the end of sentence, no unit ends before its last token."""
+    units = UnitTokenizer(tokenizer, unit)
+    encoded = units.encode_all(" ".join(pieces), spaced=True)
+    for ids, following in zip(encoded, [*encoded[1:], [tokenizer.eos_token_id]], strict=True):
+        assert units.ends_unit(ids, following[0])
+        for end in range(1, len(ids)):
+            assert not units.ends_unit(ids[:end], ids[end])
+
+
+def test_a_word_goes_on_after_a_decimal_point(tokenizer):
+    units = UnitTokenizer(tokenizer, WORD)
+    (ids,) = units.encode("3.5", spaced=True)
+    assert not any(units.opens_word[i] for i in ids[1:])
+
+
+@pytest.mark.parametrize(
+    "name, openers, inner",
+    [
+        ("byte_level", ["Ġ", "Ġdog", "Ċ", "<eos>"], ["a", "og", ".", "<pad>"]),
+        ("metaspace", ["▁", "▁the", "</s>"], ["a", "ab", ".", "<pad>", "<0x41>"]),
+    ],
+)
+def test_golden_word_openers(request, name, openers, inner):
+    tokenizer = request.getfixturevalue(name)
+    opens_word = UnitTokenizer(tokenizer, WORD).opens_word
+    assert len(opens_word) == len(tokenizer)
+    assert all(opens_word[i] for i in tokenizer.convert_tokens_to_ids(openers))
+    assert not any(opens_word[i] for i in tokenizer.convert_tokens_to_ids(inner))
+
+
+def test_unknown_unit_is_refused(byte_level):
+    with pytest.raises(ValueError, match="Unknown unit 'phrase'; expected one of word, character, token"):
+        UnitTokenizer(byte_level, "phrase")
+
+
+class MergingTokenizer:
+    """One token per text, whatever is in it."""
+
+    eos_token_id = 0
+
+    def encode(self, text, *, add_special_tokens=True):
+        return [1 + len(text)]
+
+
+class DroppingTokenizer(MergingTokenizer):
+    """Knows nothing but the line break."""
+
+    def encode(self, text, *, add_special_tokens=True):
+        return [1] * text.count("\n")
+
+
+@pytest.mark.parametrize("kind", [MergingTokenizer, DroppingTokenizer])
+def test_tokenizer_that_does_not_cut_at_white_space_is_refused(kind):
+    with pytest.raises(ValueError, match="merges ' dog' with the line break .* or has no token for it; units need"):
+        UnitTokenizer(kind(), WORD).encode("dog", spaced=True)

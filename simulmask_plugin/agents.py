@@ -25,6 +25,7 @@ from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.units import join_units
 
 
 class SimulMaskAgent(TextToTextAgent):
@@ -39,7 +40,7 @@ class SimulMaskAgent(TextToTextAgent):
         if args.threads:
             torch.set_num_threads(args.threads)
         settings = ModelSettings.load(args.model)
-        self.decision = settings.inference_policy(args.policy, args.k, args.n)
+        self.decision = settings.inference_policy(args.policy, args.k, args.read_n)
         self.model = AutoModelForCausalLM.from_pretrained(
             args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=args.attn_implementation
         )
@@ -53,7 +54,7 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--model", required=True, help="directory of a merged model with its simulmask.json")
         parser.add_argument("--policy", help="wait_k, read_n or offline; default: as trained")
         parser.add_argument("--k", type=int, help="wait_k: source units")
-        parser.add_argument("--n", type=int, help="read_n: source units")
+        parser.add_argument("--read-n", type=int, help="read_n: source units")
         parser.add_argument("--source-lang", help="for the prompt; default: as trained")
         parser.add_argument("--target-lang", help="for the prompt; default: as trained")
         parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
@@ -76,7 +77,7 @@ class SimulMaskAgent(TextToTextAgent):
         )
 
     def policy(self) -> Action:
-        """READ, or WRITE one target unit."""
+        """READ, or WRITE one target unit or more."""
         start = time.perf_counter()
         self._take_source()
         action = self._decide()
@@ -94,13 +95,15 @@ class SimulMaskAgent(TextToTextAgent):
             self.session.finish_source()
 
     def _decide(self) -> Action:
-        while self.session.action() is schedule.Action.WRITE:
+        """Write all that the policy allows: SimulEval sends one more word before it asks again."""
+        units: list[str] = []
+        while not self.session.finished and self.session.action() is schedule.Action.WRITE:
             text = self.session.write()
-            if self.session.finished:
-                return WriteAction(text or "", finished=True)
             if text:
-                return WriteAction(text, finished=False)
-        return ReadAction()
+                units.append(text)
+        if not units and not self.session.finished:
+            return ReadAction()
+        return WriteAction(join_units(units, self.encoder.target.unit), finished=self.session.finished)
 
     def _log(self) -> None:
         if self.options.session_log:

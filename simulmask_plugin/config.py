@@ -193,7 +193,7 @@ class ModelSettings:
         if len(policies) != 1:
             raise ValueError(
                 f"The model was trained with policy {config.policy}, k {config.k}, which does not say how to stream; "
-                "choose a policy and its k or n (--policy, --k, --n)."
+                "choose a policy and its k or n (--policy, --k, --read-n)."
             )
         return policies[0]
 

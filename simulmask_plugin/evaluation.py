@@ -242,7 +242,9 @@ def _run_simuleval(
         "attn-implementation": config.attn_implementation,
         "max-target-tokens": config.max_target_tokens,
         "session-log": directory / "sessions.jsonl",
-        **policy,
+        "policy": policy["policy"],
+        "k": policy.get("k"),
+        "read-n": policy.get("n"),
     }
     command += [f"--{key}={value}" for key, value in options.items() if value is not None]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]

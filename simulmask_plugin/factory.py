@@ -330,7 +330,21 @@ def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str
     for side in ("source", "target"):
         if not isinstance(values[side], str) or not values[side].strip():
             raise ValueError(f"Dataset {name}, example {index + 1}: the {side} is empty ({values[side]!r}).")
-    return {f"_{key}": value for key, value in values.items()} | {"_where": f"Dataset {name}, example {index + 1}"}
+    where = f"Dataset {name}, example {index + 1}"
+    return {f"_{key}": value for key, value in values.items()} | {
+        "_schedule": parse_schedule(values["schedule"], where),
+        "_where": where,
+    }
+
+
+def parse_schedule(value: Any, where: str) -> list[int] | None:
+    """Return g(1..T) from a list, or from text such as "1 2 4" or "[1, 2, 4]" (CSV has no lists)."""
+    if value is None or isinstance(value, list):
+        return value
+    numbers = str(value).strip("[] ").replace(",", " ").split()
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{where}: the schedule must be a list of integers, got {value!r}.")
+    return [int(number) for number in numbers]
 
 
 class SimulMaskDatasetProcessor:

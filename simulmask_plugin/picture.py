@@ -119,6 +119,11 @@ def to_json(picture: Picture) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
+def num_read_text(picture: Picture, row: int) -> str:
+    """The source units that a row may see; "all" for prompt and source."""
+    return "all" if picture.regions[row] in ("prompt", "source") else str(picture.num_read[row])
+
+
 def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
     """A table with a line per token."""
     rows = []
@@ -131,7 +136,7 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
                 str(picture.input_ids[i]),
                 f"{region}, look-ahead" if picture.is_look_ahead(i) else region,
                 str(picture.source_unit[i]),
-                "all" if region in ("prompt", "source") else str(picture.num_read[i]),
+                num_read_text(picture, i),
                 str(picture.position[i]),
                 "" if label == IGNORE_INDEX else visible(token_text(tokenizer, label)),
             )

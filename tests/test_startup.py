@@ -46,7 +46,7 @@ def run(library, code, **environment):
     inherited = {name: value for name, value in os.environ.items() if name != "SIMULMASK_PLUGIN"}
     environment = inherited | {"PYTHONPATH": f"{library}{os.pathsep}{ROOT}"} | environment
     return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
 
 

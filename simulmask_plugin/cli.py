@@ -1,0 +1,205 @@
+"""The command ``simulmask``: names and options; what a command does stands in the module that it calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from simulmask_plugin import __version__
+from simulmask_plugin.config import LAYOUTS, POSITIONS, ROWS
+from simulmask_plugin.policies import POLICIES, SCHEDULE
+from simulmask_plugin.units import UNITS
+
+BLOCK_OPTIONS = ("policy", "k", "n", "layout", "positions", "rows", "group_offset", "source_units", "target_units")
+
+EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 bad input"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 (ok), 1 (a check failed) or 2 (bad input)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SIMULMASK_DEBUG") == "1":
+            raise
+        print(f"simulmask: error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="simulmask",
+        description="Simultaneous translation with large language models, as a plugin for LLaMA-Factory.",
+        epilog=f"example: simulmask show --k 2\n\n{EXIT_CODES}; SIMULMASK_DEBUG=1 shows the traceback of an error",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"simulmask_plugin {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_validate, _add_show, _add_parity, _add_eval, _add_verify_merge, _add_env):
+        add(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction
+
+
+def _command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example: {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.yaml")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a key, e.g. simulmask.k=5")
+
+
+def _add_validate(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "validate",
+        "check a training or evaluation YAML without a GPU and without weights",
+        "simulmask validate yaml_configs/toy_wait_k.yaml simulmask.k=5",
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_validate)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from simulmask_plugin.validation import run_validate
+
+    return run_validate(options.config, options.overrides)
+
+
+def _add_show(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "show",
+        "show one example token by token, and its mask as a picture",
+        'simulmask show --policy wait_k --k 2 --source "a b c" --target "x y z" --png mask.png',
+    )
+    parser.add_argument(
+        "config", metavar="CONFIG.yaml", nargs="?", help="training YAML: its block, tokenizer and first row of data"
+    )
+    parser.add_argument("--policy", choices=(*POLICIES, SCHEDULE), help="default: wait_k with k = 3")
+    parser.add_argument("--k", help="of wait_k, in source units")
+    parser.add_argument("--n", type=int, help="of read_n, in source units")
+    parser.add_argument("--schedule", metavar="1,2,3", help="g per target unit, for policy schedule")
+    parser.add_argument("--layout", choices=LAYOUTS)
+    parser.add_argument("--positions", choices=POSITIONS)
+    parser.add_argument("--rows", choices=ROWS)
+    parser.add_argument("--group-offset", type=int, help="of positions group")
+    parser.add_argument("--source-units", choices=UNITS)
+    parser.add_argument("--target-units", choices=UNITS)
+    parser.add_argument("--source", metavar="TEXT", help="default: the first row of the data, or a short sentence")
+    parser.add_argument("--target", metavar="TEXT")
+    parser.add_argument("--tokenizer", metavar="DIR", help="folder of a tokenizer; default: every word is a token")
+    parser.add_argument("--png", metavar="FILE", help="draw the mask into this file")
+    parser.add_argument("--json", action="store_true", help="print the numbers, and nothing else")
+    parser.set_defaults(run=_show)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from simulmask_plugin.show import run_show
+
+    return run_show(
+        options.config,
+        given={key: getattr(options, key) for key in BLOCK_OPTIONS if getattr(options, key) is not None},
+        source=options.source,
+        target=options.target,
+        schedule=options.schedule,
+        tokenizer_dir=options.tokenizer,
+        png=options.png,
+        as_json=options.json,
+    )
+
+
+def _add_parity(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "parity",
+        "compare the logits of training and streaming on random examples",
+        "simulmask parity --family llama falcon",
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", help="training YAML: its model and block")
+    parser.add_argument("--model", metavar="DIR", help="a trained model with its simulmask.json")
+    parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
+    parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
+    parser.add_argument("--examples", type=int, default=2, metavar="N", help="a cell (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of models and examples (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print a list of records")
+    parser.set_defaults(run=_parity)
+
+
+def _parity(options: argparse.Namespace) -> int:
+    from simulmask_plugin.matrix import run_parity
+
+    return run_parity(
+        options.config,
+        model_dir=options.model,
+        families=options.family,
+        matrix=options.matrix,
+        examples=options.examples,
+        seed=options.seed,
+        as_json=options.json,
+    )
+
+
+def _add_eval(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "eval",
+        "stream a test set with SimulEval for every policy of a YAML; write scores, curve and report",
+        "simulmask eval yaml_configs/toy_eval.yaml limit=100",
+    )
+    _add_config(parser)
+    parser.set_defaults(run=_eval)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from simulmask_plugin.evaluation import run_evaluation
+
+    return run_evaluation(options.config, options.overrides)
+
+
+def _add_verify_merge(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "verify-merge",
+        "check a merged model against its base and its adapter",
+        "simulmask verify-merge --base output/toy --adapter saves/lora --merged saves/merged",
+    )
+    parser.add_argument("--base", metavar="DIR", required=True, help="what the adapter was trained on")
+    parser.add_argument("--adapter", metavar="DIR", required=True, help="output_dir of the training")
+    parser.add_argument("--merged", metavar="DIR", required=True, help="export_dir of the merge")
+    parser.add_argument("--json", action="store_true", help="print a list of checks")
+    parser.set_defaults(run=_verify_merge)
+
+
+def _verify_merge(options: argparse.Namespace) -> int:
+    from simulmask_plugin.merge_check import run_verify_merge
+
+    return run_verify_merge(
+        base=options.base, adapter=options.adapter, merged=options.merged, as_json=options.json
+    )
+
+
+def _add_env(commands: Commands) -> None:
+    parser = _command(
+        commands, "env", "list versions, devices, the state of the start-up hook, and what is missing", "simulmask env"
+    )
+    parser.set_defaults(run=_env)
+
+
+def _env(options: argparse.Namespace) -> int:
+    from simulmask_plugin.environment import run_env
+
+    return run_env()

@@ -1,0 +1,224 @@
+"""``simulmask verify-merge``: whether a merged model is the base model with its adapter, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from simulmask_plugin.config import FILE_NAME, ModelSettings
+from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.layout import SequenceLayout, prefix_layout
+from simulmask_plugin.parity import training_logits
+from simulmask_plugin.policies import make_policy, roll_out
+from simulmask_plugin.terminal import console, table, verdict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = 1e-5
+"""Largest difference of logits that counts as equal (fp32); in proportion to the largest logit, where that is over 1."""
+
+TEXTS = ("Ein Satz, 3.5 Wörter lang.", "it  has two spaces\nand a line break", "你好,世界 🙂")
+EXAMPLES = (("Das ist ein kurzer Satz .", "This is a short sentence ."), ("eins zwei", "one two three four five"))
+SEQUENCES, SEQUENCE_LENGTH, NEWEST_TOKENS = 4, 24, 8
+"""Random token sequences for plain causal attention; the newest tokens, which a merge loses first, are among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the result."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a model directory holds, apart from the values of the weights.
+
+    Attributes:
+        dtype: in which the weights are stored.
+        num_rows: rows of the input embedding.
+        vocab_size: what the configuration says of them.
+        is_tied: whether input and output embedding are one matrix.
+        problems: weights that are missing, superfluous or of another shape than the model's.
+    """
+
+    dtype: torch.dtype
+    num_rows: int
+    vocab_size: int
+    is_tied: bool
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is put to both models: plain token sequences, and examples under the mask of training."""
+
+    settings: ModelSettings
+    sequences: Tensor
+    layouts: list[SequenceLayout]
+
+
+def run_verify_merge(*, base: str, adapter: str, merged: str, as_json: bool) -> int:
+    """Compare the merged model with base and adapter, print the checks; return 1 if one fails.
+
+    Raises:
+        ValueError: if a directory is missing, or the adapter was not trained with a ``simulmask:`` block.
+    """
+    checks = list(verify_merge(base, adapter, merged))
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        rows = [(check.name, verdict(check.passed), check.detail) for check in checks]
+        console().print(table(("check", "", "detail"), rows, title=f"{merged} = {base} + {adapter}?"))
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
+    """Yield the checks; the models are in memory one after the other."""
+    for folder, file in ((base, "config.json"), (adapter, "adapter_config.json"), (merged, "config.json")):
+        if not Path(folder, file).is_file():
+            raise ValueError(f"{folder} has no {file}; expected --base MODEL --adapter ADAPTER --merged MODEL.")
+    settings = ModelSettings.load(adapter)
+    tokenizer = _tokenizer(adapter if Path(adapter, "tokenizer_config.json").is_file() else base)
+    yield check_settings(settings, merged)
+    yield check_tokenizer(tokenizer, _tokenizer(merged))
+
+    inputs = make_inputs(settings, tokenizer)
+    model, expected = load_model(base)
+    reference = logits(_with_adapter(model, adapter, len(tokenizer)), inputs)
+    del model
+    model, found = load_model(merged)
+    yield Check("weights", not found.problems, "; ".join(found.problems) or "complete")
+    yield check_dtype(expected, found)
+    yield check_vocabulary(expected, found, len(tokenizer))
+    yield check_tied(expected, found)
+    yield check_logits(reference, logits(model, inputs), expected, found)
+
+
+def check_settings(trained: ModelSettings, merged: str) -> Check:
+    """The merged model must be streamed as the adapter was trained."""
+    name = FILE_NAME
+    if not Path(merged, FILE_NAME).is_file():
+        return Check(name, False, "missing; merge again with the plugin installed (`simulmask env`), or copy it")
+    same = ModelSettings.load(merged) == trained
+    return Check(name, same, "equal" if same else "differs from the adapter's; copy that file")
+
+
+def check_tokenizer(trained: Any, merged: Any) -> Check:
+    """The same text must become the same ids."""
+    for text in TEXTS:
+        if trained(text).input_ids != merged(text).input_ids:
+            return Check("tokenizer", False, f"other ids for {text!r}; copy the tokenizer files of the adapter")
+    if (len(trained), trained.eos_token_id) != (len(merged), merged.eos_token_id):
+        return Check("tokenizer", False, f"{len(merged)} tokens, eos {merged.eos_token}; expected {len(trained)}")
+    return Check("tokenizer", True, f"same ids, {len(merged)} tokens")
+
+
+def check_dtype(base: Stored, merged: Stored) -> Check:
+    """A merge must not round the weights."""
+    if base.dtype == merged.dtype:
+        return Check("dtype", True, _name(merged.dtype))
+    return Check(
+        "dtype",
+        False,
+        f"the merge changed {_name(base.dtype)} to {_name(merged.dtype)} (LLaMA-Factory's default); "
+        f"set infer_dtype: {_name(base.dtype)} in the merge YAML and merge again",
+    )
+
+
+def check_vocabulary(base: Stored, merged: Stored, num_tokens: int) -> Check:
+    """Every token has its row, and the configuration knows the number of rows."""
+    detail = f"{merged.num_rows} rows, vocab_size {merged.vocab_size}, {num_tokens} tokens (base: {base.num_rows} rows)"
+    passed = merged.num_rows == merged.vocab_size and max(num_tokens, base.num_rows) <= merged.num_rows
+    return Check("vocabulary", passed, detail)
+
+
+def check_tied(base: Stored, merged: Stored) -> Check:
+    """What was one matrix is still one, and what was two are still two."""
+    words = {True: "tied", False: "separate"}
+    detail = f"input and output embedding: {words[merged.is_tied]}"
+    same = base.is_tied == merged.is_tied
+    return Check("tied weights", same, detail if same else f"{detail}; in the base: {words[base.is_tied]}")
+
+
+def check_logits(reference: list[Tensor], merged: list[Tensor], base: Stored, found: Stored) -> Check:
+    """Every logit of the merged model is that of base and adapter."""
+    if any(one.shape != other.shape for one, other in zip(reference, merged, strict=True)):
+        return Check("logits", False, f"{merged[0].shape[-1]} a token, expected {reference[0].shape[-1]}")
+    difference = max((one - other).abs().max().item() for one, other in zip(reference, merged, strict=True))
+    largest = max(one.abs().max().item() for one in reference)
+    allowed = TOLERANCE * max(1.0, largest)
+    detail = f"largest difference {difference:.1e}, allowed {allowed:.1e} (largest logit {largest:.1f}, fp32)"
+    if found.dtype != torch.float32:
+        detail += f"; {_name(found.dtype)} has rounded the merged weights: merge with infer_dtype: float32"
+    if found.num_rows != base.num_rows:
+        detail += "; rows of new tokens come from the adapter only if additional_target names the embeddings"
+    return Check("logits", difference <= allowed, detail)
+
+
+def make_inputs(settings: ModelSettings, tokenizer: Any) -> Inputs:
+    """Random token sequences, and a few examples laid out under wait-2."""
+    generator = torch.Generator().manual_seed(0)
+    sequences = torch.randint(len(tokenizer), (SEQUENCES, SEQUENCE_LENGTH), generator=generator)
+    sequences[0, -NEWEST_TOKENS:] = torch.arange(len(tokenizer) - NEWEST_TOKENS, len(tokenizer))
+    config, encoder = settings.config, ExampleEncoder(tokenizer, settings)
+    layouts = []
+    for source, target in EXAMPLES:
+        example = encoder.encode(Row(source, target, config.source_lang, config.target_lang))
+        schedule = roll_out(make_policy("wait_k", k=2), len(example.source_lengths), len(example.target_lengths))
+        layouts.append(prefix_layout(example, schedule, rows=config.laid_out_rows))
+    return Inputs(settings, sequences, layouts)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, inputs: Inputs) -> list[Tensor]:
+    """Logits of all inputs, (tokens, vocabulary) each."""
+    plain = model(input_ids=inputs.sequences, use_cache=False).logits.flatten(0, 1)
+    return [plain, *(training_logits(model, inputs.settings, layout) for layout in inputs.layouts)]
+
+
+def load_model(folder: str) -> tuple[PreTrainedModel, Stored]:
+    """A model in fp32, and what its directory holds."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    kinds = {"missing_keys": "missing", "unexpected_keys": "superfluous", "mismatched_keys": "of another shape"}
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    stored = Stored(
+        dtype=model.dtype,
+        num_rows=len(embedding),
+        vocab_size=model.config.vocab_size,
+        is_tied=embedding is output,
+        problems=[f"{kind}: {', '.join(map(str, info[key]))}" for key, kind in kinds.items() if info[key]],
+    )
+    return model.float().eval(), stored
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str, num_tokens: int) -> PreTrainedModel:
+    """The model with the adapter on it, its embedding enlarged as LLaMA-Factory does for new tokens."""
+    from peft import PeftModel
+
+    if num_tokens > len(model.get_input_embeddings().weight):
+        model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
+    return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def _tokenizer(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

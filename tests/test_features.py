@@ -1,0 +1,166 @@
+"""From a row of data to the tokens of an example, and the draws per example and epoch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import encoder_of, pieces_of, settings_of
+
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.features import ExampleEncoder, Row, ScheduleSampler, from_feature, to_feature
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.schedule import ReadSchedule
+
+ROW = Row("the dog", "abc abcde xyz", "English", "German")
+
+
+def test_golden_example(byte_level):
+    example = encoder_of(byte_level, policy="offline").encode(ROW)
+    assert byte_level.decode(example.input_ids) == "Tr: the dog\nAs: abc abcde xyz<eos>"
+    assert example.num_prompt == len(byte_level.encode("Tr:"))
+    assert example.num_header == len(byte_level.encode("\nAs:"))
+    assert len(example.source_lengths) == 2
+    assert len(example.target_lengths) == 3
+
+
+@pytest.mark.parametrize(
+    "before, header, text",
+    [
+        ("Tr:\n", "<pad>", "Tr:\nthe dog<pad> abc abcde xyz<eos>"),
+        ("", "\n", "the dog\nabc abcde xyz<eos>"),
+        ("{source_lang}:", " {target_lang}:", "English: the dog German: abc abcde xyz<eos>"),
+    ],
+)
+def test_a_space_stands_before_the_first_unit_unless_white_space_does(byte_level, before, header, text):
+    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt(before, header))
+    assert byte_level.decode(ExampleEncoder(byte_level, settings).encode(ROW).input_ids) == text
+
+
+@pytest.mark.parametrize("row_lang, used", [("French", "French"), (None, "English")])
+def test_languages_of_the_row_come_before_those_of_the_block(byte_level, row_lang, used):
+    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", ":"))
+    before, _ = ExampleEncoder(byte_level, settings).frame(row_lang, None)
+    assert byte_level.decode(before) == f"{used}:"
+
+
+@pytest.mark.parametrize("unit", ["word", "character", "token"])
+def test_source_that_arrives_piece_by_piece_has_the_tokens_of_training(tokenizer, unit):
+    encoder = encoder_of(tokenizer, policy="offline", source_units=unit)
+    pieces = list("thedog") if unit == "character" else ["the", "dog"]
+    arrived = [ids for i, piece in enumerate(pieces) for ids in encoder.source_units(piece, first=i == 0)]
+    example = encoder.encode(ROW)
+    assert sum(arrived, []) == example.input_ids[example.num_prompt : example.source_end].tolist()
+    assert [len(ids) for ids in arrived] == example.source_lengths.tolist()
+
+
+@pytest.mark.parametrize("side, row", [("source", ("  ", "a")), ("target", ("a", "\n"))])
+def test_empty_side_is_refused(byte_level, side, row):
+    with pytest.raises(ValueError, match=f"The {side} is empty .*; remove the row or give it a text"):
+        encoder_of(byte_level, policy="offline").encode(Row(*row, "English", "German"))
+
+
+def test_tokenizer_without_end_of_sentence_is_refused(byte_level):
+    class WithoutEnd:
+        eos_token_id = None
+
+    with pytest.raises(ValueError, match="no end-of-sentence token; set tokenizer.eos_token before training"):
+        encoder_of(WithoutEnd(), policy="offline")
+
+
+@pytest.mark.parametrize("column, full", [(None, ()), ([1, 2, 2], (1, 2, 2, 2)), ([1, 1, 1, 2], (1, 1, 1, 2))])
+def test_features_round_trip(byte_level, column, full):
+    example = encoder_of(byte_level, policy="schedule").encode(ROW)
+    again, schedule = from_feature(to_feature(example, column))
+    assert schedule == full
+    for field in ("input_ids", "num_prompt", "source_lengths", "num_header", "target_lengths"):
+        assert np.array_equal(getattr(again, field), getattr(example, field))
+
+
+@pytest.mark.parametrize(
+    "column, message",
+    [
+        ([1, 2], r"has 2 values; expected 3 \(one per target unit\) or 4"),
+        ([2, 1, 2], "g must never decrease"),
+        ([1, 2, 3], r"g must lie in 0\.\.2"),
+        ([1.0, 1.5, 2.0], r"g must hold integers, got g\(1\)=1\.0"),
+    ],
+)
+def test_bad_schedule_column_is_refused(byte_level, column, message):
+    example = encoder_of(byte_level, policy="schedule").encode(ROW)
+    with pytest.raises(ValueError, match=message):
+        to_feature(example, column)
+
+
+EXAMPLES = [pieces_of(1, [1, 2, 1, 1], 1, [1] * length).example() for length in range(4, 64)]
+
+
+def drawn(seed=0, epoch=0, **block):
+    sampler = ScheduleSampler(settings_of(**block), seed)
+    return [sampler.draw(example, (), epoch) for example in EXAMPLES]
+
+
+def test_one_policy_draws_nothing():
+    (schedule, look_ahead), *_ = drawn(policy="wait_k", k=2)
+    assert schedule == ReadSchedule((2, 3, 4, 4, 4), 4)
+    assert look_ahead is None
+
+
+def test_multi_path_draws_every_k_about_equally():
+    schedules = [one for epoch in range(10) for one, _ in drawn(epoch=epoch, policy="wait_k", k="1-4")]
+    counts = Counter(schedule.num_read[0] for schedule in schedules)
+    assert counts.keys() == {1, 2, 3, 4}
+    assert all(abs(count / len(schedules) - 1 / 4) < 0.06 for count in counts.values())
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.7])
+def test_look_ahead_rate_is_the_share_of_units(rate):
+    flags = np.concatenate([flags for _, flags in drawn(policy="wait_k", k=1, look_ahead_rate=rate)])
+    assert abs(flags.mean() - rate) < 0.04
+
+
+@pytest.mark.parametrize(
+    "block", [{"look_ahead_rate": 0}, {"look_ahead_rate": 1}, {"rows": "own_unit"}, {"target_units": "token"}]
+)
+def test_units_are_only_drawn_where_a_share_gets_a_look_ahead_row(block):
+    assert all(flags is None for _, flags in drawn(policy="wait_k", k=1, **({"look_ahead_rate": 0.5} | block)))
+
+
+def same(one, other):
+    return all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in zip(one, other, strict=True))
+
+
+MULTI_PATH = {"policy": "wait_k", "k": "1-4", "look_ahead_rate": 0.5}
+
+
+def test_the_draw_is_the_same_in_every_process_and_after_a_resume():
+    """A new sampler, another order, examples left out."""
+    expected = drawn(seed=3, epoch=2, **MULTI_PATH)
+    sampler = ScheduleSampler(settings_of(**MULTI_PATH), 3)
+    again = [sampler.draw(example, (), 2) for example in EXAMPLES[::-2]]
+    assert same(again, expected[::-2])
+
+
+@pytest.mark.parametrize("other", [{"epoch": 3}, {"seed": 4}])
+def test_the_draw_differs_between_epochs_and_seeds(other):
+    assert not same(drawn(**{"seed": 3, "epoch": 2, **other}, **MULTI_PATH), drawn(seed=3, epoch=2, **MULTI_PATH))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 1000))
+def test_the_draw_of_k_does_not_depend_on_the_look_ahead_rate(seed, epoch):
+    one, other = (
+        ScheduleSampler(settings_of(**(MULTI_PATH | {"look_ahead_rate": rate})), seed).draw(EXAMPLES[0], (), epoch)[0]
+        for rate in (0.5, 1)
+    )
+    assert one == other
+
+
+def test_schedule_column_is_taken_as_it_is():
+    sampler = ScheduleSampler(settings_of(policy="schedule"), 0)
+    assert sampler.draw(EXAMPLES[0], (1, 1, 2, 4, 4), 0) == (ReadSchedule((1, 1, 2, 4, 4), 4), None)
+
+
+def test_missing_schedule_column_is_refused():
+    with pytest.raises(ValueError, match="policy: schedule needs the column `schedule` in every row"):
+        drawn(policy="schedule")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from dataclasses import asdict, dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import Prompt, escape, plain_prompt
 
 FORMATTING = "simulmask"
@@ -32,7 +32,7 @@ def extend_parser(parser: ModuleType) -> None:
     stock = parser.FinetuningArguments
 
     @dataclass
-    class SimulMaskFinetuningArguments(stock):
+    class SimulMaskFinetuningArguments(stock):  # type: ignore[valid-type, misc]
         simulmask: dict | str | None = field(
             default=None, metadata={"help": "Policy-aware fine-tuning for simultaneous translation; see README."}
         )
@@ -42,7 +42,7 @@ def extend_parser(parser: ModuleType) -> None:
             if isinstance(self.simulmask, str):
                 self.simulmask = json.loads(self.simulmask)
             if self.simulmask is not None:
-                SimulMaskConfig.from_dict(self.simulmask)
+                SimulMaskConfig.from_dict(cast("dict[str, Any]", self.simulmask))
                 if self.stage != "sft":
                     raise ValueError(f"The simulmask: block needs stage: sft, got stage: {self.stage}.")
 
@@ -60,7 +60,7 @@ def extend_parser(parser: ModuleType) -> None:
             _check_arguments(data_args, training_args, finetuning_args)
         return parsed
 
-    parser._parse_train_args = parse_and_check
+    _replace(parser, "_parse_train_args", parse_and_check)
 
 
 def _check_arguments(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
@@ -108,7 +108,7 @@ def extend_launcher(launcher: ModuleType) -> None:
                 )
         return launch()
 
-    launcher.launch = launch_and_check
+    _replace(launcher, "launch", launch_and_check)
 
 
 def extend_workflow(workflow: ModuleType) -> None:
@@ -129,7 +129,7 @@ def extend_workflow(workflow: ModuleType) -> None:
         with _seams_replaced(workflow, config, training_args.seed):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 
-    workflow.run_sft = run_simulmask
+    _replace(workflow, "run_sft", run_simulmask)
 
 
 def extend_tuner(tuner: ModuleType) -> None:
@@ -147,7 +147,7 @@ def extend_tuner(tuner: ModuleType) -> None:
                 ModelSettings.load(origin).save(model_args.export_dir)
                 return
 
-    tuner.export_model = export_with_settings
+    _replace(tuner, "export_model", export_with_settings)
 
 
 def _seam(module: ModuleType, name: str) -> Any:
@@ -162,6 +162,10 @@ def _seam(module: ModuleType, name: str) -> Any:
             f"{__version__} builds on (it was made for llamafactory 0.9.5); install that version, or set "
             "SIMULMASK_PLUGIN=0 to run without the plugin."
         ) from None
+
+
+def _replace(module: ModuleType, name: str, replacement: Any) -> None:
+    vars(module)[name] = replacement
 
 
 def _carry_columns(dataset_attr: type) -> None:
@@ -253,11 +257,11 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int) ->
     stock = [(module, name, _seam(module, name)) for module, name, _ in replacements]
     try:
         for module, name, replacement in replacements:
-            setattr(module, name, replacement)
+            _replace(module, name, replacement)
         yield
     finally:
         for module, name, original in stock:
-            setattr(module, name, original)
+            _replace(module, name, original)
 
 
 def check_positions(config: SimulMaskConfig, model_config: Any) -> None:
@@ -366,9 +370,14 @@ class SimulMaskDatasetProcessor:
         features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
         for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
             source, target, source_lang, target_lang, schedule, where = values
+            if config.policy == SCHEDULE and schedule is None:
+                raise ValueError(
+                    f"{where}: policy: schedule needs a column `schedule` in the data; name it in dataset_info.json "
+                    "(columns), or take another policy."
+                )
             try:
                 example = encoder.encode(Row(source, target, source_lang, target_lang))
-                feature = to_feature(example, schedule if config.policy == "schedule" else None)
+                feature = to_feature(example, schedule if config.policy == SCHEDULE else None)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             if len(example.input_ids) + config.has_look_ahead * len(example.target_lengths) <= self.cutoff_len:
@@ -425,7 +434,7 @@ def _element_text(element: Any, tokenizer: Any) -> str:
     return (tokenizer.bos_token or "") if "bos_token" in element else (tokenizer.eos_token or "")
 
 
-def training_arguments(path: str | os.PathLike[str], overrides: list[str]) -> tuple[Any, ...]:
+def training_arguments(path: str | Path, overrides: list[str]) -> tuple[Any, ...]:
     """Parse a training YAML with LLaMA-Factory's own parser; returns model, data, training, finetuning, generating."""
     from llamafactory.hparams import parser
     from omegaconf import OmegaConf

@@ -14,6 +14,8 @@ class GrowingLayer(CacheLayerMixin):
     The capacity doubles when it is reached, so that a token costs one write, amortized, and no concatenation.
     """
 
+    keys: Tensor
+    values: Tensor
     is_sliding = False
     initial_capacity = 256
 
@@ -77,6 +79,8 @@ class GrowingLayer(CacheLayerMixin):
 
 class GrowingCache(Cache):
     """One :class:`GrowingLayer` per layer of the model."""
+
+    layers: list[GrowingLayer]  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=GrowingLayer)

@@ -186,7 +186,8 @@ class StreamingSession:
             self._record(len(self.target_ids) - 1, "kept", self._logits)
         token = self._choose(self._logits, opening=True)
         if token == self.encoder.tokenizer.eos_token_id:
-            return self._end_of_sentence()
+            self._end_of_sentence()
+            return None
         if len(self.target_ids) >= self.max_target_tokens:
             self.finished = self.truncated = True
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
@@ -20,6 +20,8 @@ class SimulMaskTrainer(Trainer):
     """
 
     settings: ModelSettings
+    model: PreTrainedModel  # or PEFT's wrapper of one, which hands its attributes through
+    data_collator: SimulMaskCollator
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -39,7 +41,9 @@ class SimulMaskTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the checkpoint and, beside it, how the model has to be streamed."""
         super()._save(output_dir, state_dict)
-        self.settings.save(output_dir if output_dir is not None else self.args.output_dir)
+        directory = output_dir if output_dir is not None else self.args.output_dir
+        assert directory is not None
+        self.settings.save(directory)
 
 
 class EpochCallback(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 WORD, CHARACTER, TOKEN = "word", "character", "token"
 UNITS = (WORD, CHARACTER, TOKEN)
@@ -16,18 +16,21 @@ SPACE_MARKS = ("Ġ", "▁", " ", "Ċ", "\n", "ĉ", "\t")
 """How the pieces of byte-level BPE and SentencePiece vocabularies begin where white space stood."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is used here."""
 
-    eos_token_id: int
+    @property
+    def eos_token_id(self) -> Any:
+        """Id of the token that ends a sentence; None where there is none."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]:
+    def encode(self, text: Any, *, add_special_tokens: bool = ...) -> Any:
         """Token ids of a text."""
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Any) -> Any:
         """Text of token ids."""
 
-    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
         """Vocabulary pieces of token ids."""
 
     def __len__(self) -> int:

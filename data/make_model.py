@@ -66,8 +66,11 @@ def make_model(
     heads: int,
     max_positions: int,
     seed: int,
+    dropout: float = 0.0,
 ) -> PreTrainedModel:
     """Returns a model with random weights whose vocabulary is that of the tokenizer."""
+    if family == "llama" and dropout:
+        raise ValueError("Llama has no dropout of its hidden states in transformers; use --dropout 0.")
     if hidden % heads:
         raise ValueError(
             f"The hidden size must be a multiple of the number of heads, got {hidden} and {heads}."
@@ -92,6 +95,7 @@ def make_model(
             new_decoder_architecture=False,
             parallel_attn=False,
             bias=True,
+            hidden_dropout=dropout,
         )
         return FalconForCausalLM(config)
     if family == "llama":
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--heads", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--max-positions", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--dropout", type=float, default=0.0, help="falcon: of hidden states (default: 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     options = parser.parse_args()
@@ -150,6 +155,7 @@ def write_model(options: argparse.Namespace) -> str:
         heads=options.heads,
         max_positions=options.max_positions,
         seed=options.seed,
+        dropout=options.dropout,
     )
     tokenizer.save_pretrained(output)
     model.save_pretrained(output)

@@ -133,7 +133,7 @@ def _add_parity(commands: Commands) -> None:
     parser.add_argument("--model", metavar="DIR", help="a trained model with its simulmask.json")
     parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
     parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
-    parser.add_argument("--examples", type=int, default=2, metavar="N", help="a cell (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=4, metavar="N", help="a cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of models and examples (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print a list of records")
     parser.set_defaults(run=_parity)

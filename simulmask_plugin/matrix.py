@@ -117,15 +117,14 @@ def measure(subjects: Iterable[Subject], examples: int, seed: int) -> Iterator[d
 def measure_cell(
     model: PreTrainedModel, subject: Subject, settings: ModelSettings, examples: int, random: np.random.Generator
 ) -> dict[str, Any]:
-    """Compare training and streaming over random examples of one cell."""
+    """Compare training and streaming over random examples of one cell; four show every length and every k."""
     encoder = ExampleEncoder(subject.tokenizer, settings)
-    num_policies = len(settings.config.policies())
+    num_policies = max(1, len(settings.config.policies()))
     result = ParityResult()
-    first = int(random.integers(len(LENGTHS)))
+    shift = int(random.integers(len(LENGTHS)))
     for i in range(examples):
-        row = random_row(encoder, *LENGTHS[(first + i) % len(LENGTHS)], random)
-        which = int(random.integers(num_policies)) if num_policies else 0
-        compare(model, encoder, row, result, policy_index=which)
+        row = random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random)
+        compare(model, encoder, row, result, policy_index=i % num_policies)
     config = settings.config
     return {
         "family": subject.family.name,

@@ -188,13 +188,18 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
     aligned = factory.align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
     processor = factory.SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
     lengths = [len(ids) for ids in processor.preprocess_dataset(aligned[:])["input_ids"]]
+    if not lengths:
+        raise ValueError(
+            f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
+            f"{setup.data_args.cutoff_len} and would be dropped; raise cutoff_len."
+        )
     first, config = aligned[0], setup.settings.config
     return DataSample(
         name=entry.dataset_name,
         columns=entry.simulmask_columns,
         num_rows=len(rows),
         num_kept=len(lengths),
-        longest=max(lengths, default=0),
+        longest=max(lengths),
         first=Row(
             first["_source"],
             first["_target"],

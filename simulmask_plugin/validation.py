@@ -12,7 +12,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import check_positions
 from simulmask_plugin.families import check_attention, check_length, family_of
 from simulmask_plugin.features import Row
-from simulmask_plugin.picture import Picture, describe_schedule, draw, title, token_table, visible
+from simulmask_plugin.picture import describe_schedule, draw, title, token_table, visible
 from simulmask_plugin.terminal import console, table
 from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data, read_yaml
 
@@ -23,10 +23,15 @@ def run_validate(path: str, overrides: list[str]) -> int:
     Raises:
         ValueError: saying what is wrong.
     """
-    if is_training(read_yaml(path, overrides)):
+    values = read_yaml(path, overrides)
+    if is_training(values):
         validate_training(path, overrides)
-    else:
+    elif "policies" in values:
         validate_evaluation(path, overrides)
+    else:
+        raise ValueError(
+            f"{path} is neither a training YAML (stage: sft and a simulmask: block) nor an evaluation YAML (policies:)."
+        )
     return 0
 
 
@@ -38,12 +43,11 @@ def validate_training(path: str, overrides: list[str]) -> None:
     check_positions(setup.settings.config, setup.model_config)
     check_deepspeed(setup.deepspeed)
     samples = read_data(setup)
-    picture = draw(setup.tokenizer, setup.settings, samples[0].first, seed=setup.training_args.seed)
     out = console()
     out.print(table(("", ""), describe(setup).items(), title=f"{path}: what will happen"))
     columns = ("data", "columns", "rows read", "longest (tokens)", f"longer than {setup.data_args.cutoff_len}")
     out.print(table(columns, map(_describe_sample, samples)))
-    print_example(picture, setup.tokenizer, setup.settings)
+    print_example(setup.tokenizer, setup.settings, samples[0].first, seed=setup.training_args.seed)
     out.print("Valid.")
 
 
@@ -74,7 +78,7 @@ def describe(setup: TrainingSetup) -> dict[str, str]:
             f"{arguments.gradient_accumulation_steps} accumulated), times the number of devices"
         ),
         "DeepSpeed": setup.deepspeed or "no",
-        "attention": f"{setup.attention} (flash_attn: {setup.model_args.flash_attn.value})",
+        "attention": f"{setup.attention} (flash_attn: {setup.model_args.flash_attn})",
         **describe_block(config),
         "cutoff_len": f"{setup.data_args.cutoff_len} tokens",
     }
@@ -111,12 +115,12 @@ def _describe_sample(sample: DataSample) -> tuple[str, ...]:
     return sample.name, columns, str(sample.num_rows), str(sample.longest), f"{too_long} (dropped)" if too_long else "0"
 
 
-def print_example(picture: Picture, tokenizer: Any, settings: ModelSettings) -> None:
+def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: int = 0) -> None:
     """Print the prompt and the tokens of one example."""
+    picture = draw(tokenizer, settings, row, seed=seed)
+    before, header = map(visible, settings.prompt.render(row.source_lang, row.target_lang))
     out = console()
-    prompt = {"before the source": settings.prompt.before, "header": settings.prompt.header}
-    rows = [(name, visible(text)) for name, text in prompt.items()]
-    out.print(table(("", ""), rows, title=f"prompt ({settings.config.prompt})"))
+    out.print(table(("", ""), [("before the source", before), ("header", header)], title="prompt"))
     out.print(f"First example: {title(settings.config)}\n{describe_schedule(picture)}")
     out.print(token_table(picture, tokenizer))
 
@@ -138,12 +142,10 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     streamed = replace(settings.config, **{"k": None, "n": None, **config.policies[0]})
     first = [Path(side).read_text(encoding="utf-8").partition("\n")[0] for side in (config.source, config.target)]
     row = Row(*first, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
-    tokenizer, streaming = AutoTokenizer.from_pretrained(config.model), replace(settings, config=streamed)
-    picture = draw(tokenizer, streaming, row)
     out = console()
     out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
     out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))
-    print_example(picture, tokenizer, streaming)
+    print_example(AutoTokenizer.from_pretrained(config.model), replace(settings, config=streamed), row)
     out.print("Valid.")
 
 

@@ -206,7 +206,10 @@ def drive(session, pieces, *, ahead=False):
 
 @dataclass
 class Forced:
-    """Chooses given tokens and keeps the logits of every row."""
+    """Chooses given tokens and keeps the logits of every row.
+
+    Those of its first call: the row before an end of sentence is asked again after each READ that answers it.
+    """
 
     target_ids: list[int]
     rows: dict = field(default_factory=dict)
@@ -215,7 +218,7 @@ class Forced:
         return self.target_ids[index]
 
     def trace(self, index, kind, logits):
-        self.rows[index, kind] = logits
+        self.rows.setdefault((index, kind), logits)
 
 
 lengths = st.integers(1, 8)

@@ -1,0 +1,184 @@
+"""From a YAML to a merged model that streams, through the programs that a user calls."""
+
+import json
+
+import pytest
+import torch
+from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE2, Workshop, first_input_ids, losses, stock_environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+
+NUM_STEPS = 60
+SETTINGS = (f"max_steps={NUM_STEPS}", "simulmask.look_ahead_rate=0.5", "learning_rate=3e-3")
+CHECKPOINTS = ("save_strategy=steps", "save_steps=10", "save_only_model=false")
+TWO_PROCESSES = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
+CHAT = ("template=deepseek",)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """Shared by all test processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "popen-gw" in base.name else base
+    folder = shared / "end_to_end"
+    folder.mkdir(exist_ok=True)
+    return Workshop(folder).prepare()
+
+
+@pytest.fixture(scope="module")
+def stage1(workshop):
+    return workshop.train("stage1", *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def stage2(workshop, stage1):
+    return workshop.train(
+        "stage2",
+        *(f"model_name_or_path={stage1}", "simulmask.k=5", "simulmask.look_ahead_rate=1.0"),
+        config=STAGE2,
+    )
+
+
+@pytest.fixture(scope="module")
+def merged(workshop, stage1, stage2):
+    paths = (f"model_name_or_path={stage1}", f"adapter_name_or_path={stage2}")
+    output = workshop.folder / "merged"
+    command = (SCRIPTS / "llamafactory-cli", "export", "yaml_configs/toy_merge.yaml")
+    workshop.run("merge", *command, *paths, f"export_dir={output}")
+    return output
+
+
+def saved_block(folder):
+    return json.loads((folder / "simulmask.json").read_text())["config"]
+
+
+def test_full_training_saves_its_settings_beside_the_weights(stage1):
+    assert (stage1 / "model.safetensors").is_file()
+    assert saved_block(stage1)["k"] == [1, 3, 5, 7, 9, 100]
+    assert saved_block(stage1)["positions"] == "modified_alibi"
+
+
+def test_training_learns(stage1):
+    found = losses(stage1)
+    assert found[NUM_STEPS] < 0.8 * found[1]
+
+
+def test_override_on_the_command_line_reaches_the_adapter_and_the_merged_model(stage2, merged):
+    assert (stage2 / "adapter_model.safetensors").is_file()
+    assert saved_block(stage2)["k"] == saved_block(merged)["k"] == 5
+
+
+def test_merged_model_equals_base_and_adapter(stage1, stage2, merged):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    input_ids = torch.arange(2, 60)[None]
+    with torch.inference_mode():
+        base = AutoModelForCausalLM.from_pretrained(stage1, dtype=torch.float32).eval()
+        without = base(input_ids).logits
+        with_adapter = PeftModel.from_pretrained(base, stage2).eval()(input_ids).logits
+        alone = AutoModelForCausalLM.from_pretrained(merged, dtype="auto").eval()(input_ids).logits
+    assert alone.dtype == torch.float32
+    assert (with_adapter - without).abs().max() > 1e-2
+    torch.testing.assert_close(alone, with_adapter, atol=1e-5, rtol=0)
+
+
+def test_verify_merge_accepts_the_merge(workshop, stage1, stage2, merged):
+    command = (SCRIPTS / "simulmask", "verify-merge")
+    workshop.run("verify", *command, "--base", stage1, "--adapter", stage2, "--merged", merged)
+
+
+def test_agent_runs_from_the_plain_simuleval_command(workshop, merged, tmp_path):
+    data = workshop.folder / "data"
+    workshop.run(
+        "simuleval",
+        *(SCRIPTS / "simuleval", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"),
+        *("--model", merged, "--k", 5, "--max-target-tokens", 24),
+        *("--source", data / "test.source", "--target", data / "test.target", "--output", tmp_path),
+        *("--quality-metrics", "BLEU", "--latency-metrics", "AL", "LAAL", "AP", "DAL"),
+    )
+    instances = [json.loads(line) for line in (tmp_path / "instances.log").read_text().splitlines()]
+    assert len(instances) == NUM_TEST
+    for instance in instances:
+        assert instance["delays"][0] == min(5, instance["source_length"])
+        assert instance["delays"] == sorted(instance["delays"])
+
+
+def test_killed_evaluation_goes_on_where_it_stopped(workshop, merged):
+    data, output = workshop.folder / "data", workshop.folder / "eval"
+    command = (SCRIPTS / "simulmask", "eval", ROOT / "yaml_configs" / "toy_eval.yaml")
+    options = [f"model={merged}", f"source={data / 'test.source'}", f"target={data / 'test.target'}"]
+    options += [f"output={output}", "policies=[{policy: wait_k, k: 1}]", "jobs=1", "max_target_tokens=24"]
+    workshop.run("eval", *command, *options)
+    folder = output / "wait_k-1"
+    whole, scores = (folder / "instances.log").read_text(), (output / "scores.tsv").read_text()
+
+    lines = whole.splitlines(keepends=True)
+    (folder / "instances.log").write_text("".join(lines[:3]) + lines[3][:20])
+    (folder / "scores.tsv").unlink()
+    workshop.run("eval_again", *command, *options)
+
+    assert without_time((folder / "instances.log").read_text()) == without_time(whole)
+    again = dict(zip(*(line.split("\t") for line in (output / "scores.tsv").read_text().splitlines()), strict=True))
+    before = dict(zip(*(line.split("\t") for line in scores.splitlines()), strict=True))
+    again.pop("seconds_per_sentence"), before.pop("seconds_per_sentence")
+    assert again == before
+    assert {"curve.png", "report.md"} <= {path.name for path in output.iterdir()}
+
+
+def without_time(instances):
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "elapsed"} for line in instances.splitlines()
+    ]
+
+
+SETUPS = {
+    "ddp": (),
+    "zero2": (f"deepspeed={ROOT}/yaml_configs/deepspeed/ds_z2_config.json",),
+    "zero3": (f"deepspeed={ROOT}/yaml_configs/deepspeed/ds_z3_config.json",),
+}
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_two_processes_give_the_losses_of_one(workshop, stage1, setup):
+    halves = (*SETTINGS, "max_steps=10", "per_device_train_batch_size=4")
+    output = workshop.train(setup, *halves, *SETUPS[setup], **TWO_PROCESSES)
+    one, two = losses(stage1), losses(output)
+    assert list(two) == list(range(1, 11))
+    for step, loss in two.items():
+        assert loss == pytest.approx(one[step], abs=1e-4)
+    assert saved_block(output) == saved_block(stage1)
+
+
+def test_killed_training_resumes_to_the_loss_of_an_uninterrupted_one(workshop, stage1):
+    killed = workshop.train_and_kill("killed", *SETTINGS, *CHECKPOINTS, checkpoint="checkpoint-10")
+    assert not (killed / "train_results.json").exists()
+    resumed = workshop.train("killed", *SETTINGS, *CHECKPOINTS, f"resume_from_checkpoint={killed / 'checkpoint-10'}")
+    one, two = losses(stage1), losses(resumed)
+    assert two == pytest.approx(one, abs=1e-6)
+    assert saved_block(resumed / "checkpoint-10") == saved_block(stage1)
+
+
+@pytest.fixture(scope="module")
+def plain(workshop):
+    """Stock supervised fine-tuning with the plugin installed, but no block."""
+    return workshop.train("plain", "dataset=alpaca", *CHAT, config=workshop.without_block())
+
+
+def test_without_the_block_training_equals_stock_bit_for_bit(workshop, plain):
+    environment = stock_environment(workshop.folder / "stand_in")
+    stock = workshop.train("stock", "dataset=alpaca", *CHAT, config=workshop.without_block(), **environment)
+    assert losses(stock) == losses(plain)
+    assert (stock / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert not (plain / "simulmask.json").exists()
+
+
+def test_offline_policy_with_contiguous_positions_equals_plain_fine_tuning(workshop, plain):
+    offline = workshop.train(
+        "offline",
+        *("simulmask.policy=offline", "simulmask.k=null", "simulmask.positions=contiguous"),
+        *("simulmask.prompt=template", *CHAT),
+    )
+    logs = [(workshop.folder / f"train_{name}.log").read_text() for name in ("plain", "offline")]
+    assert first_input_ids(logs[0]) == first_input_ids(logs[1])
+    assert losses(offline) == pytest.approx(losses(plain), abs=1e-5)

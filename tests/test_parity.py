@@ -1,0 +1,189 @@
+"""Training and streaming give the same logits, where the method promises it, and differ where it cannot.
+
+Every cell compares all scored rows, look-ahead rows included, of sentences of several lengths and words of 1..6 tokens.
+"""
+
+import random
+
+import pytest
+import torch
+from reference import Forced, drive, encoder_of, settings_of
+
+from simulmask_plugin.config import ROWS
+from simulmask_plugin.families import FAMILIES
+from simulmask_plugin.features import Row
+from simulmask_plugin.layout import prefix_layout
+from simulmask_plugin.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
+from simulmask_plugin.policies import roll_out
+from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.units import split_units
+
+POLICIES = {
+    "wait-1": {"policy": "wait_k", "k": 1},
+    "wait-3": {"policy": "wait_k", "k": 3},
+    "wait-50": {"policy": "wait_k", "k": 50},
+    "read-2": {"policy": "read_n", "n": 2},
+    "offline": {"policy": "offline"},
+    "schedule": {"policy": "schedule"},
+}
+ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
+GAP = 1e-3
+VOCAB = 320
+
+
+def sentence(rng, num_words):
+    return " ".join("".join(rng.choices("abcdexyz", k=rng.randint(1, 6))) for _ in range(num_words))
+
+
+def sentence_pairs(lengths=((1, 1), (1, 6), (6, 1), (3, 7), (8, 4), (5, 5)), seed=0):
+    """Sentence pairs of given lengths in words, each with a schedule of its own."""
+    rng = random.Random(seed)
+    rows = []
+    for num_source, num_target in lengths:
+        schedule = tuple(sorted(rng.randint(0, num_source) for _ in range(num_target + 1)))
+        rows.append(Row(sentence(rng, num_source), sentence(rng, num_target), "English", "German", schedule))
+    return rows
+
+
+def parity(model, tokenizer, sentences=None, **block):
+    encoder = encoder_of(tokenizer, **block)
+    result = ParityResult()
+    for row in sentences or sentence_pairs():
+        compare(model, encoder, row, result)
+    assert result.max_logit > 1, "the logits are too small for a difference to be seen"
+    return result
+
+
+def assert_holds(result):
+    assert result.same_ids
+    assert result.max_abs_diff <= 1e-4
+    assert result.holds
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_parity(model_of, byte_level, name):
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, positions="group", **POLICIES["wait-3"]))
+
+
+@pytest.mark.parametrize("name", ALIBI)
+def test_every_alibi_family_has_parity_with_modified_alibi(model_of, byte_level, name):
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, positions="modified_alibi", **POLICIES["wait-3"]))
+
+
+@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi"), ("falcon", "group")])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("rows", ["look_ahead", "own_unit", "next_unit"])
+def test_rows_have_parity_under_every_policy(model_of, byte_level, name, positions, rows, policy):
+    block = {"positions": positions, "rows": rows, **POLICIES[policy]}
+    assert promises_parity(settings_of(**block))
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, **block))
+
+
+@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])
+def test_eager_attention_has_parity(model_of, byte_level, name, positions):
+    model = model_of(name, VOCAB, 0, "eager")
+    assert_holds(parity(model, byte_level, positions=positions, **POLICIES["wait-3"]))
+
+
+HAN = [
+    Row("我们 是中国人", "the dog é😀 abcde", "Chinese", "English", (0, 1, 1, 4, 5, 5)),
+    Row("abc 我😀", "我们是e\u0301人", "Chinese", "English", (1, 2)),
+]
+
+
+@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])
+@pytest.mark.parametrize("target_units", ["word", "character", "token"])
+@pytest.mark.parametrize("source_units", ["word", "character", "token"])
+def test_all_units_have_parity(model_of, tokenizer, name, positions, source_units, target_units):
+    """A word that arrives as several token units is there before the policy has asked for it."""
+    block = {"source_units": source_units, "target_units": target_units, "positions": positions, **POLICIES["wait-1"]}
+    assert_holds(parity(model_of(name, VOCAB, 0), tokenizer, sentence_pairs([(2, 3)]) + HAN, **block))
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_group_offset_has_parity(model_of, byte_level, name):
+    block = {"positions": "group", "group_offset": 37, **POLICIES["wait-3"]}
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, **block))
+
+
+def streamed_ahead(model, encoder, row, policy, target_ids):
+    """The rows of a session whose source has arrived as a whole before anything is written."""
+    forced = Forced(target_ids)
+    session = StreamingSession(
+        model=model, encoder=encoder, policy=policy, choose=forced.choose, trace=forced.trace, max_unit_tokens=99
+    )
+    drive(session, split_units(row.source, encoder.source.unit), ahead=True)
+    return forced.rows
+
+
+@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi"), ("bloom", "group")])
+@pytest.mark.parametrize("policy", ["wait-1", "wait-3", "read-2"])
+@pytest.mark.parametrize("rows", ["look_ahead", "own_unit", "next_unit"])
+def test_source_that_arrives_ahead_of_the_policy_has_parity(model_of, byte_level, name, positions, rows, policy):
+    """Look-ahead row and kept row are fed in one call."""
+    model = model_of(name, VOCAB, 0)
+    encoder = encoder_of(byte_level, positions=positions, rows=rows, **POLICIES[policy])
+    (decision,) = encoder.settings.config.policies()
+    for row in sentence_pairs():
+        example = encoder.encode(row)
+        schedule = roll_out(decision, len(example.source_lengths), len(example.target_lengths))
+        layout = prefix_layout(example, schedule, rows=rows)
+        training = training_logits(model, encoder.settings, layout)
+        target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
+        streamed = streamed_ahead(model, encoder, row, decision, target_ids)
+        for index, token, kind in scored_rows(layout):
+            torch.testing.assert_close(streamed[token, kind], training[index], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("policy", ["wait-1", "wait-3", "read-2"])
+@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])
+def test_query_unit_shows_inner_tokens_more_in_training(model_of, byte_level, name, positions, policy):
+    """The known mismatch of the published mask."""
+    block = {"positions": positions, "rows": "query_unit", **POLICIES[policy]}
+    assert not promises_parity(settings_of(**block))
+    result = parity(model_of(name, VOCAB, 0), byte_level, **block)
+    assert result.same_ids
+    assert result.max_abs_diff > GAP
+
+
+@pytest.mark.parametrize("block", [{**POLICIES["offline"]}, {"target_units": "token", **POLICIES["wait-1"]}])
+def test_query_unit_has_parity_without_inner_tokens_that_wait(model_of, byte_level, block):
+    block = {"rows": "query_unit", **block}
+    assert promises_parity(settings_of(**block))
+    assert_holds(parity(model_of("llama", VOCAB, 0), byte_level, **block))
+
+
+@pytest.mark.parametrize("policy", ["wait-1", "wait-3", "read-2"])
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_contiguous_positions_drift_in_a_kept_cache(model_of, byte_level, name, policy):
+    """In training the target stands behind the whole source, of which streaming knows only a part."""
+    block = {"positions": "contiguous", **POLICIES[policy]}
+    assert not promises_parity(settings_of(**block))
+    result = parity(model_of(name, VOCAB, 0), byte_level, **block)
+    assert result.same_ids
+    assert result.max_abs_diff > GAP
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_contiguous_positions_have_parity_offline(model_of, byte_level, name):
+    block = {"positions": "contiguous", **POLICIES["offline"]}
+    assert promises_parity(settings_of(**block))
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, **block))
+
+
+def test_multi_path_has_parity_for_every_k(model_of, byte_level):
+    encoder = encoder_of(byte_level, policy="wait_k", k=[1, 4])
+    for policy_index in range(2):
+        result = ParityResult()
+        for row in sentence_pairs():
+            compare(model_of("llama", VOCAB, 0), encoder, row, result, policy_index=policy_index)
+        assert_holds(result)
+
+
+def test_a_result_without_rows_holds_nothing():
+    assert not ParityResult().holds
+
+
+def test_other_ids_break_parity():
+    result = ParityResult(rows=1, same_ids=False)
+    assert not result.holds

@@ -187,9 +187,7 @@ def _add_verify_merge(commands: Commands) -> None:
 def _verify_merge(options: argparse.Namespace) -> int:
     from simulmask_plugin.merge_check import run_verify_merge
 
-    return run_verify_merge(
-        base=options.base, adapter=options.adapter, merged=options.merged, as_json=options.json
-    )
+    return run_verify_merge(base=options.base, adapter=options.adapter, merged=options.merged, as_json=options.json)
 
 
 def _add_env(commands: Commands) -> None:

@@ -87,7 +87,7 @@ def _label_rows(picture: Picture, axes: Axes) -> None:
             _beside(axes, offset, row, value, "black")
 
 
-def _beside(axes: Axes, offset: float, row: int, text: str, color: str) -> None:
+def _beside(axes: Axes, offset: int, row: int, text: str, color: str) -> None:
     """Write a text at a distance to the right of the mask, at the height of a row."""
     axes.annotate(
         text,

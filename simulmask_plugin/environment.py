@@ -10,6 +10,8 @@ import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rich.text import Text
+
 from simulmask_plugin import __version__
 from simulmask_plugin.startup import LlamaFactoryFinder
 from simulmask_plugin.terminal import console, table, verdict
@@ -39,7 +41,7 @@ def run_env() -> int:
 
     installed, active = hook_is_installed(), hook_is_active()
     packages = {name: _version(name) for name in (*REQUIRED, *OPTIONAL)}
-    rows = [
+    rows: list[tuple[str | Text, ...]] = [
         ("simulmask_plugin", __version__, verdict(True), ""),
         ("python", platform.python_version(), verdict(True), sys.executable),
     ]

@@ -17,12 +17,16 @@ from simulmask_plugin.layout import SequenceLayout, prefix_layout
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.terminal import console, table, verdict
+from simulmask_plugin.training_setup import check_location
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 1e-5
-"""Largest difference of logits that counts as equal (fp32); in proportion to the largest logit, where that is over 1."""
+"""Largest difference of logits that counts as equal (fp32), as a share of the largest logit where that is over 1."""
+
+ROUNDING_STEPS = 4
+"""The same where base and merged weights are stored in half precision, in steps of that precision."""
 
 TEXTS = ("Ein Satz, 3.5 Wörter lang.", "it  has two spaces\nand a line break", "你好,世界 🙂")
 EXAMPLES = (("Das ist ein kurzer Satz .", "This is a short sentence ."), ("eins zwei", "one two three four five"))
@@ -84,7 +88,8 @@ def run_verify_merge(*, base: str, adapter: str, merged: str, as_json: bool) -> 
 
 def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
     """Yield the checks; the models are in memory one after the other."""
-    for folder, file in ((base, "config.json"), (adapter, "adapter_config.json"), (merged, "config.json")):
+    check_location("--base", base)
+    for folder, file in ((adapter, "adapter_config.json"), (merged, "config.json")):
         if not Path(folder, file).is_file():
             raise ValueError(f"{folder} has no {file}; expected --base MODEL --adapter ADAPTER --merged MODEL.")
     settings = ModelSettings.load(adapter)
@@ -124,8 +129,8 @@ def check_tokenizer(trained: Any, merged: Any) -> Check:
 
 
 def check_dtype(base: Stored, merged: Stored) -> Check:
-    """A merge must not round the weights."""
-    if base.dtype == merged.dtype:
+    """A merge must not store the weights less precisely than they were."""
+    if merged.dtype in (base.dtype, torch.float32):
         return Check("dtype", True, _name(merged.dtype))
     return Check(
         "dtype",
@@ -156,10 +161,11 @@ def check_logits(reference: list[Tensor], merged: list[Tensor], base: Stored, fo
         return Check("logits", False, f"{merged[0].shape[-1]} a token, expected {reference[0].shape[-1]}")
     difference = max((one - other).abs().max().item() for one, other in zip(reference, merged, strict=True))
     largest = max(one.abs().max().item() for one in reference)
-    allowed = TOLERANCE * max(1.0, largest)
-    detail = f"largest difference {difference:.1e}, allowed {allowed:.1e} (largest logit {largest:.1f}, fp32)"
-    if found.dtype != torch.float32:
-        detail += f"; {_name(found.dtype)} has rounded the merged weights: merge with infer_dtype: float32"
+    is_half = base.dtype == found.dtype != torch.float32
+    allowed = (ROUNDING_STEPS * torch.finfo(found.dtype).eps if is_half else TOLERANCE) * max(1.0, largest)
+    detail = f"largest difference {difference:.1e}, allowed {allowed:.1e} (largest logit {largest:.1f})"
+    if is_half:
+        detail += f"; the merged weights are rounded to {_name(found.dtype)}, infer_dtype: float32 would keep them"
     if found.num_rows != base.num_rows:
         detail += "; rows of new tokens come from the adapter only if additional_target names the embeddings"
     return Check("logits", difference <= allowed, detail)
@@ -186,13 +192,14 @@ def logits(model: PreTrainedModel, inputs: Inputs) -> list[Tensor]:
     return [plain, *(training_logits(model, inputs.settings, layout) for layout in inputs.layouts)]
 
 
-def load_model(folder: str) -> tuple[PreTrainedModel, Stored]:
+def load_model(folder: str) -> tuple[Any, Stored]:
     """A model in fp32, and what its directory holds."""
     from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
     )
+    model, info = loaded
     kinds = {"missing_keys": "missing", "unexpected_keys": "superfluous", "mismatched_keys": "of another shape"}
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     stored = Stored(
@@ -205,13 +212,13 @@ def load_model(folder: str) -> tuple[PreTrainedModel, Stored]:
     return model.float().eval(), stored
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str, num_tokens: int) -> PreTrainedModel:
-    """The model with the adapter on it, its embedding enlarged as LLaMA-Factory does for new tokens."""
+def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
+    """The model with the adapter in it, its embedding enlarged as LLaMA-Factory does for new tokens."""
     from peft import PeftModel
 
     if num_tokens > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
-    return PeftModel.from_pretrained(model, adapter).eval()
+    return PeftModel.from_pretrained(model, adapter).eval().get_base_model()
 
 
 def _tokenizer(folder: str) -> Any:

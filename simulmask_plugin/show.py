@@ -51,7 +51,7 @@ def override(config: SimulMaskConfig, given: Mapping[str, Any]) -> SimulMaskConf
     block = asdict(config)
     if given.get("policy", config.policy) != config.policy:
         block |= {"k": None, "n": None}
-    return SimulMaskConfig.from_dict(block | given)
+    return SimulMaskConfig.from_dict({**block, **given})
 
 
 def parse_schedule(text: str) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class TrainingSetup:
     data_args: Any
     training_args: Any
     finetuning_args: Any
-    deepspeed: str | None
+    deepspeed: str | dict[str, Any] | None
 
     @property
     def attention(self) -> str:
@@ -91,11 +91,13 @@ def read_yaml(path: str, overrides: list[str]) -> dict[str, Any]:
         if "=" not in override:
             raise ValueError(f"Overrides have the form key=value, got {override!r}.")
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides)))
+        content = OmegaConf.load(path)
     except YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}.")
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(content):
+        raise ValueError(f"{path}: expected a mapping of keys to values.")
+    values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
+    assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import check_positions
 from simulmask_plugin.families import check_attention, check_length, family_of
 from simulmask_plugin.features import Row
-from simulmask_plugin.picture import describe_schedule, draw, title, token_table, visible
+from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.terminal import console, table
 from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data, read_yaml
 
@@ -51,18 +50,18 @@ def validate_training(path: str, overrides: list[str]) -> None:
     out.print("Valid.")
 
 
-def check_deepspeed(path: str | None) -> None:
-    """Refuse a DeepSpeed configuration that is missing or no JSON.
+def check_deepspeed(value: Any) -> None:
+    """Refuse a DeepSpeed file that is missing or no JSON; the YAML may also hold the configuration itself.
 
     Raises:
         ValueError: naming the file.
     """
-    if path is None:
+    if not isinstance(value, str):
         return
     try:
-        json.loads(Path(path).read_text(encoding="utf-8"))
+        json.loads(Path(value).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"deepspeed: {path} cannot be read: {error}") from error
+        raise ValueError(f"deepspeed: {value} cannot be read: {error}") from error
 
 
 def describe(setup: TrainingSetup) -> dict[str, str]:
@@ -77,7 +76,7 @@ def describe(setup: TrainingSetup) -> dict[str, str]:
             f"{examples} examples per device ({arguments.per_device_train_batch_size} x "
             f"{arguments.gradient_accumulation_steps} accumulated), times the number of devices"
         ),
-        "DeepSpeed": setup.deepspeed or "no",
+        "DeepSpeed": str(setup.deepspeed or "no"),
         "attention": f"{setup.attention} (flash_attn: {setup.model_args.flash_attn})",
         **describe_block(config),
         "cutoff_len": f"{setup.data_args.cutoff_len} tokens",
@@ -118,7 +117,7 @@ def _describe_sample(sample: DataSample) -> tuple[str, ...]:
 def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: int = 0) -> None:
     """Print the prompt and the tokens of one example."""
     picture = draw(tokenizer, settings, row, seed=seed)
-    before, header = map(visible, settings.prompt.render(row.source_lang, row.target_lang))
+    before, header = map(repr, settings.prompt.render(row.source_lang, row.target_lang))
     out = console()
     out.print(table(("", ""), [("before the source", before), ("header", header)], title="prompt"))
     out.print(f"First example: {title(settings.config)}\n{describe_schedule(picture)}")
@@ -129,7 +128,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+    from simulmask_plugin.evaluation import check_evaluation, load_evaluation, policy_name
 
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
@@ -138,10 +137,10 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     check_attention(model_config, attention)
     check_positions(settings.config, model_config)
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
-    topics = keys | {"policies": "; ".join(map(_join, config.policies)), "attention": attention}
+    topics = keys | {"policies": ", ".join(map(policy_name, config.policies)), "attention": attention}
     streamed = replace(settings.config, **{"k": None, "n": None, **config.policies[0]})
-    first = [Path(side).read_text(encoding="utf-8").partition("\n")[0] for side in (config.source, config.target)]
-    row = Row(*first, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
+    source, target = (_first_line(path) for path in (config.source, config.target))
+    row = Row(source, target, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
     out = console()
     out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
     out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))
@@ -149,5 +148,6 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     out.print("Valid.")
 
 
-def _join(policy: Mapping[str, Any]) -> str:
-    return " ".join(map(str, policy.values()))
+def _first_line(path: str) -> str:
+    with open(path, encoding="utf-8") as lines:
+        return lines.readline()

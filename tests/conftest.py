@@ -8,10 +8,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from simulmask_plugin.families import tiny_model
+# The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
+# --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
+TENSOR_MODULES = "layout positions masks alibi collator delivery kv_cache streaming parity"
+install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
+
+from simulmask_plugin.families import tiny_model  # noqa: E402
 
 settings.register_profile("simulmask", deadline=None, derandomize=True, database=None)
 settings.load_profile("simulmask")
@@ -49,9 +55,7 @@ def metaspace():
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
 
 @pytest.fixture(scope="session", params=["byte_level", "metaspace"])

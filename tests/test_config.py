@@ -58,7 +58,7 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
         ({"policy": "wait_k", "k": [3, 0]}, "simulmask.k must be an integer of at least 1 .*, got 0"),
         ({"policy": "wait_k", "k": []}, "simulmask.k is an empty list; expected at least one k"),
         ({"policy": "read_n", "n": [1, 2]}, r"simulmask.n must be an integer of at least 1 .*, got \[1, 2\]"),
-        ({"policy": "wait_k", "k": "3-1"}, 'k must be an integer, a list, or a range such as "1-9", got \'3-1\''),
+        ({"policy": "wait_k", "k": "3-1"}, "k must be an integer, a list, or a range such as \"1-9\", got '3-1'"),
         ({"policy": "wait_k", "k": "three"}, "k must be an integer, a list, or a range .* got 'three'"),
         ({"policy": "offline", "layout": "suffix"}, "simulmask.layout: unknown value 'suffix'; expected one of prefix"),
         ({"policy": "offline", "positions": "alibi"}, "simulmask.positions: unknown value 'alibi'; expected one of"),

@@ -16,6 +16,7 @@ STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config"]
 
 ORDER = [
     "startup",
+    "terminal",
     *STDLIB_ONLY,
     "corpora",
     "layout",
@@ -30,15 +31,19 @@ ORDER = [
     "streaming",
     "parity",
     "trainer",
-    "drawing",
-    "picture",
     "factory",
-    "merge_check",
     "cost",
     "agents",
-    "evaluation",
     "report",
+    "evaluation",
+    "environment",
+    "training_setup",
+    "picture",
+    "drawing",
+    "show",
+    "merge_check",
     "matrix",
+    "validation",
     "cli",
 ]
 """A module imports only from modules that stand before it; a new module gets its place here."""

@@ -145,14 +145,12 @@ def test_without_chosen_units_look_ahead_is_next_unit():
 
 @given(st.data(), reference.scheduled_pieces(), st.sampled_from(ROWS))
 def test_layout_equals_the_reference(data, scheduled, rows):
-    pieces, schedule = scheduled
-    flags = st.lists(st.booleans(), min_size=schedule.num_target, max_size=schedule.num_target)
-    look_ahead = data.draw(st.none() | flags)
-    layout = prefix_layout(
-        pieces.example(), schedule, rows=rows, look_ahead=None if look_ahead is None else np.array(look_ahead)
-    )
-    expected = reference.lay_out(pieces, schedule.num_read, rows, look_ahead)
-    num_source = schedule.num_source
+    pieces, g = scheduled
+    num_source, num_target = len(pieces.source), len(pieces.target)
+    look_ahead = data.draw(st.none() | st.lists(st.booleans(), min_size=num_target, max_size=num_target))
+    flags = None if look_ahead is None else np.array(look_ahead)
+    layout = prefix_layout(pieces.example(), ReadSchedule(g, num_source), rows=rows, look_ahead=flags)
+    expected = reference.lay_out(pieces, g, rows, look_ahead)
     assert layout.input_ids.tolist() == [row.id for row in expected]
     assert layout.token.tolist() == [row.place for row in expected]
     assert layout.num_read.tolist() == [row.sees for row in expected]
@@ -165,11 +163,11 @@ def test_layout_equals_the_reference(data, scheduled, rows):
 @given(reference.scheduled_pieces(), st.sampled_from(ROWS))
 def test_every_target_token_and_the_end_of_sentence_are_learned(scheduled, rows):
     """Once, and once more for each look-ahead row."""
-    pieces, schedule = scheduled
-    layout = prefix_layout(pieces.example(), schedule, rows=rows)
+    pieces, g = scheduled
+    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
     learned = [i for i in layout.labels.tolist() if i != IGNORE_INDEX]
     assert set(learned) == {*sum(pieces.target, []), pieces.eos}
-    assert len(learned) == len(sum(pieces.target, [])) + 1 + (layout.source_unit == schedule.num_source).sum()
+    assert len(learned) == len(sum(pieces.target, [])) + 1 + (layout.source_unit == len(pieces.source)).sum()
 
 
 def test_parts_that_do_not_add_up_are_our_own_mistake():

@@ -189,8 +189,8 @@ def test_offline_is_plain_causal_attention(rows):
 
 @given(st.lists(reference.scheduled_pieces(), min_size=1, max_size=3), st.sampled_from(ROWS))
 def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
-    layouts = [prefix_layout(pieces.example(), schedule, rows=rows) for pieces, schedule in batch]
-    expected = [reference.lay_out(pieces, schedule.num_read, rows) for pieces, schedule in batch]
+    layouts = [prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows) for pieces, g in batch]
+    expected = [reference.lay_out(pieces, g, rows) for pieces, g in batch]
     length = max(len(layout.input_ids) for layout in layouts)
     mask = np.array(mask_of(layouts))
     loops = np.array(reference.mask(expected, length), dtype=int)
@@ -204,8 +204,8 @@ def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
 @given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.randoms(use_true_random=False))
 def test_mask_does_not_depend_on_the_order_of_arrival(scheduled, rows, random):
     """Keys in any order, compared by their place in the training sequence: the columns move, and nothing else."""
-    pieces, schedule = scheduled
-    layout = prefix_layout(pieces.example(), schedule, rows=rows)
+    pieces, g = scheduled
+    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
     order = torch.arange(len(layout.token))[None]
     source_unit, num_read = (torch.from_numpy(x)[None] for x in (layout.source_unit, layout.num_read))
     arrival = list(range(len(layout.token)))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from reference import Forced, drive, encoder_of, settings_of
 
-from simulmask_plugin.config import ROWS
 from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.features import Row
 from simulmask_plugin.layout import prefix_layout

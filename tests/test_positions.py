@@ -68,20 +68,20 @@ def rank_of(layout, scheme):
 
 @given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.sampled_from(POSITIONS), st.integers(0, 9))
 def test_positions_equal_the_reference(scheduled, rows, scheme, group_offset):
-    pieces, schedule = scheduled
-    layout = prefix_layout(pieces.example(), schedule, rows=rows)
-    expected = reference.positions(
-        pieces, reference.lay_out(pieces, schedule.num_read, rows), scheme, group_offset
-    )
+    pieces, g = scheduled
+    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
+    expected = reference.positions(pieces, reference.lay_out(pieces, g, rows), scheme, group_offset)
     assert position_ids(layout, scheme=scheme, group_offset=group_offset).tolist() == expected
 
 
 @given(reference.scheduled_pieces(), st.sampled_from(ROWS))
 def test_modified_alibi_is_the_rank_among_the_attended_keys(scheduled, rows):
-    pieces, schedule = scheduled
-    expected = reference.lay_out(pieces, schedule.num_read, rows)
+    pieces, g = scheduled
+    expected = reference.lay_out(pieces, g, rows)
     (grid,) = reference.mask([expected], len(expected))
-    ranks = rank_of(prefix_layout(pieces.example(), schedule, rows=rows), "modified_alibi").tolist()
+    ranks = rank_of(
+        prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows), "modified_alibi"
+    ).tolist()
     for query, line in enumerate(reference.alibi_rank(grid)):
         for key, rank in enumerate(line):
             assert rank is None or rank == ranks[query][key]
@@ -106,8 +106,8 @@ def test_group_positions_of_the_target_do_not_depend_on_the_source(source, group
 @given(reference.scheduled_pieces(), st.sampled_from(POSITIONS), st.integers(0, 9))
 def test_streaming_starts_the_header_where_training_did(scheduled, scheme, group_offset):
     """Once the whole source has arrived; `contiguous` and `modified_alibi` count it."""
-    pieces, schedule = scheduled
-    layout = prefix_layout(pieces.example(), schedule, rows="look_ahead")
+    pieces, g = scheduled
+    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows="look_ahead")
     first = position_ids(layout, scheme=scheme, group_offset=group_offset)[layout.after_source][0]
     assert first == target_start(
         num_prompt=len(pieces.prompt),

@@ -27,12 +27,14 @@ def test_golden_actions(num_read, num_source, actions):
 
 
 @given(schedules())
-def test_actions_round_trip(schedule):
+def test_actions_round_trip(values):
+    schedule = ReadSchedule(*values)
     assert ReadSchedule.from_actions(schedule.actions(), schedule.num_source) == schedule
 
 
 @given(schedules())
-def test_actions_hold_one_read_per_unit_and_one_write_per_unit_and_end(schedule):
+def test_actions_hold_one_read_per_unit_and_one_write_per_unit_and_end(values):
+    schedule = ReadSchedule(*values)
     actions = schedule.actions()
     assert actions.count(R) == schedule.num_read[-1]
     assert actions.count(W) == schedule.num_target + 1

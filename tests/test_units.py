@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD, UnitTokenizer, join_units, split_units
 
 # Letters, marks, numbers, punctuation, symbols of all scripts; brackets are left out, in which special tokens stand.
-text_characters = st.characters(categories=("L", "M", "N", "P", "S"), exclude_characters="<>|\N{REPLACEMENT CHARACTER}▁")
+text_characters = st.characters(
+    categories=("L", "M", "N", "P", "S"), exclude_characters="<>|\N{REPLACEMENT CHARACTER}▁"
+)
 words = st.lists(st.text(text_characters, min_size=1, max_size=6), min_size=1, max_size=6)
-MANY = ["the dog", "abc abcde, xyz.", "über 3.5 café", "我们 是中国人", "😀👍🏽 a", "नमस्ते e\u0301", "a'b \"c\" — d"]
+MANY = ["the dog", "abc abcde, xyz.", "über 3.5 café", "我们 是中国人", "😀👍🏽 a", "नमस्ते e\u0301", 'a\'b "c" — d']
 
 
 @pytest.mark.parametrize(

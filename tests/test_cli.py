@@ -1,0 +1,330 @@
+"""The command `simulmask`: help, exit codes, and one-line errors; validate and parity on tiny models."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from simulmask_plugin.cli import main
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.families import tiny_model
+from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.startup import LlamaFactoryFinder
+
+COMMANDS = ("validate", "show", "parity", "eval", "verify-merge", "env")
+
+RECORD_KEYS = [
+    "family",
+    "attention",
+    "layout",
+    "positions",
+    "rows",
+    "policy",
+    "source_units",
+    "target_units",
+    "max_abs_diff",
+    "max_logit",
+    "promised",
+    "holds",
+]
+
+# LLaMA-Factory and what it imports warn of much; that is not what is tested here.
+llama_factory = pytest.mark.filterwarnings("default")
+
+
+def error(capsys, *arguments):
+    """The error message of a command that must exit with code 2."""
+    assert main([str(argument) for argument in arguments]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("simulmask: error: ")
+    return message.removeprefix("simulmask: error: ")
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=["simulmask", *COMMANDS])
+def test_help_has_an_example_and_the_exit_codes(capsys, command):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    output = capsys.readouterr().out
+    assert f"example: simulmask {' '.join(command)}" in output
+    assert "exit codes: 0 ok, 1 a check failed, 2 bad input" in output
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, simulmask_plugin.cli as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "numpy", "transformers", "rich", "matplotlib"} & set(output.split())
+
+
+def test_a_command_is_required(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("SIMULMASK_DEBUG", "1")
+    with pytest.raises(ValueError, match="simulmask.k must be an integer"):
+        main(["show", "--k", "0"])
+
+
+def test_env_lists_packages_and_hook(capsys):
+    assert main(["env"]) == 0
+    output = capsys.readouterr().out
+    for name in ("llamafactory", "transformers", "peft", "deepspeed", "simuleval", "start-up hook, active", "GPU"):
+        assert name in output
+
+
+# validate
+
+
+def write_setup(folder, **keys):
+    """Write a tiny model, data and a training YAML; return the YAML's path."""
+    tokenizer = byte_tokenizer()
+    tiny_model("llama", len(tokenizer), 0).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"source": "ein haus", "target": "a house"}, {"source": "zwei", "target": "two of them"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "broken.jsonl").write_text(json.dumps(rows[0]) + "\n{not json\n")
+    columns = {"source": "source", "target": "target"}
+    entries = {
+        "rows": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": columns},
+        "absent_column": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": {"source": "src"}},
+        "absent_file": {"file_name": "nowhere.jsonl", "formatting": "simulmask", "columns": columns},
+        "broken": {"file_name": "broken.jsonl", "formatting": "simulmask", "columns": columns},
+        "alpaca": {"file_name": "rows.jsonl"},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(entries))
+    path = folder / "train.yaml"
+    content = {
+        "model_name_or_path": str(folder / "model"),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "dataset_dir": str(folder),
+        "dataset": "rows",
+        "cutoff_len": 256,
+        "output_dir": str(folder / "output"),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "bf16": True,
+        "simulmask": {"policy": "wait_k", "k": 1},
+    }
+    path.write_text(yaml.safe_dump(content | keys))
+    return path
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+        yield write_setup(tmp_path_factory.mktemp("training"))
+
+
+@llama_factory
+def test_validate_says_what_training_will_do(training, capsys):
+    assert main(["validate", str(training)]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "family llama, rope",
+        "8 examples per device (4 x 2 accumulated)",
+        "attention sdpa (flash_attn: auto)",
+        "policy wait_k, k = 1",
+        "units source word, target word",
+        "rows.jsonl source, target 2",
+        "Translate the following sentence from English to German:",
+        "g(1..T+1) = 1 2 2",
+        "␣h 266 target -1 2",  # of "house", which sees g(2) = 2
+        "Valid.",
+    ):
+        assert words in output
+
+
+@llama_factory
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("simulmask.kk=3", r"Unknown key simulmask.kk; known keys: policy, k, "),
+        ("simulmask.k=0", r"simulmask.k must be an integer of at least 1 \(source units\), got 0"),
+        ("simulmask.policy=schedule", r"simulmask.k is set, but policy schedule does not use it"),
+        ("simulmask.positions=modified_alibi", "modified_alibi needs an ALiBi model, but llama uses RoPE"),
+        ("stage=pt", "The simulmask: block needs stage: sft, got stage: pt"),
+        ("unknown=1", r"Some keys are not used by the HfArgumentParser: \['unknown'\]"),
+        ("flash_attn=fa2", "'flash_attention_2' cannot take the mask .* Set `flash_attn: sdpa`"),
+        ("flash_attn=fa3", "'flash_attention_3' cannot take the mask"),
+        ("packing=true", "packing does not work with the simulmask: block"),
+        ("dataset=absent_column", r"column 'src' \(source\) is missing; the data has source, target"),
+        ("dataset=absent_file", "nowhere.jsonl: no such file"),
+        ("dataset=broken", "broken.jsonl cannot be read"),
+        ("dataset=alpaca", "every dataset needs formatting: simulmask"),
+        ("dataset=unlisted", "Undefined dataset unlisted in dataset_info.json"),
+        ("cutoff_len=16", "each of the first 2 examples is longer than cutoff_len 16"),
+        ("model_name_or_path=./no/model", "model_name_or_path: ./no/model: no such folder"),
+        ("deepspeed=no/zero.json", "deepspeed: no/zero.json cannot be read"),
+        ("justakey", "Overrides have the form key=value, got 'justakey'"),
+    ],
+)
+def test_validate_names_what_is_wrong(training, capsys, override, message):
+    assert re.search(message, error(capsys, "validate", training, override))
+
+
+@llama_factory
+def test_validate_knows_the_sliding_window(training, capsys, tmp_path):
+    tiny_model("mistral", 300, 0, sliding_window=64).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    message = error(capsys, "validate", training, f"model_name_or_path={tmp_path}")
+    assert "sliding window of 64 tokens" in message
+    assert "Lower cutoff_len to 64" in message
+
+
+def test_validate_needs_the_start_up_hook(training, capsys, monkeypatch):
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, LlamaFactoryFinder)]
+    monkeypatch.setattr(sys, "meta_path", finders)
+    monkeypatch.setenv("SIMULMASK_PLUGIN", "0")
+    message = error(capsys, "validate", training)
+    assert message.startswith("LLaMA-Factory would not know the simulmask: block.")
+    assert message.endswith("SIMULMASK_PLUGIN=0 switches the plugin off; unset it.")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "wrong.yaml: no such file"),
+        ("a: [", "wrong.yaml is no valid YAML"),
+        ("- a", "expected a mapping of keys to values"),
+        ("export_dir: merged", "is neither a training YAML .* nor an evaluation YAML"),
+        ("policies: [{policy: offline}]", "the key model is missing"),
+    ],
+)
+def test_validate_wants_a_yaml_that_it_knows(tmp_path, capsys, content, message):
+    path = tmp_path / "wrong.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert re.search(message, error(capsys, "validate", path))
+
+
+@llama_factory
+def test_show_takes_its_defaults_from_a_training_yaml(training, capsys):
+    assert main(["show", str(training), "--json", "--k", "2"]) == 0
+    picture = json.loads(capsys.readouterr().out)
+    assert picture["schedule"] == [2, 2, 2]
+    assert "".join(picture["tokens"]).endswith("German: ein haus\nAssistant: a house</s>")
+
+
+# evaluation
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny model with its simulmask.json."""
+    folder = tmp_path_factory.mktemp("trained")
+    tokenizer = byte_tokenizer()
+    tiny_model("bloom", len(tokenizer), 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = ModelSettings(SimulMaskConfig(policy="wait_k", k=12, positions="modified_alibi"), Prompt("T:", "\nA:"))
+    settings.save(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluation(trained, tmp_path):
+    (tmp_path / "test.source").write_text("ein haus\nzwei\n")
+    (tmp_path / "test.target").write_text("a house\ntwo\n")
+    keys = {
+        "model": str(trained),
+        "source": str(tmp_path / "test.source"),
+        "target": str(tmp_path / "test.target"),
+        "output": str(tmp_path / "output"),
+        "policies": [{"policy": "wait_k", "k": 1}, {"policy": "offline"}],
+    }
+    path = tmp_path / "eval.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    return path
+
+
+def test_validate_says_what_an_evaluation_will_do(evaluation, capsys):
+    assert main(["validate", str(evaluation)]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "policies wait_k-1, offline",
+        "attention eager",
+        "policy wait_k, k = 12",
+        "g(1..T+1) = 1 2 2",
+        "Valid.",
+    ):
+        assert words in output
+
+
+@pytest.mark.parametrize("command", ["validate", "eval"])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("unknown=1", "unknown key 'unknown'"),
+        ("model=nowhere", "nowhere has no simulmask.json"),
+        ("source=nowhere.txt", "nowhere.txt: no such file"),
+    ],
+)
+def test_bad_evaluation_is_refused_before_it_starts(evaluation, capsys, command, override, message):
+    assert message in error(capsys, command, evaluation, override)
+
+
+# parity
+
+
+def records(capsys, *options):
+    code = main(["parity", "--json", *options])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_parity_of_a_family_is_a_list_of_records(capsys):
+    code, cells = records(capsys, "--family", "llama", "--examples", "1")
+    assert code == 0
+    assert [list(cell) for cell in cells] == [RECORD_KEYS] * 8
+    assert {cell["attention"] for cell in cells} == {"sdpa", "eager"}
+    assert {cell["policy"] for cell in cells} == {"wait_k", "read_n", "offline", "schedule"}
+    assert all(cell["promised"] and cell["holds"] and cell["max_logit"] > 1 for cell in cells)
+
+
+def test_parity_of_a_model_takes_its_own_settings(trained, capsys):
+    code, cells = records(capsys, "--model", str(trained), "--examples", "2")
+    assert (code, len(cells)) == (0, 4)
+    assert {(cell["family"], cell["positions"]) for cell in cells} == {("bloom", "modified_alibi")}
+
+
+@llama_factory
+def test_parity_of_a_training_yaml(training, capsys):
+    code, cells = records(capsys, str(training), "--examples", "1")
+    assert (code, {(cell["family"], cell["positions"]) for cell in cells}) == (0, {("llama", "group")})
+
+
+def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys):
+    code, cells = records(capsys, "--matrix", "--family", "bloom", "--examples", "1")
+    assert code == 0
+    assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 3 * 4 * 4
+    assert all(cell["holds"] for cell in cells if cell["promised"])
+    assert not all(cell["holds"] for cell in cells)
+
+
+def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
+    monkeypatch.setattr("simulmask_plugin.parity.TOLERANCE", 0.0)
+    assert main(["parity", "--family", "bloom", "--examples", "1"]) == 1
+    output = capsys.readouterr().out
+    assert "FAILED" in output
+    assert "4 of 4 cells promise parity" in output
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--family", "gpt5"], "Unknown family 'gpt5'; expected one of falcon, bloom"),
+        (["--family", "llama", "--model", "folder"], "Give one of: a training YAML, --model, --family"),
+        (["--model", "nowhere"], "nowhere has no simulmask.json"),
+        (["--examples", "0"], "--examples must be at least 1, got 0"),
+        (["nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_bad_options_of_parity(capsys, options, message):
+    assert message in error(capsys, "parity", *options)

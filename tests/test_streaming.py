@@ -1,0 +1,426 @@
+"""The session: what it feeds, what that costs, when it reads, writes and stops."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from reference import Forced, drive, encoder_of
+
+from simulmask_plugin.config import ROWS
+from simulmask_plugin.features import Row
+from simulmask_plugin.layout import prefix_layout
+from simulmask_plugin.parity import scored_rows, training_logits
+from simulmask_plugin.policies import make_policy, roll_out
+from simulmask_plugin.schedule import Action
+from simulmask_plugin.streaming import StreamingSession, greedy
+
+SOURCE, TARGET = "the dog abc", "cat abcde xyz"
+WAIT_1 = {"policy": "wait_k", "k": 1}
+words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
+
+
+def target_ids_of(encoder, source, target):
+    example = encoder.encode(Row(source, target, "English", "German"))
+    return example.input_ids[example.source_end + example.num_header :].tolist()
+
+
+def session_of(model, encoder, policy=None, **options):
+    policy = policy or encoder.settings.config.policies()[0]
+    return StreamingSession(model=model, encoder=encoder, policy=policy, **options)
+
+
+def forced_session(model, encoder, source=SOURCE, target=TARGET, **options):
+    """A session that writes the given target."""
+    forced = Forced(target_ids_of(encoder, source, target))
+    return session_of(model, encoder, choose=forced.choose, max_unit_tokens=99, **options)
+
+
+class Calls(list):
+    """Records the tokens of every call of a model while in use."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def __enter__(self):
+        def record(module, args, kwargs):
+            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
+
+        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
+@pytest.fixture(scope="session")
+def llama(model_of, byte_level):
+    return model_of("llama", len(byte_level), 0)
+
+
+PROMPT, HEADER = ["T", "r", ":"], ["\n", "A", "s", ":"]
+GOLDEN_CALLS = {
+    # One word after the other; the look-ahead row of a word is fed before, its kept row behind the next source word.
+    ("look_ahead", False): [
+        [*PROMPT, " the", *HEADER],
+        [" cat"],
+        [" dog", " cat"],
+        [" abcde"],
+        [" abc", " abcde"],
+        [" xyz"],
+    ],
+    # The source is there: both rows in one call.
+    ("look_ahead", True): [
+        [*PROMPT, " the", " dog", " abc", *HEADER],
+        [" cat", " cat"],
+        [" abcde", " abcde"],
+        [" xyz"],
+    ],
+    ("own_unit", False): [[*PROMPT, " the", *HEADER], [" cat"], [" dog", " abcde"], [" abc", " xyz"]],
+}
+
+
+@pytest.mark.parametrize("rows, ahead", GOLDEN_CALLS)
+def test_golden_calls(llama, byte_level, rows, ahead):
+    session = forced_session(llama, encoder_of(byte_level, rows=rows, **WAIT_1))
+    with Calls(llama, byte_level) as calls:
+        written = drive(session, SOURCE.split(), ahead=ahead)
+    assert written == TARGET.split()
+    assert calls == GOLDEN_CALLS[rows, ahead]
+    assert session.counters.calls == len(calls)
+    assert session.counters.fed_tokens == sum(map(len, calls))
+    assert session.counters.written_tokens == 3
+
+
+def test_token_units_are_fed_once(llama, byte_level):
+    session = forced_session(llama, encoder_of(byte_level, target_units="token", **WAIT_1))
+    with Calls(llama, byte_level) as calls:
+        drive(session, SOURCE.split())
+    assert calls == [[*PROMPT, " the", *HEADER], [" dog", " cat"], [" abc", " abcde"], [" xyz"]]
+
+
+@given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans())
+@hypothesis_settings(max_examples=40)
+def test_cost_is_bounded(llama, byte_level, source, target, k, rows, ahead):
+    """At most two calls a written token (the end of sentence counts as one); one where the source has arrived."""
+    encoder = encoder_of(byte_level, rows=rows, policy="wait_k", k=k)
+    session = forced_session(llama, encoder, " ".join(source), " ".join(target))
+    with Calls(llama, byte_level) as calls:
+        drive(session, source, ahead=ahead)
+    assert session.counters.calls == len(calls)
+    assert session.counters.written_tokens == len(session.target_ids)
+    written = len(session.target_ids) + 1
+    asked_again = max(0, len(source) - k - len(target))  # where the end of sentence came before that of the source
+    assert len(calls) - asked_again <= (written if ahead or rows == "own_unit" else 2 * written)
+
+
+@given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans())
+@hypothesis_settings(max_examples=40)
+def test_the_cache_ends_as_the_training_sequence_without_look_ahead_rows(
+    llama, byte_level, source, target, k, rows, ahead
+):
+    """Every token of prompt and source was fed once, and every row that was dropped was a target row."""
+    encoder = encoder_of(byte_level, rows=rows, policy="wait_k", k=k)
+    session = forced_session(llama, encoder, " ".join(source), " ".join(target))
+    drive(session, source, ahead=ahead)
+    example = encoder.encode(Row(" ".join(source), " ".join(target), "English", "German"))
+    assert session.kept_ids() == example.input_ids[:-1].tolist()
+    assert session._cache.get_seq_length() == len(session.fed_ids) == len(example.input_ids) - 1
+
+
+def test_nothing_in_the_cache_is_copied_or_recomputed(llama, byte_level):
+    """The buffers stay where they are, the entries of earlier calls keep their bits."""
+    session = forced_session(llama, encoder_of(byte_level, **WAIT_1))
+    places, entries = set(), []
+    pieces = SOURCE.split()
+    while not session.finished:
+        if session.action() is Action.READ:
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+            continue
+        session.write()
+        layers = session._cache.layers
+        places.add(tuple(buffer.data_ptr() for layer in layers for buffer in (layer.keys, layer.values)))
+        entries.append([layer.keys[:, :, : layer.length].clone() for layer in layers])
+    assert len(places) == 1
+    for earlier, later in zip(entries, entries[1:], strict=False):
+        for before, after in zip(earlier, later, strict=True):
+            assert torch.equal(before, after[:, :, : before.shape[2]])
+
+
+def test_the_cache_grows_past_its_first_buffers(llama, byte_level):
+    source, target = " ".join(["abc the dog"] * 50), " ".join(["cat abc"] * 70)
+    session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=3), source, target)
+    drive(session, source.split())
+    assert len(session.fed_ids) > 256
+    assert session._cache.layers[0].keys.shape[2] == 512
+
+
+@pytest.mark.parametrize("positions", ["group", "contiguous"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_written_text_is_that_of_the_ids(llama, byte_level, positions, ahead):
+    session = session_of(llama, encoder_of(byte_level, positions=positions, **WAIT_1), max_target_tokens=30)
+    written = drive(session, SOURCE.split(), ahead=ahead)
+    assert " ".join(written) == byte_level.decode(session.target_ids).strip()
+
+
+# Reading, writing, stopping
+
+
+class Script:
+    """Chooses tokens in the given order; None is the end of sentence."""
+
+    def __init__(self, tokenizer, *texts):
+        self.left = [
+            tokenizer.eos_token_id if text is None else tokenizer.convert_tokens_to_ids(text) for text in texts
+        ]
+
+    def __call__(self, logits, index, opening):
+        return self.left.pop(0)
+
+
+def test_early_end_of_sentence_means_read(llama, byte_level):
+    encoder = encoder_of(byte_level, **WAIT_1)
+    session = session_of(llama, encoder, choose=Script(byte_level, "Ġthe", None, None, None, "Ġcat", None, None))
+    session.read("a")
+    assert session.write() == "the"  # its look-ahead row predicts the end of sentence
+    assert session.action() is Action.READ
+    session.read("b")
+    assert session.action() is Action.WRITE
+    assert session.write() is None  # so does its kept row, which sees "a b"
+    assert not session.finished
+    assert session.action() is Action.READ
+    session.read("c")
+    assert session.action() is Action.WRITE
+    assert session.write() is None  # and the same row with "a b c"
+    assert session.action() is Action.READ
+    session.finish_source()
+    assert session.action() is Action.WRITE
+    assert session.write() == "cat"
+    assert session.write() is None
+    assert session.finished
+    assert not session.truncated
+
+
+def test_row_that_asked_too_early_is_fed_again(llama, byte_level):
+    """Its entry leaves the cache, and comes back behind the word that was read."""
+    encoder = encoder_of(byte_level, **WAIT_1)
+    session = session_of(llama, encoder, choose=Script(byte_level, None, None, "Ġcat", None, None))
+    with Calls(llama, byte_level) as calls:
+        drive(session, SOURCE.split())
+    assert calls == [
+        [*PROMPT, " the", *HEADER],
+        [" dog", *HEADER],
+        [" abc", *HEADER],
+        [" cat"],
+    ]
+    assert byte_level.decode(session.kept_ids()) == "Tr: the dog abc\nAs: cat"
+
+
+def test_end_of_sentence_after_the_source_has_ended_is_the_end(llama, byte_level):
+    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None))
+    session.read("a")
+    session.finish_source()
+    assert session.write() is None
+    assert session.finished
+    assert session.target_ids == []
+
+
+def test_source_that_ends_without_a_further_word_is_asked_once_more(llama, byte_level):
+    """SimulEval may tell the end later than the last word."""
+    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None, None))
+    session.read("a")
+    assert session.write() is None
+    assert session.action() is Action.READ
+    session.finish_source()
+    assert session.action() is Action.WRITE
+    assert session.write() is None
+    assert session.finished
+
+
+class EagerToStop:
+    """Greedy, with a model that likes to end the sentence."""
+
+    def __init__(self, encoder, bias):
+        self.greedy, self.bias = greedy(encoder, torch.device("cpu")), bias
+        self.eos = encoder.tokenizer.eos_token_id
+
+    def __call__(self, logits, index, opening):
+        logits = logits.clone()
+        logits[self.eos] += self.bias
+        return self.greedy(logits, index, opening)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bias", [0, 2, 4, 6])
+@pytest.mark.parametrize("policy", [make_policy("wait_k", k=1), make_policy("read_n", n=2)], ids=["wait-1", "read-2"])
+def test_what_is_written_does_not_depend_on_how_early_the_source_arrives(model_of, byte_level, rows, bias, policy):
+    """An end of sentence from a row that did not see all of the source means READ, whether it has arrived or not."""
+    encoder = encoder_of(byte_level, rows=rows, policy="offline")
+    for seed in range(3):
+        written = []
+        for ahead in (False, True):
+            session = session_of(
+                model_of("llama", len(byte_level), seed),
+                encoder,
+                policy,
+                max_target_tokens=25,
+                choose=EagerToStop(encoder, bias),
+            )
+            drive(session, "abc the dog cd xyz abcde".split(), ahead=ahead)
+            written.append((session.target_ids, session.truncated))
+        assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_session_ends_when_it_has_written_enough(llama, byte_level, limit, ahead):
+    session = session_of(llama, encoder_of(byte_level, **WAIT_1), max_target_tokens=limit)
+    drive(session, SOURCE.split(), ahead=ahead)
+    assert session.finished
+    assert session.truncated
+    assert len(session.target_ids) == limit
+
+
+def test_unit_ends_when_it_has_enough_tokens(llama, byte_level):
+    inner = byte_level.convert_tokens_to_ids("x")
+    session = session_of(
+        llama,
+        encoder_of(byte_level, **WAIT_1),
+        choose=lambda logits, index, opening: inner,
+        max_unit_tokens=3,
+        max_target_tokens=7,
+    )
+    assert drive(session, ["a", "b", "c"]) == ["xxx", "xxx", "x"]
+
+
+def test_finished_session_writes_no_more(llama, byte_level):
+    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None))
+    session.read("a")
+    session.finish_source()
+    session.write()
+    with pytest.raises(ValueError, match="The session is finished; start a new one per sentence"):
+        session.write()
+
+
+def test_finished_source_takes_no_more(llama, byte_level):
+    session = session_of(llama, encoder_of(byte_level, **WAIT_1))
+    session.read("a")
+    session.finish_source()
+    with pytest.raises(ValueError, match="The source is finished, but 'b' was read; start a new session"):
+        session.read("b")
+
+
+def test_actions_follow_the_policy(llama, byte_level):
+    session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=2))
+    actions = []
+    pieces = SOURCE.split()
+    while not session.finished:
+        actions.append(session.action().value[0])
+        if session.action() is Action.READ:
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            session.write()
+    assert "".join(actions) == "RRWRWWW"
+
+
+def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, monkeypatch):
+    model = model_of("llama", len(byte_level), 1)
+    monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
+    with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask"):
+        session_of(model, encoder_of(byte_level, **WAIT_1))
+
+
+# Choosing
+
+
+def logits_for(tokenizer, *pieces):
+    """Logits that prefer the pieces in this order."""
+    logits = torch.zeros(len(tokenizer))
+    for rank, piece in enumerate(pieces):
+        logits[tokenizer.convert_tokens_to_ids(piece)] = len(pieces) - rank
+    return logits
+
+
+@pytest.mark.parametrize(
+    "index, opening, chosen",
+    [(3, True, "Ġdog"), (3, False, "og"), (0, True, "og")],
+    ids=["opens a word", "goes on", "first token"],
+)
+def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening, chosen):
+    """The first token of all may be anything: no white space need stand before it."""
+    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    logits = logits_for(byte_level, "og", "Ġdog", "Ġthe")
+    assert choose(logits, index, opening) == byte_level.convert_tokens_to_ids(chosen)
+
+
+def test_end_of_sentence_may_always_follow_a_word(byte_level):
+    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    assert choose(logits_for(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
+
+
+@pytest.mark.parametrize("unit", ["character", "token"])
+def test_characters_and_tokens_may_begin_with_anything(byte_level, unit):
+    choose = greedy(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
+    assert choose(logits_for(byte_level, "og", "Ġdog"), 3, True) == byte_level.convert_tokens_to_ids("og")
+
+
+@pytest.mark.parametrize("unit", ["word", "character", "token"])
+@pytest.mark.parametrize("more", [0, 84])
+def test_model_with_more_rows_than_tokens_writes_tokens(model_of, byte_level, unit, more):
+    """Qwen, Gemma and others pad their vocabulary; what is beyond the tokenizer has no text."""
+    model = model_of("llama", len(byte_level) + more, 3)
+    session = session_of(model, encoder_of(byte_level, target_units=unit, **WAIT_1), max_target_tokens=40)
+    drive(session, SOURCE.split())
+    assert max(session.target_ids) < len(byte_level)
+
+
+def test_every_unit_after_the_first_opens_a_word(llama, byte_level):
+    encoder = encoder_of(byte_level, **WAIT_1)
+    session = session_of(llama, encoder, max_target_tokens=40, max_unit_tokens=4)
+    starts = []
+    pieces = SOURCE.split()
+    while not session.finished:
+        if session.action() is Action.READ:
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            starts.append(len(session.target_ids))
+            session.write()
+    openers = [session.target_ids[start] for start in starts[1:] if start < len(session.target_ids)]
+    assert openers
+    assert all(encoder.target.opens_word[token] for token in openers)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_another_k_at_inference_has_the_rows_that_training_with_it_would_have(llama, byte_level, k):
+    """Trained at 3: layout and positions stay, the schedule is that of k."""
+    encoder = encoder_of(byte_level, policy="wait_k", k=3)
+    policy = encoder.settings.inference_policy(k=k)
+    example = encoder.encode(Row(SOURCE, TARGET, "English", "German"))
+    layout = prefix_layout(example, roll_out(policy, 3, 3), rows="look_ahead")
+    training = training_logits(llama, encoder.settings, layout)
+    forced = Forced(target_ids_of(encoder, SOURCE, TARGET))
+    session = session_of(llama, encoder, policy, choose=forced.choose, trace=forced.trace)
+    drive(session, SOURCE.split())
+    for index, token, kind in scored_rows(layout):
+        torch.testing.assert_close(forced.rows[token, kind], training[index], atol=1e-4, rtol=0)
+
+
+def test_languages_of_the_session_reach_the_prompt(llama, byte_level):
+    from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+    from simulmask_plugin.features import ExampleEncoder
+    from simulmask_plugin.prompts import Prompt
+
+    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", " {target_lang}:"))
+    session = session_of(
+        llama, ExampleEncoder(byte_level, settings), target_lang="Dutch", choose=Script(byte_level, None)
+    )
+    session.read("the")
+    session.finish_source()
+    session.write()
+    assert byte_level.decode(session.fed_ids) == "English: the Dutch:"

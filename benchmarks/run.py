@@ -99,9 +99,7 @@ def model_of(
     return model.to(device).train()
 
 
-def steps(
-    model: PreTrainedModel, collator: SimulMaskCollator, features: list[dict[str, Any]]
-) -> tuple[Step, Step]:
+def steps(model: PreTrainedModel, collator: SimulMaskCollator, features: list[dict[str, Any]]) -> tuple[Step, Step]:
     """One optimizer step with the plugin, and the same step of plain causal fine-tuning on the same tokens."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ids = torch.tensor([f["input_ids"] for f in features], device=model.device)
@@ -193,9 +191,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, {args.threads} CPU threads\n"
-    )
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, {args.threads} CPU threads\n")
     for name, benchmark in BENCHMARKS.items():
         if args.only in (None, name):
             print(f"## {name}\n\n{(benchmark.__doc__ or '').strip()}\n\n" + "\n".join(benchmark()) + "\n", flush=True)

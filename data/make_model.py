@@ -35,9 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + 2
     if vocab_size < smallest:
-        raise ValueError(
-            f"The vocabulary needs at least {smallest} entries (256 bytes, 2 special), got {vocab_size}."
-        )
+        raise ValueError(f"The vocabulary needs at least {smallest} entries (256 bytes, 2 special), got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -47,7 +45,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # Behind a prompt every word has a space before it, the first one too.
+    tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
@@ -72,9 +71,7 @@ def make_model(
     if family == "llama" and dropout:
         raise ValueError("Llama has no dropout of its hidden states in transformers; use --dropout 0.")
     if hidden % heads:
-        raise ValueError(
-            f"The hidden size must be a multiple of the number of heads, got {hidden} and {heads}."
-        )
+        raise ValueError(f"The hidden size must be a multiple of the number of heads, got {hidden} and {heads}.")
     shape = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
@@ -120,9 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--text", type=Path, nargs="+", required=True, help="what the tokenizer is trained on"
-    )
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="what the tokenizer is trained on")
     parser.add_argument("--output", type=Path, required=True, help="folder, empty or new")
     parser.add_argument("--family", choices=FAMILIES, default="falcon", help="default: %(default)s")
     parser.add_argument("--vocab-size", type=int, default=1000, help="default: %(default)s")

@@ -20,30 +20,18 @@ def corpus_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("config", nargs="?", type=Path, help="YAML whose keys are these options")
 
-    what = parser.add_argument_group(
-        "what to read: --source and --target, --pairs, or --test-set and --lang-pair"
-    )
+    what = parser.add_argument_group("what to read: --source and --target, --pairs, or --test-set and --lang-pair")
     what.add_argument("--source", type=Path, help="line-aligned text, IWSLT .xml or train.tags.* file")
     what.add_argument("--target", type=Path, help="its translation, in the same format")
     what.add_argument("--pairs", type=Path, help="one .tsv, .json or .jsonl file with both sides")
-    what.add_argument(
-        "--source-key", help="key or column of the source in --pairs (default: source; 1 in a TSV)"
-    )
-    what.add_argument(
-        "--target-key", help="key or column of the target in --pairs (default: target; 2 in a TSV)"
-    )
+    what.add_argument("--source-key", help="key or column of the source in --pairs (default: source; 1 in a TSV)")
+    what.add_argument("--target-key", help="key or column of the target in --pairs (default: target; 2 in a TSV)")
     what.add_argument("--test-set", help="name of a sacreBLEU test set, such as wmt15")
     what.add_argument("--lang-pair", help="its languages, such as de-en")
 
-    how = parser.add_argument_group(
-        "cleaning: white space is always normalized, a pair with an empty side dropped"
-    )
-    how.add_argument(
-        "--source-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s"
-    )
-    how.add_argument(
-        "--target-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s"
-    )
+    how = parser.add_argument_group("cleaning: white space is always normalized, a pair with an empty side dropped")
+    how.add_argument("--source-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s")
+    how.add_argument("--target-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s")
     how.add_argument("--max-units", type=int, help="drop pairs with a side longer than this")
     how.add_argument("--max-ratio", type=float, help="drop pairs with longer side / shorter side above this")
     how.add_argument("--drop-identical", action="store_true", help="drop pairs whose sides are the same")
@@ -51,9 +39,7 @@ def corpus_parser(description: str) -> argparse.ArgumentParser:
     how.add_argument("--limit", type=int, help="keep the first LIMIT of the pairs that are left")
 
     where = parser.add_argument_group("output")
-    where.add_argument(
-        "--output", type=Path, default=Path("output/data"), help="folder (default: %(default)s)"
-    )
+    where.add_argument("--output", type=Path, default=Path("output/data"), help="folder (default: %(default)s)")
     where.add_argument("--overwrite", action="store_true", help="replace files and entries that are there")
     return parser
 
@@ -66,9 +52,7 @@ def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace],
         sys.exit(f"{parser.prog}: {error}")
 
 
-def clean_corpus(
-    options: argparse.Namespace, *, default: Path
-) -> tuple[list[corpora.Pair], int, Counter[str]]:
+def clean_corpus(options: argparse.Namespace, *, default: Path) -> tuple[list[corpora.Pair], int, Counter[str]]:
     """Returns the pairs to write, the number of pairs read and the dropped ones by reason.
 
     Args:
@@ -88,13 +72,9 @@ def clean_corpus(
     )
     num_read = len(kept) + dropped.total()
     if num_read == 0:
-        raise ValueError(
-            "Expected pairs to prepare, got an input without any; check its path and its format."
-        )
+        raise ValueError("Expected pairs to prepare, got an input without any; check its path and its format.")
     if not kept:
-        raise ValueError(
-            f"No pair is left of {num_read} read; dropped: {dict(dropped)}. Loosen the cleaning."
-        )
+        raise ValueError(f"No pair is left of {num_read} read; dropped: {dict(dropped)}. Loosen the cleaning.")
     return kept[: options.limit], num_read, dropped
 
 
@@ -111,34 +91,24 @@ def _read(options: argparse.Namespace, default: Path) -> Iterator[corpora.Pair]:
     groups = [("source", "target"), ("pairs",), ("test_set", "lang_pair")]
     given = [group for group in groups if any(vars(options)[name] is not None for name in group)]
     if len(given) > 1 or any(vars(options)[name] is None for group in given for name in group):
-        raise ValueError(
-            "Expected --source and --target, or --pairs, or --test-set and --lang-pair, and no other."
-        )
+        raise ValueError("Expected --source and --target, or --pairs, or --test-set and --lang-pair, and no other.")
     if given == [groups[0]]:
         return corpora.read_aligned(options.source, options.target)
     if given == [groups[2]]:
         return corpora.read_test_set(options.test_set, options.lang_pair)
-    return corpora.read_pairs(
-        options.pairs or default, source_key=options.source_key, target_key=options.target_key
-    )
+    return corpora.read_pairs(options.pairs or default, source_key=options.source_key, target_key=options.target_key)
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Returns the options; those of the YAML come first, so that the command line has the last word."""
     options = parser.parse_args(argv)
-    return (
-        options
-        if options.config is None
-        else parser.parse_args([*_yaml_arguments(parser, options.config), *argv])
-    )
+    return options if options.config is None else parser.parse_args([*_yaml_arguments(parser, options.config), *argv])
 
 
 def _yaml_arguments(parser: argparse.ArgumentParser, config: Path) -> list[str]:
     """Returns the YAML as command line options, so that both are checked by the same parser."""
     if not config.is_file():
-        raise FileNotFoundError(
-            f"No such file: {config}; the one positional argument is a YAML with the options."
-        )
+        raise FileNotFoundError(f"No such file: {config}; the one positional argument is a YAML with the options.")
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -23,6 +23,9 @@ MARKER = ".simulmask_demo"
 """A file in every folder that the demo has made; it writes to no other."""
 
 SIZES = ("--train", 30000, "--valid", 200, "--test", 120)
+HEADS = 16
+"""Many small heads: Falcon divides ALiBi by the root of a head's size, and the order of words hangs on it."""
+
 LAST_PREPARATION = "model"
 TAIL = 20
 """Lines of a failed step's log that are printed."""
@@ -69,7 +72,7 @@ def all_steps(output: Path) -> list[Step]:
         Step(
             "model",
             "making a tiny Falcon with ALiBi",
-            script("data/make_model.py", "--text", pairs, "--output", model),
+            script("data/make_model.py", "--text", pairs, "--output", model, "--heads", HEADS),
             model / "model.safetensors",
         ),
         Step(

@@ -25,9 +25,7 @@ from simulmask_plugin.units import join_units, split_units
 def main() -> None:
     """Runs the script."""
     parser = corpus_parser(__doc__)
-    parser.add_argument(
-        "--name", default="toy_test", help="the files are NAME.source, NAME.target (default: toy_test)"
-    )
+    parser.add_argument("--name", default="toy_test", help="the files are NAME.source, NAME.target (default: toy_test)")
     run(parser, prepare)
 
 
@@ -38,9 +36,7 @@ def prepare(options: argparse.Namespace) -> str:
     corpora.check_absent([source_file, target_file], overwrite=options.overwrite)
 
     unit = options.target_unit
-    corpora.write_lines(
-        source_file, (" ".join(split_units(pair.source, options.source_unit)) for pair in kept)
-    )
+    corpora.write_lines(source_file, (" ".join(split_units(pair.source, options.source_unit)) for pair in kept))
     corpora.write_lines(target_file, (join_units(split_units(pair.target, unit), unit) for pair in kept))
     return count_table(num_read, dropped, {str(file): len(kept) for file in (source_file, target_file)})
 

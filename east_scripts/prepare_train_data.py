@@ -23,15 +23,11 @@ from simulmask_plugin import corpora
 def main() -> None:
     """Runs the script."""
     parser = corpus_parser(__doc__)
-    parser.add_argument(
-        "--name", default="toy", help="the data sets are NAME_train, NAME_valid (default: toy)"
-    )
+    parser.add_argument("--name", default="toy", help="the data sets are NAME_train, NAME_valid (default: toy)")
     parser.add_argument("--dataset-info", type=Path, help="default: dataset_info.json in the output folder")
     parser.add_argument("--source-lang", help="written as a column of every row, for prompts that name it")
     parser.add_argument("--target-lang", help="the same for the target")
-    parser.add_argument(
-        "--valid", type=int, default=0, help="hold out this many pairs (default: %(default)s)"
-    )
+    parser.add_argument("--valid", type=int, default=0, help="hold out this many pairs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --valid (default: %(default)s)")
     run(parser, prepare)
 
@@ -62,9 +58,7 @@ def prepare(options: argparse.Namespace) -> str:
     )
 
 
-def dataset_info_with(
-    dataset_info: Path, files: dict[str, Path], *, columns: Iterable[str], overwrite: bool
-) -> str:
+def dataset_info_with(dataset_info: Path, files: dict[str, Path], *, columns: Iterable[str], overwrite: bool) -> str:
     """Returns the text of a dataset_info.json of LLaMA-Factory with `formatting: simulmask` entries added.
 
     Args:

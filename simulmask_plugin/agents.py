@@ -1,9 +1,9 @@
-"""The SimulEval agent; the only module that imports simuleval.
+r"""The SimulEval agent; the only module that imports simuleval.
 
 From the plain command line::
 
-    simuleval --agent-class simulmask_plugin.agents.SimulMaskAgent --model DIR --k 5 \\
-        --source test.source --target test.target --output results \\
+    simuleval --agent-class simulmask_plugin.agents.SimulMaskAgent --model DIR --k 5 \
+        --source test.source --target test.target --output results \
         --quality-metrics BLEU --latency-metrics AL LAAL AP DAL
 """
 

@@ -71,10 +71,14 @@ class SimulMaskConfig:
             value = getattr(self, key)
             if value not in known:
                 raise ValueError(f"simulmask.{key}: unknown value {value!r}; expected one of {', '.join(known)}.")
-        if isinstance(self.look_ahead_rate, bool) or not 0.0 <= float(self.look_ahead_rate) <= 1.0:
+        rate, offset = self.look_ahead_rate, self.group_offset
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= 1:
             raise ValueError(f"simulmask.look_ahead_rate must lie in 0..1, got {self.look_ahead_rate!r}.")
-        if not isinstance(self.group_offset, int) or self.group_offset < 0:
+        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
             raise ValueError(f"simulmask.group_offset must be an integer of at least 0, got {self.group_offset!r}.")
+        for key in ("instruction", "header", "source_lang", "target_lang"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
         self._check_parameters()
         Prompt(self.instruction, self.header)
 
@@ -176,7 +180,7 @@ class ModelSettings:
             content = json.loads(path.read_text(encoding="utf-8"))
             config, prompt = content["config"], content["prompt"]
             return cls(SimulMaskConfig.from_dict(config), Prompt(prompt["before"], prompt["header"]))
-        except (json.JSONDecodeError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
     def inference_policy(self, policy: str | None = None, k: int | None = None, n: int | None = None) -> Policy:

@@ -97,9 +97,7 @@ def read_json(path: Path, *, source_key: str = "source", target_key: str = "targ
     """Yields the pairs of a JSON file: an array of objects if it opens with "[", else one object a line."""
     for row, where in _json_rows(path):
         if not isinstance(row, dict):
-            raise ValueError(
-                f"{where}: expected an object with the keys of a pair, got {type(row).__name__}."
-            )
+            raise ValueError(f"{where}: expected an object with the keys of a pair, got {type(row).__name__}.")
         yield Pair(_json_text(row, source_key, where), _json_text(row, target_key, where), where)
 
 
@@ -117,8 +115,7 @@ def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
     lang_pairs = sacrebleu.get_langpairs_for_testset(test_set)
     if lang_pair not in lang_pairs:
         raise ValueError(
-            f"sacreBLEU's {test_set} has no language pair {lang_pair!r}; expected one of "
-            f"{', '.join(lang_pairs)}."
+            f"sacreBLEU's {test_set} has no language pair {lang_pair!r}; expected one of {', '.join(lang_pairs)}."
         )
     try:
         source = sacrebleu.get_source_file(test_set, lang_pair)
@@ -171,9 +168,7 @@ def clean(
     seen: set[tuple[str, str]] = set()
 
     def reason_to_drop(source: str, target: str) -> str | None:
-        shorter, longer = sorted(
-            (len(split_units(source, source_unit)), len(split_units(target, target_unit)))
-        )
+        shorter, longer = sorted((len(split_units(source, source_unit)), len(split_units(target, target_unit))))
         if shorter == 0:
             return "empty side"
         if max_units is not None and longer > max_units:
@@ -217,9 +212,7 @@ def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
     """Raises FileExistsError where a file that is about to be written exists and may not be overwritten."""
     present = [str(path) for path in paths if Path(path).exists()]
     if present and not overwrite:
-        raise FileExistsError(
-            f"Already there: {', '.join(present)}; choose another output or give --overwrite."
-        )
+        raise FileExistsError(f"Already there: {', '.join(present)}; choose another output or give --overwrite.")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -235,9 +228,7 @@ def write_jsonl(path: Path, pairs: Iterable[Pair], *, languages: dict[str, str] 
     write_lines(
         path,
         (
-            json.dumps(
-                {"source": pair.source, "target": pair.target, **(languages or {})}, ensure_ascii=False
-            )
+            json.dumps({"source": pair.source, "target": pair.target, **(languages or {})}, ensure_ascii=False)
             for pair in pairs
         ),
     )
@@ -335,8 +326,7 @@ def _json_rows(path: Path) -> Iterator[tuple[object, str]]:
             yield json.loads(line), where
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column "
-                f"{error.colno})."
+                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column {error.colno})."
             ) from error
 
 
@@ -344,9 +334,7 @@ def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}:{error.lineno}: expected JSON, got: {error.msg} at column {error.colno}."
-        ) from error
+        raise ValueError(f"{path}:{error.lineno}: expected JSON, got: {error.msg} at column {error.colno}.") from error
 
 
 def _json_text(row: dict, key: str, where: str) -> str:

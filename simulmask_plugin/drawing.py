@@ -13,9 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from simulmask_plugin.picture import COLORS, LOOK_AHEAD_COLOR, LOOK_AHEAD_MARK, Picture, num_read_text, visible
+from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, visible
 
-HIDDEN_COLOR = "#e8e8e8"
+COLORS = {"prompt": "#8c8c8c", "source": "#0072b2", "header": "#e69f00", "target": "#009e73"}
+"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+
+HIDDEN_COLOR, LOOK_AHEAD_COLOR = "#e8e8e8", "#d55e00"
 CELL_INCHES = 0.34
 READS_POINTS, POSITION_POINTS, LEGEND_POINTS = 26, 72, 100
 """How far to the right of the mask the columns and the legend stand."""

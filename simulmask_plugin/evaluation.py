@@ -188,9 +188,7 @@ def policy_name(policy: Mapping[str, Any]) -> str:
     return "-".join(str(policy[key]) for key in ("policy", "k", "n") if policy.get(key) is not None)
 
 
-def run_policy(
-    config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path
-) -> Score:
+def run_policy(config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path) -> Score:
     """Run SimulEval for one policy, from where it stopped, and score it."""
     directory.mkdir(exist_ok=True)
     _check_same_settings(config, settings, policy, directory / "settings.json")

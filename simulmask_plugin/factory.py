@@ -55,17 +55,19 @@ def extend_parser(parser: ModuleType) -> None:
     @wraps(parse)
     def parse_and_check(*args: Any, **kwargs: Any) -> Any:
         parsed = parse(*args, **kwargs)
-        _, data_args, training_args, finetuning_args, _ = parsed
+        model_args, data_args, training_args, finetuning_args, _ = parsed
         if finetuning_args.simulmask is not None:
-            _check_arguments(data_args, training_args, finetuning_args)
+            _check_arguments(model_args, data_args, training_args, finetuning_args)
         return parsed
 
     _replace(parser, "_parse_train_args", parse_and_check)
 
 
-def _check_arguments(data_args: Any, training_args: Any, finetuning_args: Any) -> None:
+def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
     """Refuse what cannot work together with the block, before anything is loaded or written."""
+    attention = model_args.flash_attn
     refused = {
+        f"flash_attn: {attention}": (attention in ("fa2", "fa3"), "set flash_attn: sdpa (or disabled, that is eager)"),
         "packing": (data_args.packing or data_args.neat_packing, "set packing: false and neat_packing: false"),
         "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
@@ -432,6 +434,24 @@ def _element_text(element: Any, tokenizer: Any) -> str:
     if isinstance(element, dict):
         return element["token"]
     return (tokenizer.bos_token or "") if "bos_token" in element else (tokenizer.eos_token or "")
+
+
+def tokenizer_and_prompt(config: SimulMaskConfig, model_args: Any, data_args: Any) -> tuple[Any, Prompt]:
+    """Return the tokenizer as LLaMA-Factory prepares it, and the prompt as text."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.model import load_tokenizer
+
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    return tokenizer, resolve_prompt(config, template, tokenizer)
+
+
+def dataset_entries(data_args: Any) -> list[Any]:
+    """Return the entries of dataset_info.json that the YAML names, with their columns."""
+    import llamafactory.train.sft.workflow  # noqa: F401 - its import applies `extend_workflow`
+    from llamafactory.data.parser import get_dataset_list
+
+    return get_dataset_list([*(data_args.dataset or []), *(data_args.eval_dataset or [])], data_args.dataset_dir)
 
 
 def training_arguments(path: str | Path, overrides: list[str]) -> tuple[Any, ...]:

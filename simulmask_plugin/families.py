@@ -56,9 +56,7 @@ class Family:
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family(
-            "falcon", "falcon", "alibi", _FALCON_SHAPE | {"alibi": True, "multi_query": False, "bias": True}
-        ),
+        Family("falcon", "falcon", "alibi", _FALCON_SHAPE | {"alibi": True, "multi_query": False, "bias": True}),
         Family(
             "bloom",
             "bloom",
@@ -188,7 +186,5 @@ def tiny_model(
         attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attn_implementation, dtype=torch.float32
-        )
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
     return model.eval()

@@ -121,9 +121,7 @@ class ScheduleSampler:
         self.policies = settings.config.policies()
         self.seed = seed
 
-    def draw(
-        self, example: Example, schedule: tuple[int, ...], epoch: int
-    ) -> tuple[ReadSchedule, np.ndarray | None]:
+    def draw(self, example: Example, schedule: tuple[int, ...], epoch: int) -> tuple[ReadSchedule, np.ndarray | None]:
         """Return g(1..T+1) and, where only a share gets a look-ahead row, a flag per target unit.
 
         Raises:

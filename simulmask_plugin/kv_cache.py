@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -51,6 +52,7 @@ class GrowingLayer(CacheLayerMixin):
             new[:, :, : self.length] = old[:, :, : self.length]
             setattr(self, name, new)
 
+    @torch.inference_mode()  # as the forward pass that wrote the entries
     def drop(self, index: int) -> None:
         """Remove one of the last two entries; if it is not the last, the last takes its place."""
         last = self.length - 1

@@ -218,7 +218,8 @@ def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
 
     if num_tokens > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
-    return PeftModel.from_pretrained(model, adapter).eval().get_base_model()
+    adapted: Any = PeftModel.from_pretrained(model, adapter).eval().get_base_model()
+    return adapted
 
 
 def _tokenizer(folder: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.terminal import table
 from simulmask_plugin.units import Tokenizer
 
-COLORS = {"prompt": "#8c8c8c", "source": "#0072b2", "header": "#e69f00", "target": "#009e73"}
-"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+STYLES = {"prompt": "bright_black", "source": "blue", "header": "yellow", "target": "green"}
+"""The regions of a sequence, in the colours of a terminal."""
 
-LOOK_AHEAD_COLOR = "#d55e00"
+LOOK_AHEAD_STYLE = "red"
 LOOK_AHEAD_MARK = "↷"
+PROMPT_TOKENS = 2
+"""Tokens of a prompt that the pictures of a mask show; they all look the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def regions(layout: SequenceLayout) -> list[str]:
     """Name the region of every token."""
     example = layout.example
     starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
-    return [list(COLORS)[place] for place in np.searchsorted(starts, layout.token, side="right")]
+    return [list(STYLES)[place] for place in np.searchsorted(starts, layout.token, side="right")]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
@@ -132,7 +134,7 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
         rows.append(
             (
                 str(i),
-                Text(visible(token), style=COLORS[region]),
+                Text(visible(token), style=STYLES[region]),
                 str(picture.input_ids[i]),
                 f"{region}, look-ahead" if picture.is_look_ahead(i) else region,
                 str(picture.source_unit[i]),
@@ -144,22 +146,45 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
     return table(("", "token", "id", "part", "source_unit", "num_read", "position", "label"), rows)
 
 
-def mask_text(picture: Picture) -> Text:
-    """The mask, a line per row: a block where it may attend, in the colour of the column, a dot where it may not."""
+def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
+    """The picture without the prompt's first tokens, which every row sees, and how many these are."""
+    start = max(0, picture.regions.count("prompt") - PROMPT_TOKENS)
+    short = replace(
+        picture,
+        tokens=picture.tokens[start:],
+        input_ids=picture.input_ids[start:],
+        source_unit=picture.source_unit[start:],
+        num_read=picture.num_read[start:],
+        position=picture.position[start:],
+        labels=picture.labels[start:],
+        regions=picture.regions[start:],
+        mask=picture.mask[start:, start:],
+    )
+    return short, start
+
+
+def mask_text(picture: Picture, width: int) -> Text:
+    """The mask, a line per row: a block where it may attend, in the colour of the column, a dot where it may not.
+
+    Args:
+        picture: what is drawn.
+        width: of the terminal; cells stand close together if that makes them fit.
+    """
     labels = [visible(token) for token in picture.tokens]
-    width = max(cell_len(label) for label in labels)
+    longest = max(cell_len(label) for label in labels)
+    space = " " if longest + 3 + 2 * len(labels) <= width else ""
     text = Text(no_wrap=True)
     for row, label in enumerate(labels):
-        text.append(set_cell_size(label, width), style=COLORS[picture.regions[row]])
-        text.append(f" {LOOK_AHEAD_MARK} " if picture.is_look_ahead(row) else "   ", style=LOOK_AHEAD_COLOR)
+        text.append(set_cell_size(label, longest), style=STYLES[picture.regions[row]])
+        text.append(f" {LOOK_AHEAD_MARK} " if picture.is_look_ahead(row) else "   ", style=LOOK_AHEAD_STYLE)
         for column in range(row + 1):
             if picture.mask[row, column]:
-                text.append("■ ", style=COLORS[picture.regions[column]])
+                text.append(f"■{space}", style=STYLES[picture.regions[column]])
             else:
-                text.append("· ", style="dim")
+                text.append(f"·{space}", style="dim")
         text.append("\n")
-    for region, color in COLORS.items():
-        text.append("■ ", style=color).append(f"{region}   ")
+    for region, style in STYLES.items():
+        text.append("■ ", style=style).append(f"{region}   ")
     return text.append(f"· may not attend   {LOOK_AHEAD_MARK} look-ahead row")
 
 

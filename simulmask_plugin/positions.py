@@ -20,8 +20,10 @@ def position_ids(layout: SequenceLayout, *, scheme: str, group_offset: int = 0) 
     """
     if scheme == "group":
         example = layout.example
-        moved = layout.token - example.source_end + target_start(
-            num_prompt=example.num_prompt, num_source_tokens=0, scheme=scheme, group_offset=group_offset
+        moved = (
+            layout.token
+            - example.source_end
+            + target_start(num_prompt=example.num_prompt, num_source_tokens=0, scheme=scheme, group_offset=group_offset)
         )
         return np.where(layout.after_source, moved, layout.token)
     return layout.token

@@ -13,11 +13,11 @@ PLAIN_HEADER = "\nAssistant:"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What stands around the source: ``before`` | source | ``header`` | target | end of sentence.
+    r"""What stands around the source: ``before`` | source | ``header`` | target | end of sentence.
 
     Attributes:
         before: text before the source; special tokens (a template's, or BOS) stand in it as text.
-        header: text between source and target, e.g. ``"\\nAssistant:"``; never empty, since the first target
+        header: text between source and target, e.g. ``"\nAssistant:"``; never empty, since the first target
             token is predicted from its last token.
 
     Both may hold the placeholders ``{source_lang}`` and ``{target_lang}``.
@@ -31,8 +31,8 @@ class Prompt:
         if not self.header:
             raise ValueError("The prompt's header is empty; the first target token is predicted from it.")
         for text in (self.before, self.header):
-            for _, name, _, _ in string.Formatter().parse(text):
-                if name is not None and name not in PLACEHOLDERS:
+            for name in _placeholders(text):
+                if name not in PLACEHOLDERS:
                     raise ValueError(
                         f"Unknown placeholder {{{name}}} in the prompt {text!r}; expected "
                         f"{' or '.join('{' + p + '}' for p in PLACEHOLDERS)}; write {{{{ and }}}} for braces."
@@ -52,6 +52,13 @@ class Prompt:
     def target_is_spaced(self) -> bool:
         """Whether white space stands before the first target unit."""
         return _wants_space(self.header)
+
+
+def _placeholders(text: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"The prompt {text!r} is damaged ({error}); write {{{{ and }}}} for braces.") from error
 
 
 def _wants_space(text: str) -> bool:

@@ -23,7 +23,7 @@ class ReadSchedule:
         num_source: S, the number of source units.
 
     Raises:
-        ValueError: if g is empty, decreases or leaves 0..S.
+        ValueError: if g is empty, holds anything but integers, decreases or leaves 0..S.
     """
 
     num_read: tuple[int, ...]
@@ -33,6 +33,9 @@ class ReadSchedule:
         """Check the three conditions above."""
         if not self.num_read:
             raise ValueError("A schedule needs at least g(1), the units read before the end of sentence; got none.")
+        for t, now in enumerate(self.num_read, start=1):
+            if not isinstance(now, int) or isinstance(now, bool):
+                raise ValueError(f"g must hold integers, got g({t})={now!r}.")
         for t, now in enumerate(self.num_read, start=1):
             if not 0 <= now <= self.num_source:
                 raise ValueError(f"g must lie in 0..{self.num_source} (the source units), got g({t})={now}.")

@@ -10,7 +10,7 @@ from typing import Any
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import Row
-from simulmask_plugin.picture import describe_schedule, draw, mask_text, title, to_json, token_table
+from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.terminal import console
@@ -105,17 +105,21 @@ def run_show(
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
     picture = draw(tokenizer, settings, row, seed=seed)
+    heading = title(settings.config)
+    short, left_out = shorten_prompt(picture)
+    note = f" | without the first {left_out} tokens of the prompt" if left_out else ""
     if png is not None:
         from simulmask_plugin.drawing import save_png
 
-        save_png(picture, png, title(settings.config))
+        save_png(short, png, heading + note)
     if as_json:
         print(to_json(picture))
         return 0
     out = console()
-    out.print(f"{title(settings.config)}\n{describe_schedule(picture)}")
+    out.print(f"{heading}\n{describe_schedule(picture)}")
     out.print(token_table(picture, tokenizer))
-    out.print(mask_text(picture), soft_wrap=True)
+    out.print(f"mask{note}")
+    out.print(mask_text(short, out.width), soft_wrap=True)
     if png is not None:
         out.print(f"\nDrawn into {png}")
     return 0

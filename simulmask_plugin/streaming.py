@@ -59,13 +59,20 @@ class Counters:
 
 
 class Chooser:
-    """Picks the next target token from its logits; greedy, with words that can only begin where one may begin."""
+    """Picks the next target token from its logits; greedy, with words that can only begin where one may begin.
 
-    def __init__(self, opens_word: Tensor | None) -> None:
+    Args:
+        num_tokens: size of the tokenizer; a model may have more rows (its vocabulary padded), which are no tokens.
+        opens_word: for every token, whether it may open a unit; None if all may.
+    """
+
+    def __init__(self, num_tokens: int, opens_word: Tensor | None) -> None:
+        self.num_tokens = num_tokens
         self.forbidden = None if opens_word is None else ~opens_word
 
     def __call__(self, logits: Tensor, index: int, opening: bool) -> int:
         """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
+        logits = logits[: self.num_tokens]
         if opening and index and self.forbidden is not None:
             logits = logits.masked_fill(self.forbidden, -torch.inf)
         return int(logits.argmax())
@@ -126,7 +133,6 @@ class StreamingSession:
     _visible: list[int] = field(default_factory=lambda: [0], init=False)  # source tokens of the first i units
     _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
     _logits: Tensor | None = field(default=None, init=False)  # what they predict, once they have been fed
-    _wants_read: bool = field(default=False, init=False)
     _least_read: int = field(default=0, init=False)
     _num_prompt: int = field(init=False)
     _num_header: int = field(init=False)
@@ -154,25 +160,19 @@ class StreamingSession:
         if self.source_finished:
             raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
         for ids in self.encoder.source_units(text, first=self.num_read == 0):
-            for token in ids:
-                place = self._num_prompt + self._visible[-1]
+            start = self._num_prompt + self._visible[-1]
+            for place, token in enumerate(ids, start=start):
                 self._pending.append(FedRow(token, place, self.num_read, ALL, place, 0, False))
-                self._visible[-1:] = [self._visible[-1] + 1]
-            self._visible.append(self._visible[-1])
+            self._visible.append(self._visible[-1] + len(ids))
             self.num_read += 1
-        self._wants_read, self._least_read = False, self.num_read if self._wants_read else self._least_read
 
     def finish_source(self) -> None:
         """Declare that no more source will come."""
         self.source_finished = True
-        if self._wants_read:
-            self._wants_read, self._least_read = False, self.num_read
 
     def action(self) -> Action:
         """READ or WRITE, by the policy; an end of sentence predicted before the source has ended means READ."""
-        if self._wants_read and not self.source_finished:
-            return Action.READ
-        return decide(self.policy, self.num_read, self.num_written, self.source_finished)
+        return decide(self._wanted, self.num_read, self.num_written, self.source_finished)
 
     # WRITE
 
@@ -180,26 +180,27 @@ class StreamingSession:
         """Write one target unit; None if the model wants to READ instead, or has ended the sentence."""
         if self.finished:
             raise ValueError("The session is finished; start a new one per sentence.")
+        if len(self.target_ids) >= self.max_target_tokens:
+            self.finished = self.truncated = True
+            return None
         own = self._reads(self.num_written + 1)
         if self._logits is None:
             self._logits = self._feed([self._kept(i, own) for i in self._anchor_indices()])[-1]
             self._record(len(self.target_ids) - 1, "kept", self._logits)
         token = self._choose(self._logits, opening=True)
         if token == self.encoder.tokenizer.eos_token_id:
-            self._end_of_sentence()
-            return None
-        if len(self.target_ids) >= self.max_target_tokens:
-            self.finished = self.truncated = True
+            self._end_of_sentence(own)
             return None
         unit = self._write_unit(token, own)
         self.num_written += 1
         return self.encoder.target.text(unit)
 
-    def _end_of_sentence(self) -> None:
-        if self.source_finished:
+    def _end_of_sentence(self, own: int) -> None:
+        """Stop if the row saw the whole source; else it means READ: take the row back and show it one unit more."""
+        if self.source_finished and own == self.num_read:
             self.finished = True
             return
-        self._wants_read = True
+        self._least_read = own + 1
         self._rewind(len(self._anchor))
 
     def _write_unit(self, token: int, own: int) -> list[int]:
@@ -244,13 +245,16 @@ class StreamingSession:
         guard = len(unit) >= self.max_unit_tokens or len(self.target_ids) >= self.max_target_tokens
         return guard or self.encoder.target.ends_unit(unit, next_token)
 
+    def _wanted(self, t: int) -> int | float:
+        """What the policy wants before target unit t, or more after an end of sentence that came too early."""
+        return max(self.policy(t), self._least_read)
+
     def _reads(self, t: int) -> int:
         """g(t), with all units known that it needs."""
-        return int(min(max(self.policy(t), self._least_read), self.num_read))
+        return int(min(self._wanted(t), self.num_read))
 
     def _reads_if_available(self, t: int) -> int | None:
-        wanted = max(self.policy(t), self._least_read)
-        return self._reads(t) if wanted <= self.num_read or self.source_finished else None
+        return self._reads(t) if self._wanted(t) <= self.num_read or self.source_finished else None
 
     def kept_ids(self) -> list[int]:
         """Token ids in the cache, in the order of the training sequence."""
@@ -366,4 +370,5 @@ class StreamingSession:
 def greedy(encoder: ExampleEncoder, device: torch.device) -> Chooser:
     """The default chooser for a model and its units."""
     is_word = encoder.target.unit == WORD
-    return Chooser(torch.tensor(encoder.target.opens_word, device=device) if is_word else None)
+    opens_word = torch.tensor(encoder.target.opens_word, device=device) if is_word else None
+    return Chooser(len(encoder.tokenizer), opens_word)

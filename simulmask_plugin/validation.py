@@ -116,11 +116,12 @@ def _describe_sample(sample: DataSample) -> tuple[str, ...]:
 
 def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: int = 0) -> None:
     """Print the prompt and the tokens of one example."""
-    picture = draw(tokenizer, settings, row, seed=seed)
-    before, header = map(repr, settings.prompt.render(row.source_lang, row.target_lang))
+    config, picture = settings.config, draw(tokenizer, settings, row, seed=seed)
+    languages = row.source_lang or config.source_lang, row.target_lang or config.target_lang
+    before, header = map(repr, settings.prompt.render(*languages))
     out = console()
     out.print(table(("", ""), [("before the source", before), ("header", header)], title="prompt"))
-    out.print(f"First example: {title(settings.config)}\n{describe_schedule(picture)}")
+    out.print(f"First example: {title(config)}\n{describe_schedule(picture)}")
     out.print(token_table(picture, tokenizer))
 
 

@@ -13,14 +13,10 @@ from simulmask_plugin.families import FAMILIES, family_of, tiny_config, tiny_mod
 
 VOCAB = 50
 LENGTHS = (12, 7)
-CASES = [
-    (name, implementation) for name, family in FAMILIES.items() for implementation in family.implementations
-]
+CASES = [(name, implementation) for name, family in FAMILIES.items() for implementation in family.implementations]
 ALIBI = [case for case in CASES if FAMILIES[case[0]].position == "alibi"]
 MODELING = {family: import_module(f"transformers.models.{family}.modeling_{family}") for family in SEAMS}
-STOCK = {
-    (family, seam): attrgetter(seam)(MODELING[family]) for family, seams in SEAMS.items() for seam in seams
-}
+STOCK = {(family, seam): attrgetter(seam)(MODELING[family]) for family, seams in SEAMS.items() for seam in seams}
 
 
 def padded_batch():
@@ -92,9 +88,7 @@ def test_place_of_a_key_changes_the_logits(name, implementation):
     model = our_model(name, implementation)
     may_attend = torch.ones(len(ids), 1, 12, 12, dtype=torch.bool).tril()
     place = 2 * torch.arange(12)
-    stretched = model(
-        ids, **our_inputs(model, may_attend, place.expand(may_attend.shape), place.expand(2, -1))
-    ).logits
+    stretched = model(ids, **our_inputs(model, may_attend, place.expand(may_attend.shape), place.expand(2, -1))).logits
     plain = model(ids, **causal_inputs(model, *ids.shape)).logits
     assert (stretched - plain)[:, 1:].abs().amax(-1).min() > 1e-3
 
@@ -119,9 +113,7 @@ def loss_and_gradients(model, ids, labels, **inputs):
     model.zero_grad()
     loss = model(ids, labels=labels, use_cache=False, **inputs).loss
     loss.backward()
-    return loss.detach(), {
-        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
-    }
+    return loss.detach(), {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def with_lora(model):
@@ -195,9 +187,7 @@ def test_falcon_rounds_as_stock_does(dtype):
 def test_slopes_are_the_published_ones():
     eight = 2.0 ** -torch.arange(1, 9)
     for name, heads in [("falcon", "num_attention_heads"), ("bloom", "n_head"), ("mpt", "n_heads")]:
-        torch.testing.assert_close(
-            alibi_slopes(tiny_config(name, VOCAB, **{heads: 8})), eight, atol=0, rtol=0
-        )
+        torch.testing.assert_close(alibi_slopes(tiny_config(name, VOCAB, **{heads: 8})), eight, atol=0, rtol=0)
 
 
 def test_slopes_for_other_head_counts_follow_the_family():

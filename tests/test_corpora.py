@@ -216,9 +216,7 @@ def test_files_of_different_length_are_refused_with_both_counts(tmp_path):
 
 def test_undecodable_line_is_named(tmp_path):
     path = write(tmp_path / "a", b"gut\nT\xfcr\n")
-    with pytest.raises(
-        ValueError, match=r"a:2: expected UTF-8, got byte 0xfc at byte 2 of the line; convert"
-    ):
+    with pytest.raises(ValueError, match=r"a:2: expected UTF-8, got byte 0xfc at byte 2 of the line; convert"):
         list(read_lines(path))
 
 
@@ -267,9 +265,7 @@ def test_missing_column_is_named(tmp_path, columns, message):
 
 
 def test_unknown_suffix():
-    with pytest.raises(
-        ValueError, match=r"a\.csv: expected a name that ends in \.tsv, \.json or \.jsonl, got '\.csv'"
-    ):
+    with pytest.raises(ValueError, match=r"a\.csv: expected a name that ends in \.tsv, \.json or \.jsonl, got '\.csv'"):
         read_pairs(Path("a.csv"))
 
 
@@ -282,9 +278,7 @@ def test_malformed_xml_is_named(tmp_path):
 def test_xml_segments_that_do_not_match_are_named(tmp_path):
     source = write(tmp_path / "a.de.xml", iwslt_xml([(1, "Ja"), (2, "Nein")]))
     target = write(tmp_path / "a.en.xml", iwslt_xml([(1, "Yes"), (3, "No")]))
-    with pytest.raises(
-        ValueError, match=r"got doc 1, seg 2 in .*a\.de\.xml beside doc 1, seg 3 in .*a\.en\.xml"
-    ):
+    with pytest.raises(ValueError, match=r"got doc 1, seg 2 in .*a\.de\.xml beside doc 1, seg 3 in .*a\.en\.xml"):
         read_aligned(source, target)
 
 
@@ -300,9 +294,7 @@ def test_missing_network_is_told(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("sacrebleu.get_source_file", unreachable)
-    with pytest.raises(
-        ValueError, match=r"Could not download .*wmt15 de-en \(Name or service not known\); check"
-    ):
+    with pytest.raises(ValueError, match=r"Could not download .*wmt15 de-en \(Name or service not known\); check"):
         read_test_set("wmt15", "de-en")
 
 
@@ -322,9 +314,7 @@ def test_split_off_needs_pairs_to_train_on():
 
 def test_existing_files_are_not_overwritten(tmp_path):
     path = write(tmp_path / "a", "")
-    with pytest.raises(
-        FileExistsError, match=r"Already there: .*a; choose another output or give --overwrite"
-    ):
+    with pytest.raises(FileExistsError, match=r"Already there: .*a; choose another output or give --overwrite"):
         check_absent([path, tmp_path / "b"], overwrite=False)
     check_absent([path], overwrite=True)
 
@@ -381,9 +371,7 @@ def test_train_script_reads_a_yaml_and_keeps_other_datasets(tmp_path):
         ["dropped:", "empty", "side", "1"],
     ]
     rows = [
-        json.loads(line)
-        for name in ("train", "valid")
-        for line in read_lines(tmp_path / f"out/numbers_{name}.jsonl")
+        json.loads(line) for name in ("train", "valid") for line in read_lines(tmp_path / f"out/numbers_{name}.jsonl")
     ]
     assert sorted(rows, key=str) == [
         {"source": "drei", "target": "three", "source_lang": "German", "target_lang": "English"},

@@ -22,9 +22,7 @@ def test_family_is_told_by_its_config(name):
 
 @pytest.mark.parametrize("config, model_type", [(GPT2Config(), "gpt2"), (Gemma3Config(), "gemma3")])
 def test_unsupported_family_is_refused(config, model_type):
-    with pytest.raises(
-        ValueError, match=rf"Model type '{model_type}' .* expected bloom, .* Remove the `simulmask:`"
-    ):
+    with pytest.raises(ValueError, match=rf"Model type '{model_type}' .* expected bloom, .* Remove the `simulmask:`"):
         family_of(config)
 
 
@@ -34,9 +32,7 @@ def test_check_attention_accepts_what_takes_a_float_mask(name):
         check_attention(tiny_config(name, 50), implementation)
 
 
-@pytest.mark.parametrize(
-    "implementation", ["fa2", "flash_attention_2", "flash_attention_3", "flex_attention"]
-)
+@pytest.mark.parametrize("implementation", ["fa2", "flash_attention_2", "flash_attention_3", "flex_attention"])
 @pytest.mark.parametrize(
     "name, expected, flash_attn", [("llama", "sdpa or eager", "sdpa"), ("mpt", "eager", "disabled")]
 )
@@ -68,9 +64,7 @@ def test_sliding_window_counts_where_a_layer_uses_it(name, overrides, window):
 def test_sequences_longer_than_the_window_are_refused():
     config = tiny_config("mistral", 50, sliding_window=8)
     check_length(config, 8)
-    with pytest.raises(
-        ValueError, match="mistral with a sliding window of 8 tokens .* 9 tokens.* cutoff_len to 8"
-    ):
+    with pytest.raises(ValueError, match="mistral with a sliding window of 8 tokens .* 9 tokens.* cutoff_len to 8"):
         check_length(config, 9)
 
 

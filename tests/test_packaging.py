@@ -143,9 +143,7 @@ def test_wheel_carries_the_version_of_the_package(wheels):
 
 
 def test_no_bound_is_stricter_than_those_of_llama_factory(wheels):
-    host = {
-        requirement.name: requirement.specifier for requirement in map(Requirement, requires("llamafactory"))
-    }
+    host = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("llamafactory"))}
     for requirement in requirements_of(wheels["wheel"]):
         assert set(requirement.specifier) <= set(host.get(requirement.name, ())), requirement
 

@@ -35,9 +35,7 @@ def library(tmp_path):
     for folder in package.rglob("*/"):
         folder.joinpath("__init__.py").touch()
     package.joinpath("__init__.py").write_text("__version__ = '7.8.9'\n")
-    package.joinpath("data", "mm_plugin.py").write_text(
-        "import torchaudio\ndef load(): return torchaudio.load('a')\n"
-    )
+    package.joinpath("data", "mm_plugin.py").write_text("import torchaudio\ndef load(): return torchaudio.load('a')\n")
     return tmp_path
 
 
@@ -45,9 +43,7 @@ def run(library, code, **environment):
     """Run code in an interpreter that sees the imitation before everything that is installed."""
     inherited = {name: value for name, value in os.environ.items() if name != "SIMULMASK_PLUGIN"}
     environment = inherited | {"PYTHONPATH": f"{library}{os.pathsep}{ROOT}"} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
 def output(library, code, **environment):

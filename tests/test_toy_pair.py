@@ -72,9 +72,7 @@ def run(script, *arguments, cwd, status=0):
 
 
 def test_same_seed_same_corpus():
-    assert toy.make_splits({"test": 20, "train": 50}, seed=3) == toy.make_splits(
-        {"test": 20, "train": 50}, seed=3
-    )
+    assert toy.make_splits({"test": 20, "train": 50}, seed=3) == toy.make_splits({"test": 20, "train": 50}, seed=3)
     assert toy.make_splits({"test": 20}, seed=3) != toy.make_splits({"test": 20}, seed=4)
 
 
@@ -101,9 +99,7 @@ def test_lengths(sentences):
 
 def test_lexicon_has_some_170_lemmas_without_shared_stems(lexicon):
     groups = [value for name, value in vars(lexicon).items() if not name.startswith("_") and name != "tenses"]
-    words = [
-        word for group in groups for item in group for word in (item if isinstance(item, tuple) else [item])
-    ]
+    words = [word for group in groups for item in group for word in (item if isinstance(item, tuple) else [item])]
     sources, targets = {word.source for word in words} | {*lexicon.tenses}, [word.target for word in words]
     assert 150 <= len(sources) <= 250
     assert 150 <= len(set(targets)) == len(targets) <= 250
@@ -224,18 +220,14 @@ def test_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch):
 
     make_model = load("make_model")
     text, folder = str(ROOT / "data/toy/train.jsonl"), str(tmp_path / "model")
-    monkeypatch.setattr(
-        "sys.argv", ["make_model.py", "--text", text, "--output", folder, "--vocab-size", "600"]
-    )
+    monkeypatch.setattr("sys.argv", ["make_model.py", "--text", text, "--output", folder, "--vocab-size", "600"])
     make_model.main()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.config.alibi
     assert not model.config.multi_query
     assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 600
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>",) * 2 + (
-        "<|pad|>",
-    )
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>",) * 2 + ("<|pad|>",)
     assert tokenizer.decode(tokenizer.encode("Ünseen 机 text  .")) == "Ünseen 机 text  ."
     with pytest.raises(SystemExit, match=r"model is not empty; choose another --output or give --overwrite"):
         make_model.main()

@@ -92,6 +92,7 @@ def run_parity(
     elif model_dir is not None:
         subjects = [_subject_of_model(model_dir, matrix)]
     else:
+        torch.set_num_threads(1)  # more of them only wait for each other in a model so small
         subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
     records = list(measure(subjects, examples, seed))
     if as_json:

@@ -22,8 +22,8 @@ class Row:
 
     source: str
     target: str
-    source_lang: str
-    target_lang: str
+    source_lang: str | None
+    target_lang: str | None
     schedule: tuple[int, ...] | None = None
 
 

@@ -83,4 +83,3 @@ def test_next_unit_learns_the_word_boundary_from_the_mask_and_look_ahead_does_no
         errors[rows] = word_error_rate(train(encoder), encoder)
     assert errors["look_ahead"] < 0.1, errors
     assert errors["next_unit"] > 0.3, errors
-    print(errors)

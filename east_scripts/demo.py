@@ -22,7 +22,7 @@ SCRIPTS = Path(sys.executable).parent
 MARKER = ".simulmask_demo"
 """A file in every folder that the demo has made; it writes to no other."""
 
-SIZES = ("--train", 30000, "--valid", 200, "--test", 120)
+SIZES = ("--train", 40000, "--valid", 200, "--test", 150)
 HEADS = 16
 """Many small heads: Falcon divides ALiBi by the root of a head's size, and the order of words hangs on it."""
 
@@ -77,13 +77,13 @@ def all_steps(output: Path) -> list[Step]:
         ),
         Step(
             "stage1",
-            "training, stage 1 (full; one model for every k)",
+            "training, stage 1 (full; k = 5, 9 and offline)",
             train("toy_wait_k_stage1_full", data=data, model=model, output=stage1),
             stage1 / "train_results.json",
         ),
         Step(
             "stage2",
-            "training, stage 2 (LoRA on stage 1)",
+            "training, stage 2 (LoRA on stage 1; every k)",
             train("toy_wait_k_stage2_lora", data=data, model=stage1, output=stage2),
             stage2 / "train_results.json",
         ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
@@ -29,9 +29,30 @@ HAN = "我们是中国人"
 
 @pytest.fixture(scope="session")
 def byte_level():
-    """Byte-level BPE, as GPT-2, Llama 3 and Qwen have it: " dog" is a token, any text has tokens."""
+    """Byte-level BPE, as GPT-2 and Falcon have it: " dog" is a token, any text has tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return train_byte_level(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def llama_3():
+    """Byte-level BPE with the pattern of Llama 3 and Qwen, which keeps spaces apart from numbers."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return train_byte_level(tokenizer)
+
+
+def train_byte_level(tokenizer):
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

@@ -7,6 +7,7 @@ nothing has to be counted in training; while streaming, the row that asks whethe
 
 import random
 
+import jaxtyping
 import pytest
 import torch
 from reference import drive, encoder_of
@@ -34,6 +35,14 @@ def letters():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>")
+
+
+@pytest.fixture
+def unchecked():
+    """Without the type checks of conftest.py, which would take most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def sentence_pair(rng):
@@ -76,7 +85,7 @@ def word_error_rate(model, encoder):
 
 
 @pytest.mark.slow
-def test_next_unit_learns_the_word_boundary_from_the_mask_and_look_ahead_does_not(letters):
+def test_next_unit_learns_the_word_boundary_from_the_mask_and_look_ahead_does_not(letters, unchecked):
     errors = {}
     for rows in ("look_ahead", "next_unit"):
         encoder = encoder_of(letters, policy="wait_k", k=1, rows=rows)

@@ -6,6 +6,7 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS
@@ -212,3 +213,10 @@ def test_mask_does_not_depend_on_the_order_of_arrival(scheduled, rows, random):
     random.shuffle(arrival)
     moved = may_attend(order, order[:, arrival], source_unit[:, arrival], num_read)
     assert torch.equal(moved, may_attend(order, order, source_unit, num_read)[..., arrival])
+
+
+def test_shapes_are_checked_while_tests_run():
+    """By the import hook in conftest.py."""
+    order = torch.arange(3)[None]
+    with pytest.raises(TypeCheckError, match="may_attend"):
+        may_attend(order, order, order[0], order)

@@ -7,7 +7,9 @@ import random
 
 import pytest
 import torch
-from reference import Forced, drive, encoder_of, settings_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import Forced, drive, encoder_of, schedules, settings_of
 
 from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.features import Row
@@ -76,6 +78,25 @@ def test_rows_have_parity_under_every_policy(model_of, byte_level, name, positio
     block = {"positions": positions, "rows": rows, **POLICIES[policy]}
     assert promises_parity(settings_of(**block))
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, **block))
+
+
+words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
+
+
+@given(
+    words,
+    st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num))),
+    st.sampled_from(["look_ahead", "own_unit", "next_unit"]),
+    st.sampled_from([("llama", "group"), ("falcon", "modified_alibi"), ("mpt", "group")]),
+)
+@settings(max_examples=40)
+def test_any_example_and_schedule_has_parity(model_of, byte_level, target, schedule, rows, cell):
+    num_target, (g, num_source) = schedule
+    source = " ".join((target * num_source)[:num_source])
+    target = " ".join((target[::-1] * num_target)[:num_target])
+    name, positions = cell
+    row = Row(source, target, "English", "German", g)
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], positions=positions, rows=rows, policy="schedule"))
 
 
 @pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])

@@ -14,6 +14,11 @@ words = st.lists(st.text(text_characters, min_size=1, max_size=6), min_size=1, m
 MANY = ["the dog", "abc abcde, xyz.", "über 3.5 café", "我们 是中国人", "😀👍🏽 a", "नमस्ते e\u0301", 'a\'b "c" — d']
 
 
+@pytest.fixture(scope="session", params=["byte_level", "llama_3", "metaspace"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize(
     "text, unit, units",
     [
@@ -48,11 +53,11 @@ def test_spaced_units_have_the_tokens_of_the_whole_sentence(tokenizer, pieces):
     assert len(units) == len(pieces)
 
 
-@given(words)
-def test_unspaced_byte_level_units_have_the_tokens_of_the_whole_sentence(byte_level, pieces):
-    sentence = " ".join(pieces)
-    units = UnitTokenizer(byte_level, WORD).encode_all(sentence, spaced=False)
-    assert sum(units, []) == byte_level.encode(sentence, add_special_tokens=False)
+@given(words, st.sampled_from(["byte_level", "llama_3"]))
+def test_unspaced_byte_level_units_have_the_tokens_of_the_whole_sentence(byte_level, llama_3, pieces, name):
+    tokenizer, sentence = {"byte_level": byte_level, "llama_3": llama_3}[name], " ".join(pieces)
+    units = UnitTokenizer(tokenizer, WORD).encode_all(sentence, spaced=False)
+    assert sum(units, []) == tokenizer.encode(sentence, add_special_tokens=False)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +94,16 @@ def test_pieces_that_arrive_one_by_one_have_the_tokens_of_training(tokenizer, pi
 def test_every_unit_reads_back_as_its_text(tokenizer, text, unit):
     units = UnitTokenizer(tokenizer, unit)
     assert [units.text(ids) for ids in units.encode_all(text, spaced=True)] == split_units(text, unit)
+
+
+@pytest.mark.parametrize("unit", [WORD, CHARACTER])
+def test_name_of_a_special_token_is_text_in_a_sentence(tokenizer, unit):
+    """Web text holds "</s>", which must not end the sentence."""
+    text = f"the {tokenizer.eos_token} dog"
+    units = UnitTokenizer(tokenizer, unit)
+    encoded = units.encode_all(text, spaced=True)
+    assert tokenizer.eos_token_id not in sum(encoded, [])
+    assert [units.text(ids) for ids in encoded] == split_units(text, unit)
 
 
 @pytest.mark.parametrize("text", MANY)
@@ -139,14 +154,14 @@ class MergingTokenizer:
 
     eos_token_id = 0
 
-    def encode(self, text, *, add_special_tokens=True):
+    def encode(self, text, **options):
         return [1 + len(text)]
 
 
 class DroppingTokenizer(MergingTokenizer):
     """Knows nothing but the line break."""
 
-    def encode(self, text, *, add_special_tokens=True):
+    def encode(self, text, **options):
         return [1] * text.count("\n")
 
 

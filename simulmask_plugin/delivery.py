@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -27,13 +27,17 @@ def attention_bias(
     position: Int[Tensor, "batch key"],
     after_source: Int[Tensor, "batch key"],
     num_hidden: Int[Tensor, "batch query"],
+    visible: Bool[Tensor, "batch 1 query key"] | None = None,
 ) -> Float[Tensor, "batch heads query key"]:
     """Return the mask, with the ALiBi bias in it where the family has one, as one additive tensor.
 
     The same function serves a training batch and a streaming step, so that the two agree bit by bit; heads is 1 for
     RoPE families. ``order`` is the place in the training sequence, see :func:`~simulmask_plugin.masks.may_attend`.
+    ``visible`` hides what only a search hides: the other beams.
     """
     allowed = may_attend(query_order, key_order, source_unit, num_read)
+    if visible is not None:
+        allowed = allowed & visible
     is_alibi = family_of(model_config).position == "alibi"
     rank = key_rank(position, after_source, num_hidden) if is_alibi else None
     return additive_mask(model_config, allowed, rank, dtype)

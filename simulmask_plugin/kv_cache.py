@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,16 @@ class GrowingLayer(CacheLayerMixin):
             self.values[:, :, index] = self.values[:, :, last]
         self.length = last
 
+    @torch.inference_mode()
+    def keep(self, start: int, indices: Sequence[int]) -> None:
+        """Of the entries from ``start`` on, keep only these, moved together; the ones before stay where they are."""
+        assert list(indices) == sorted(set(indices)), indices
+        if list(indices) != list(range(start, start + len(indices))):
+            index = torch.tensor(indices, device=self.keys.device)
+            for states in (self.keys, self.values):
+                states[:, :, start : start + len(indices)] = states[:, :, index]
+        self.length = start + len(indices)
+
     def crop(self, max_length: int) -> None:
         """Forget all entries from ``max_length`` on."""
         self.length = min(self.length, max_length)
@@ -91,3 +102,8 @@ class GrowingCache(Cache):
         """Remove one of the last two entries of every layer."""
         for layer in self.layers:
             layer.drop(index)
+
+    def keep(self, start: int, indices: Sequence[int]) -> None:
+        """Of the entries from ``start`` on, keep only these in every layer."""
+        for layer in self.layers:
+            layer.keep(start, indices)

@@ -142,7 +142,7 @@ def compare(
     session, streamed = stream_forced(model, encoder, row, schedule, target_ids)
     for index, token, kind in scored_rows(layout):
         result.add(logits[index], streamed[token, kind])
-    ids, kept = example.input_ids.tolist(), session.kept_ids()
+    ids, kept = example.input_ids.tolist(), session.feeder.kept_ids()
     written = ids[example.source_end : -1]
     # The source may not have been read to its end; then the last token's row was taken back, to be fed again later.
     result.same_ids &= any(

@@ -4,58 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.delivery import attention_bias
-from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.kv_cache import GrowingCache
+from simulmask_plugin.feeding import ALL, SOURCE_UNIT, Counters, FedRow, Feeder
 from simulmask_plugin.masks import PADDING
 from simulmask_plugin.policies import Policy, decide
 from simulmask_plugin.positions import target_start
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.units import TOKEN, WORD
 
-ALL = PADDING - 1
-"""num_read of prompt and source rows while the number of source units is not known."""
-
 TARGET_ORDER = 2**30
 """Place in the training sequence of the first header row; no source is longer."""
-
-INITIAL_KEYS = 256
-
-FIELDS = ("order", "source_unit", "position", "after_source")
-ORDER, SOURCE_UNIT, POSITION, AFTER_SOURCE = range(len(FIELDS))
-
-
-@dataclass(frozen=True, slots=True)
-class FedRow:
-    """One token to feed, with its three integers and its place in the training sequence."""
-
-    token_id: int
-    order: int
-    source_unit: int
-    num_read: int
-    position: int
-    num_hidden: int
-    after_source: bool
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a session has cost; a *call* is one forward pass of the model."""
-
-    calls: int = 0
-    fed_tokens: int = 0
-    predicting_rows: int = 0
-    attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
-    written_tokens: int = 0
 
 
 class Chooser:
@@ -123,12 +86,9 @@ class StreamingSession:
     source_finished: bool = field(default=False, init=False)
     finished: bool = field(default=False, init=False)
     truncated: bool = field(default=False, init=False)
-    counters: Counters = field(default_factory=Counters, init=False)
     target_ids: list[int] = field(default_factory=list, init=False)
-    fed_ids: list[int] = field(default_factory=list, init=False)
 
-    _cache: GrowingCache = field(default_factory=GrowingCache, init=False)
-    _keys: np.ndarray = field(init=False)
+    feeder: Feeder = field(init=False)
     _pending: list[FedRow] = field(default_factory=list, init=False)
     _visible: list[int] = field(default_factory=lambda: [0], init=False)  # source tokens of the first i units
     _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
@@ -139,13 +99,11 @@ class StreamingSession:
 
     def __post_init__(self) -> None:
         """Queue the prompt; the model is first called when something has to be predicted."""
-        check_attention(self.model.config, self.model.config._attn_implementation)
-        prepare(self.model)
+        self.feeder = Feeder(self.model)
         before, header = self.encoder.frame(self.source_lang, self.target_lang)
         self._num_prompt, self._num_header = len(before), len(header)
         self._pending = [FedRow(token, i, -1, ALL, i, 0, False) for i, token in enumerate(before)]
         self._anchor = list(header)
-        self._keys = np.zeros((len(FIELDS), INITIAL_KEYS), dtype=np.int64)
         if self.choose is None:
             self.choose = greedy(self.encoder, self.model.device)
 
@@ -235,7 +193,7 @@ class StreamingSession:
                 self._record(index, "kept", logits[0])
             else:
                 self._record(index, "look_ahead", logits[0])
-                self._drop(self._num_keys - len(feed))
+                self.feeder.drop(self.feeder.num_keys - len(feed))
                 self._logits = logits[1] if pair else None
                 if pair:
                     self._record(index, "kept", logits[1])
@@ -255,10 +213,6 @@ class StreamingSession:
 
     def _reads_if_available(self, t: int) -> int | None:
         return self._reads(t) if self._wanted(t) <= self.num_read or self.source_finished else None
-
-    def kept_ids(self) -> list[int]:
-        """Token ids in the cache, in the order of the training sequence."""
-        return [self.fed_ids[i] for i in np.argsort(self._keys[ORDER, : self._num_keys])]
 
     # Rows
 
@@ -291,53 +245,15 @@ class StreamingSession:
 
     # The model
 
-    @property
-    def _num_keys(self) -> int:
-        return self._cache.get_seq_length()
-
-    @torch.inference_mode()
     def _feed(self, rows: list[FedRow]) -> Tensor:
         """Feed what is pending and these rows in one call; return the logits of these rows."""
         batch, self._pending = [*self._pending, *rows], []
-        start = self._num_keys
-        end = start + len(batch)
-        if end > self._keys.shape[1]:
-            self._keys = np.concatenate([self._keys, np.zeros_like(self._keys)], axis=1)
-        for i, row in enumerate(batch, start=start):
-            self._keys[:, i] = row.order, row.source_unit, row.position, row.after_source
-        queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in batch]
-        device = self.model.device
-        keys = torch.from_numpy(self._keys[:, :end]).to(device)[:, None]
-        ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
-        inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=attention_bias(
-                self.model.config,
-                self.model.dtype,
-                query_order=order,
-                key_order=keys[ORDER],
-                source_unit=keys[SOURCE_UNIT],
-                num_read=num_read,
-                position=keys[POSITION],
-                after_source=keys[AFTER_SOURCE],
-                num_hidden=num_hidden,
-            ),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=len(rows),
-            **inputs,
-        ).logits
-        self.fed_ids += [row.token_id for row in batch]
-        self.counters.calls += 1
-        self.counters.fed_tokens += len(batch)
-        self.counters.predicting_rows += len(rows)
-        self.counters.attended_pairs += len(batch) * end
-        return logits[0].float()
+        return self.feeder.feed(batch, num_predicting=len(rows))
 
     @property
-    def _accepts_position_ids(self) -> bool:
-        return family_of(self.model.config).accepts_position_ids
+    def counters(self) -> Counters:
+        """What the session has cost."""
+        return self.feeder.counters
 
     def _choose(self, logits: Tensor, opening: bool) -> int:
         assert self.choose is not None
@@ -349,21 +265,12 @@ class StreamingSession:
 
     def _keep_look_ahead(self) -> None:
         """The unit goes on: the row with g(t) stays, as an inner token, and the one with g(t + 1) is dropped."""
-        self._drop(self._num_keys - 1)
-        self._keys[SOURCE_UNIT, self._num_keys - 1] = -1
-
-    def _drop(self, index: int) -> None:
-        last = self._num_keys - 1
-        self._cache.drop(index)
-        self._keys[:, index] = self._keys[:, last]
-        self.fed_ids[index] = self.fed_ids[last]
-        del self.fed_ids[last]
+        self.feeder.drop(self.feeder.num_keys - 1)
+        self.feeder.keys[SOURCE_UNIT, self.feeder.num_keys - 1] = -1
 
     def _rewind(self, count: int) -> None:
         """Take the anchor's rows back; they are fed again once more has been read."""
-        end = self._num_keys - count
-        self._cache.crop(end)
-        del self.fed_ids[end:]
+        self.feeder.crop(self.feeder.num_keys - count)
         self._logits = None
 
 

@@ -28,6 +28,7 @@ ORDER = [
     "collator",
     "delivery",
     "kv_cache",
+    "feeding",
     "streaming",
     "parity",
     "trainer",

@@ -124,8 +124,8 @@ def test_the_cache_ends_as_the_training_sequence_without_look_ahead_rows(
     session = forced_session(llama, encoder, " ".join(source), " ".join(target))
     drive(session, source, ahead=ahead)
     example = encoder.encode(Row(" ".join(source), " ".join(target), "English", "German"))
-    assert session.kept_ids() == example.input_ids[:-1].tolist()
-    assert session._cache.get_seq_length() == len(session.fed_ids) == len(example.input_ids) - 1
+    assert session.feeder.kept_ids() == example.input_ids[:-1].tolist()
+    assert session.feeder.cache.get_seq_length() == len(session.feeder.fed_ids) == len(example.input_ids) - 1
 
 
 def test_nothing_in_the_cache_is_copied_or_recomputed(llama, byte_level):
@@ -140,7 +140,7 @@ def test_nothing_in_the_cache_is_copied_or_recomputed(llama, byte_level):
                 session.finish_source()
             continue
         session.write()
-        layers = session._cache.layers
+        layers = session.feeder.cache.layers
         places.add(tuple(buffer.data_ptr() for layer in layers for buffer in (layer.keys, layer.values)))
         entries.append([layer.keys[:, :, : layer.length].clone() for layer in layers])
     assert len(places) == 1
@@ -153,8 +153,8 @@ def test_the_cache_grows_past_its_first_buffers(llama, byte_level):
     source, target = " ".join(["abc the dog"] * 50), " ".join(["cat abc"] * 70)
     session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=3), source, target)
     drive(session, source.split())
-    assert len(session.fed_ids) > 256
-    assert session._cache.layers[0].keys.shape[2] == 512
+    assert len(session.feeder.fed_ids) > 256
+    assert session.feeder.cache.layers[0].keys.shape[2] == 512
 
 
 @pytest.mark.parametrize("positions", ["group", "contiguous"])
@@ -215,7 +215,7 @@ def test_row_that_asked_too_early_is_fed_again(llama, byte_level):
         [" abc", *HEADER],
         [" cat"],
     ]
-    assert byte_level.decode(session.kept_ids()) == "Tr: the dog abc\nAs: cat"
+    assert byte_level.decode(session.feeder.kept_ids()) == "Tr: the dog abc\nAs: cat"
 
 
 def test_end_of_sentence_after_the_source_has_ended_is_the_end(llama, byte_level):
@@ -423,4 +423,4 @@ def test_languages_of_the_session_reach_the_prompt(llama, byte_level):
     session.read("the")
     session.finish_source()
     session.write()
-    assert byte_level.decode(session.fed_ids) == "English: the Dutch:"
+    assert byte_level.decode(session.feeder.fed_ids) == "English: the Dutch:"

@@ -1,0 +1,156 @@
+"""Rows are fed to a model whose cache is kept; every key in it remembers the integers of its training layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.delivery import attention_bias
+from simulmask_plugin.families import check_attention, family_of
+from simulmask_plugin.kv_cache import GrowingCache
+from simulmask_plugin.masks import PADDING
+
+ALL = PADDING - 1
+"""num_read of a row that sees the whole source, while the number of source units is not known."""
+
+INITIAL_KEYS = 256
+
+FIELDS = ("order", "source_unit", "position", "after_source")
+ORDER, SOURCE_UNIT, POSITION, AFTER_SOURCE = range(len(FIELDS))
+
+
+@dataclass(frozen=True, slots=True)
+class FedRow:
+    """One token to feed, with its three integers and its place in the training sequence."""
+
+    token_id: int
+    order: int
+    source_unit: int
+    num_read: int
+    position: int
+    num_hidden: int = 0
+    after_source: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a session has cost; a *call* is one forward pass of the model."""
+
+    calls: int = 0
+    fed_tokens: int = 0
+    predicting_rows: int = 0
+    attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
+    written_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Feeder:
+    """Feeds rows to a model and keeps their keys and values, in the order in which they arrived.
+
+    Args:
+        model: a causal language model in evaluation mode.
+
+    Raises:
+        ValueError: if the model's family or attention cannot take our masks.
+    """
+
+    model: PreTrainedModel
+    counters: Counters = field(default_factory=Counters, init=False)
+    fed_ids: list[int] = field(default_factory=list, init=False)
+    cache: GrowingCache = field(default_factory=GrowingCache, init=False)
+    keys: np.ndarray = field(init=False)
+    _accepts_position_ids: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the model ready for our masks."""
+        check_attention(self.model.config, self.model.config._attn_implementation)
+        prepare(self.model)
+        self.keys = np.zeros((len(FIELDS), INITIAL_KEYS), dtype=np.int64)
+        self._accepts_position_ids = family_of(self.model.config).accepts_position_ids
+
+    @property
+    def num_keys(self) -> int:
+        """Entries of the cache."""
+        return self.cache.get_seq_length()
+
+    @torch.inference_mode()
+    def feed(
+        self, rows: Sequence[FedRow], *, num_predicting: int, visible: Bool[Tensor, "1 1 query key"] | None = None
+    ) -> Tensor:
+        """Feed rows in one call.
+
+        Args:
+            rows: in the order in which they enter the cache.
+            num_predicting: the last so many rows predict.
+            visible: False where a row must not see a key that its integers allow (the other beams); None: sees all.
+
+        Returns:
+            The logits of the predicting rows, (num_predicting, vocabulary), fp32.
+        """
+        start = self.num_keys
+        end = start + len(rows)
+        while end > self.keys.shape[1]:
+            self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
+        for i, row in enumerate(rows, start=start):
+            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source
+        queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in rows]
+        device = self.model.device
+        keys = torch.from_numpy(self.keys[:, :end]).to(device)[:, None]
+        ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
+        inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=attention_bias(
+                self.model.config,
+                self.model.dtype,
+                query_order=order,
+                key_order=keys[ORDER],
+                source_unit=keys[SOURCE_UNIT],
+                num_read=num_read,
+                position=keys[POSITION],
+                after_source=keys[AFTER_SOURCE],
+                num_hidden=num_hidden,
+                visible=visible,
+            ),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=num_predicting,
+            **inputs,
+        ).logits
+        self.fed_ids += [row.token_id for row in rows]
+        self.counters.calls += 1
+        self.counters.fed_tokens += len(rows)
+        self.counters.predicting_rows += num_predicting
+        self.counters.attended_pairs += len(rows) * end
+        return logits[0].float()
+
+    def drop(self, index: int) -> None:
+        """Take one of the last two rows back; the last takes its place."""
+        last = self.num_keys - 1
+        self.cache.drop(index)
+        self.keys[:, index] = self.keys[:, last]
+        self.fed_ids[index] = self.fed_ids[last]
+        del self.fed_ids[last]
+
+    def crop(self, num_keys: int) -> None:
+        """Take back all rows from this one on."""
+        self.cache.crop(num_keys)
+        del self.fed_ids[num_keys:]
+
+    def keep(self, start: int, indices: Sequence[int]) -> None:
+        """Of the entries from ``start`` on, keep only these (ascending), moved together."""
+        self.cache.keep(start, indices)
+        self.keys[:, start : start + len(indices)] = self.keys[:, list(indices)]
+        self.fed_ids[start:] = [self.fed_ids[i] for i in indices]
+
+    def kept_ids(self) -> list[int]:
+        """Token ids in the cache, in the order of the training sequence."""
+        return [self.fed_ids[i] for i in np.argsort(self.keys[ORDER, : self.num_keys])]

@@ -25,6 +25,7 @@ class Example:
         source_lengths: tokens of each source unit.
         num_header: tokens of the header.
         target_lengths: tokens of each target unit.
+        next_header: token ids that stand between target and further source, in layouts that have such a place.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -32,11 +33,19 @@ class Example:
     source_lengths: Int[np.ndarray, " source_units"]
     num_header: int
     target_lengths: Int[np.ndarray, " target_units"]
+    next_header: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts add up."""
         parts = self.num_prompt + self.source_lengths.sum() + self.num_header + self.target_lengths.sum() + 1
         assert len(self.input_ids) == parts, f"{len(self.input_ids)} tokens, but the parts hold {parts}"
+
+    def units(self) -> tuple[list[list[int]], list[int], list[list[int]], int]:
+        """Token ids of the source (a list per unit), of the header, of the target, and the end of sentence."""
+        cuts = np.cumsum([self.num_prompt, *self.source_lengths, self.num_header, *self.target_lengths])
+        _, *parts, end = (part.tolist() for part in np.split(self.input_ids, cuts))
+        num_source = len(self.source_lengths)
+        return parts[:num_source], parts[num_source], parts[num_source + 1 :], end[0]
 
     @property
     def source_end(self) -> int:
@@ -56,6 +65,7 @@ class SequenceLayout:
         token: index of the token in the sequence without look-ahead rows (a pair shares one).
         num_hidden: source *tokens* that the row may not see.
         example: what was laid out.
+        parts: prompt, source, header or target for every token; empty where the example's lengths tell it.
     """
 
     input_ids: Ints
@@ -65,6 +75,7 @@ class SequenceLayout:
     token: Ints
     num_hidden: Ints
     example: Example
+    parts: tuple[str, ...] = ()
 
     @property
     def after_source(self) -> Bool[np.ndarray, " tokens"]:

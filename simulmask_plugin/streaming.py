@@ -100,7 +100,7 @@ class StreamingSession:
     def __post_init__(self) -> None:
         """Queue the prompt; the model is first called when something has to be predicted."""
         self.feeder = Feeder(self.model)
-        before, header = self.encoder.frame(self.source_lang, self.target_lang)
+        before, header, _ = self.encoder.frame(self.source_lang, self.target_lang)
         self._num_prompt, self._num_header = len(before), len(header)
         self._pending = [FedRow(token, i, -1, ALL, i, 0, False) for i, token in enumerate(before)]
         self._anchor = list(header)

@@ -1,5 +1,6 @@
 """Tokenizers and tiny models that many tests share; everything is offline and on one core."""
 
+import copy
 import os
 from functools import lru_cache
 
@@ -14,10 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
-TENSOR_MODULES = "layout positions masks alibi collator delivery kv_cache streaming parity"
+TENSOR_MODULES = "layout positions masks alibi collator delivery kv_cache feeding beam losses chunked streaming parity"
 install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
 
 from simulmask_plugin.families import tiny_model  # noqa: E402
+from simulmask_plugin.prompts import READ_END, WRITE_END  # noqa: E402
 
 settings.register_profile("simulmask", deadline=None, derandomize=True, database=None)
 settings.load_profile("simulmask")
@@ -33,6 +35,14 @@ def byte_level():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return train_byte_level(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def with_ends(byte_level):
+    """The same with the two special tokens of the layout `interleaved`."""
+    tokenizer = copy.deepcopy(byte_level)
+    tokenizer.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

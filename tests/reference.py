@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.layout import Example
-from simulmask_plugin.prompts import plain_prompt
+from simulmask_plugin.prompts import interleaved_prompt, plain_prompt
 from simulmask_plugin.schedule import Action
 
 IGNORED = -100
@@ -23,6 +23,7 @@ class Pieces:
     header: list[int]
     target: list[list[int]]
     eos: int
+    next_header: tuple[int, ...] = ()
 
     def example(self) -> Example:
         """The same, as the package holds it."""
@@ -34,11 +35,14 @@ class Pieces:
             source_lengths=np.asarray([len(unit) for unit in self.source]),
             num_header=len(self.header),
             target_lengths=np.asarray([len(unit) for unit in self.target]),
+            next_header=self.next_header,
         )
 
 
-def pieces_of(num_prompt: int, source: list[int], num_header: int, target: list[int]) -> Pieces:
-    """Pieces of given lengths with a different id for every token: 10.. , 20.. , 50.. , 60.. , 2."""
+def pieces_of(
+    num_prompt: int, source: list[int], num_header: int, target: list[int], num_next_header: int = 0
+) -> Pieces:
+    """Pieces of given lengths with a different id for every token: 10.. , 20.. , 300.. , 400.. , 2 and 350.. ."""
 
     def cut(lengths, first):
         units = []
@@ -48,7 +52,8 @@ def pieces_of(num_prompt: int, source: list[int], num_header: int, target: list[
         return units
 
     header = list(range(300, 300 + num_header))
-    return Pieces(list(range(10, 10 + num_prompt)), cut(source, 20), header, cut(target, 400), 2)
+    next_header = tuple(range(350, 350 + num_next_header))
+    return Pieces(list(range(10, 10 + num_prompt)), cut(source, 20), header, cut(target, 400), 2, next_header)
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,9 @@ def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> flo
 
 def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
-    return ModelSettings(SimulMaskConfig.from_dict(block), plain_prompt("Tr:", "\nAs:", ""))
+    config = SimulMaskConfig.from_dict(block)
+    prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:" * (config.layout == "turns"))
+    return ModelSettings(config, interleaved_prompt(prompt) if config.layout == "interleaved" else prompt)
 
 
 def encoder_of(tokenizer, **block) -> ExampleEncoder:
@@ -226,17 +233,17 @@ unit_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
 
 @st.composite
-def schedules(draw, num_source=None, num_target=None):
-    """Any g(1..T+1) that is a schedule, and S. Plain numbers: type checks draw at random, which strategies may not."""
+def schedules(draw, num_source=None, num_target=None, least=0):
+    """Any g(1..T+1) >= least that is a schedule, and S. Plain numbers: type checks draw at random, which strategies may not."""
     num_source = draw(lengths) if num_source is None else num_source
     num_target = draw(lengths) if num_target is None else num_target
-    values = st.lists(st.integers(0, num_source), min_size=num_target + 1, max_size=num_target + 1)
+    values = st.lists(st.integers(least, num_source), min_size=num_target + 1, max_size=num_target + 1)
     return tuple(sorted(draw(values))), num_source
 
 
 @st.composite
-def scheduled_pieces(draw):
+def scheduled_pieces(draw, num_next_header=0, least=0):
     """(pieces, g): 1..8 units of 1..6 tokens on either side."""
     source, target = draw(unit_lengths), draw(unit_lengths)
-    pieces = pieces_of(draw(st.integers(0, 3)), source, draw(st.integers(1, 3)), target)
-    return pieces, draw(schedules(len(source), len(target)))[0]
+    pieces = pieces_of(draw(st.integers(0, 3)), source, draw(st.integers(1, 3)), target, num_next_header)
+    return pieces, draw(schedules(len(source), len(target), least))[0]

@@ -48,7 +48,8 @@ def beam_search(
     """Search for the best continuation; its tokens are in the cache afterwards, as if they had been fed one by one.
 
     All live hypotheses are fed in one call. A row sees what was there before the search and its own branch. The
-    search stops when ``width`` hypotheses have ended, or none that lives can become better than the best of them.
+    search stops when ``width`` hypotheses have ended, or none that lives would be better than the best of them if it
+    ended now.
 
     Args:
         feeder: holds the cache.
@@ -70,10 +71,12 @@ def beam_search(
     next_scores = scores(logits, opens_word=opens_word)[None]
     for depth in range(limit):
         grown: list[_Hypothesis] = []
-        for parent, token, score in _best(live, next_scores, width + len(ends)):
+        for parent, token, score in _best(live, next_scores, width * (1 + len(ends))):
+            if len(grown) == width:
+                break
             if token in ends:
                 finished.append(_Hypothesis(parent.ids, parent.entries, score))
-            elif len(grown) < width:
+            else:
                 entry = feeder.num_keys + len(grown)
                 grown.append(_Hypothesis((*parent.ids, token), (*parent.entries, entry), score))
         best = max((h.mean_score for h in finished), default=-torch.inf)

@@ -139,7 +139,8 @@ class ChunkedSession:
     _pending: list[FedRow] = field(default_factory=list, init=False)
     _place: int = field(default=0, init=False)  # of the next token in the training sequence
     _unread: int = field(default=0, init=False)  # units since the last WRITE
-    _is_decided: bool = field(default=True, init=False)  # that they do not make a chunk yet
+    _decision: Action | None = field(default=Action.READ, init=False)  # None: to be asked for
+    _before: tuple[int, int] = field(default=(0, 0), init=False)  # units read and written before this sentence
     _last_unit: str = field(default="", init=False)
     _sentence_starts: list[int] = field(default_factory=list, init=False)  # places of the visible sentences
     _shift: int = field(default=0, init=False)  # place minus position
@@ -185,8 +186,7 @@ class ChunkedSession:
             self._queue(ids)
             self.num_read += 1
             self._unread += 1
-            self._is_first_source = False
-        self._is_decided, self._last_unit = False, text
+            self._is_first_source, self._decision, self._last_unit = False, None, text
 
     def finish_source(self) -> None:
         """Declare that no more source will come; what has been read is written."""
@@ -196,14 +196,14 @@ class ChunkedSession:
         """READ or WRITE: at the end of the source always WRITE, else as the policy or the model decides."""
         if self.source_finished:
             return Action.WRITE
-        if self._is_decided:
-            return Action.READ
-        self._is_decided = not (self._ends_sentence() or self._ends_read())
-        return Action.READ if self._is_decided else Action.WRITE
+        if self._decision is None:
+            self._decision = Action.WRITE if self._ends_sentence() or self._ends_read() else Action.READ
+        return self._decision
 
     def _ends_read(self) -> bool:
         if self.policy is not None:
-            return self.num_read >= self.policy(self.num_written + 1)
+            read, written = self._before
+            return self.num_read - read >= self.policy(self.num_written - written + 1)
         return self._choose.ends_read(self._feed(1)[-1])
 
     def _ends_sentence(self) -> bool:
@@ -221,22 +221,26 @@ class ChunkedSession:
             self.finished = True
             return None
         self._queue(self._read_end)
-        ids = self._write_chunk(limit=2 * (self._unread + 25))
-        self._unread, self._is_decided, self._is_first_target = 0, True, False
+        guard = 2 * (self._unread + 25)
+        if self.document is None:
+            guard = min(guard, self.max_target_tokens - len(self.target_ids))
+        ids = self._write_chunk(limit=guard)
+        self._unread, self._decision = 0, Action.READ
+        self._is_first_target = self._is_first_target and not ids
         self.target_ids += ids
         self.counters.written_tokens += len(ids)
+        text = self.encoder.target.text(ids)
+        self.num_written += len(split_units(text, self.encoder.target.unit))
         self.truncated |= self.document is None and len(self.target_ids) >= self.max_target_tokens
         self.finished = self.source_finished or self.truncated
         if not self.finished:
             self._queue(self._write_end)
             if self.document is not None and self._last_unit.rstrip(CLOSING).endswith(SENTENCE_FINAL):
                 self._end_sentence(self.document)
-        text = self.encoder.target.text(ids)
-        self.num_written += len(split_units(text, self.encoder.target.unit))
         return text or None
 
     def _write_chunk(self, limit: int) -> list[int]:
-        """Return the tokens of a chunk, at most ``limit`` (EAST's guard); all but an end token stay in the cache."""
+        """Return the tokens of a chunk, at most ``limit``; all but an end token stay in the cache."""
         logits = self._feed(1)[-1]
         if self.beam_width > 1:
             ids = beam_search(
@@ -267,6 +271,7 @@ class ChunkedSession:
     def _end_sentence(self, document: Document) -> None:
         """Let the earliest finished sentences leave the cache; what stays keeps its distances to what follows."""
         self._sentence_starts.append(self._place)
+        self._before = self.num_read, self.num_written
         if len(self._sentence_starts) - 1 <= document.context_sentences:
             return
         num_prompt, order = len(self._prompt), self.feeder.keys[ORDER, : self.feeder.num_keys]

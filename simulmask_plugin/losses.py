@@ -38,10 +38,9 @@ def interleaved_loss(
     goes_on = targets == NOT_READ_END
     special = goes_on | (targets == read_end) | (targets == write_end)
     log_p = rows.log_softmax(dim=-1)
-    asked = torch.where(goes_on, read_end, targets)
-    log_asked = log_p.gather(1, asked[:, None])[:, 0]
-    # log(1 - p), without losing it where p is close to 1: log p is kept away from 0 by one rounding step.
-    log_other = torch.log(-torch.expm1(log_asked.clamp(max=-torch.finfo(torch.float32).eps)))
-    losses = -torch.where(goes_on, log_other, log_asked)
+    log_label = log_p.gather(1, torch.where(goes_on, read_end, targets)[:, None])[:, 0]
+    # log(1 - P) summed from the other tokens, so that P = 1 to rounding still has a loss and a gradient.
+    others = log_p[goes_on].index_fill(1, targets.new_tensor([read_end]), -torch.inf).logsumexp(dim=-1)
+    losses = -log_label.masked_scatter(goes_on, others)
     total = (losses * torch.where(special, weight, 1.0)).sum()
     return total / (num_items if num_items is not None else max(len(targets), 1))

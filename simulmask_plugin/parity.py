@@ -149,6 +149,8 @@ def stream_chunks(
         for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels, strict=True)
         if part in ("header", "target") and label >= 0 and (is_turns or [token] != read_end)
     ]
+    if not is_turns:
+        tokens.pop()  # the end of sentence: the session has stopped at the write end before it
     forced = _ForcedChunks(schedule, tokens)
     session = ChunkedSession(
         model=model,

@@ -1,0 +1,217 @@
+"""Beam search with a kept cache is that of a slow loop without one, and leaves nothing of the other beams behind."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from reference import drive, encoder_of
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.beam import beam_search
+from simulmask_plugin.chunked_session import ChunkedSession
+from simulmask_plugin.feeding import ALL, FedRow, Feeder
+from simulmask_plugin.prompts import READ_END, WRITE_END
+
+VOCAB = 320
+ENDS = (5, 9)
+INTERLEAVED = {"layout": "interleaved"}
+
+
+def scores(logits, *, opens_word):
+    """Any token may stand; those that open a word are even."""
+    forbidden = torch.arange(VOCAB) % 2 == 1 if opens_word else torch.zeros(VOCAB, dtype=torch.bool)
+    forbidden[list(ENDS)] = False
+    return logits.log_softmax(-1).masked_fill(forbidden, -torch.inf)
+
+
+def liking(model, bias):
+    """Scores of a model that likes to end."""
+
+    def biased(logits, *, opens_word):
+        logits = logits.clone()
+        logits[..., list(ENDS)] += bias
+        return scores(logits, opens_word=opens_word)
+
+    return biased
+
+
+@torch.no_grad()
+def forward(model, ids):
+    """Logits of the last token; everything is computed anew."""
+    return model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+
+
+def slow_search(model, context, score, width, limit, opens_word):
+    """Hypotheses are lists of tokens; all that ranks before the width-th live one may end."""
+    live, finished = [([], 0.0)], []
+    for depth in range(limit):
+        candidates = []
+        for ids, total in live:
+            values = score(forward(model, context + ids), opens_word=opens_word and depth == 0).tolist()
+            candidates += [(total + value, ids, token) for token, value in enumerate(values) if value > -torch.inf]
+        candidates.sort(key=lambda candidate: -candidate[0])
+        grown = []
+        for total, ids, token in candidates:
+            if len(grown) == width:
+                break
+            if token in ENDS:
+                finished.append((ids, total))
+            else:
+                grown.append(([*ids, token], total))
+
+        def mean(hypothesis):
+            return hypothesis[1] / (len(hypothesis[0]) + 1)
+
+        if len(finished) >= width or finished and max(map(mean, grown)) <= max(map(mean, finished)):
+            break
+        live = grown
+    return max(finished or live, key=mean)[0]
+
+
+def feed_context(model, context):
+    """A feeder that holds the context, and the logits of its end."""
+    feeder = Feeder(model)
+    rows = [FedRow(token, i, -1, ALL, i) for i, token in enumerate(context)]
+    return feeder, feeder.feed(rows, num_predicting=1)[-1]
+
+
+def search(model, context, score, width, limit, opens_word=False):
+    feeder, logits = feed_context(model, context)
+    place = {"order": len(context), "position": len(context)}
+    ids = beam_search(feeder, logits, score, width=width, limit=limit, ends=ENDS, opens_word=opens_word, **place)
+    return feeder, ids
+
+
+contexts = st.lists(st.integers(10, VOCAB - 1), min_size=1, max_size=8)
+
+
+@given(
+    contexts,
+    st.sampled_from(["llama", "falcon"]),
+    st.integers(0, 2),
+    st.sampled_from([1, 2, 5]),
+    st.sampled_from([0.0, 2.0, 3.0, 5.0]),
+    st.integers(1, 6),
+    st.booleans(),
+)
+@hypothesis_settings(max_examples=40)
+def test_search_equals_the_slow_reference(model_of, context, name, seed, width, bias, limit, opens_word):
+    model = model_of(name, VOCAB, seed)
+    prepare(model)
+    score = liking(model, bias)
+    feeder, ids = search(model, context, score, width, limit, opens_word)
+    assert ids == slow_search(model, context, score, width, limit, opens_word)
+    assert feeder.fed_ids == context + ids
+
+
+def test_cases_of_the_reference_search_are_different_from_greedy(model_of):
+    """Otherwise the equality above would say little: some winners are wider, some end early, some at the limit."""
+    model = model_of("llama", VOCAB, 0)
+    outcomes = set()
+    for first in range(10, 30):
+        _, one = search(model, [first], liking(model, 3.0), 1, 6)
+        _, five = search(model, [first], liking(model, 3.0), 5, 6)
+        outcomes.add((one == five, len(five) == 6))
+    assert len(outcomes) == 4 or {same for same, _ in outcomes} == {True, False}
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize("bias", [0.0, 3.0])
+def test_cache_is_that_of_tokens_fed_one_by_one(model_of, name, width, bias):
+    """Entries, integers and what they predict next."""
+    model, context = model_of(name, VOCAB, 0), [20, 31, 42]
+    feeder, ids = search(model, context, liking(model, bias), width, 8)
+    assert ids
+    other, _ = feed_context(model, context)
+    for place, token in enumerate(ids, start=len(context)):
+        other.feed([FedRow(token, place, -1, ALL, place)], num_predicting=1)
+    assert feeder.num_keys == other.num_keys == len(context) + len(ids)
+    assert feeder.fed_ids == other.fed_ids == feeder.kept_ids()
+    assert (feeder.keys[:, : feeder.num_keys] == other.keys[:, : feeder.num_keys]).all()
+    for one, two in zip(feeder.cache.layers, other.cache.layers, strict=True):
+        for name in ("keys", "values"):
+            states = (getattr(layer, name)[:, :, : layer.length] for layer in (one, two))
+            torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+    last = [FedRow(77, feeder.num_keys, -1, ALL, feeder.num_keys)]
+    torch.testing.assert_close(*(f.feed(last, num_predicting=1) for f in (feeder, other)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_search_costs_a_call_a_token(model_of, width):
+    """All live hypotheses are fed in one; at most one more call than the winner has tokens, and one for the end."""
+    model = model_of("llama", VOCAB, 0)
+    feeder, ids = search(model, [20, 31, 42], liking(model, -99.0), width, 7)
+    assert len(ids) == 7
+    assert feeder.counters.calls == 1 + 7
+    assert feeder.counters.fed_tokens == 3 + 7 * width
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+@pytest.mark.parametrize("block", [INTERLEAVED, {"layout": "turns", "policy": "wait_k", "k": 1}])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed):
+    """The session takes the greedy path for a width of 1; through the search it writes the same."""
+    encoder = encoder_of(with_ends, **block)
+    policy = encoder.settings.config.policies()[0] if block is not INTERLEAVED else None
+    threshold = 1e-9 if block is INTERLEAVED else None
+    outcomes = []
+    for width in (1, 2):
+        session = ChunkedSession(
+            model=model_of(name, VOCAB, seed),
+            encoder=encoder,
+            policy=policy,
+            read_threshold=threshold,
+            beam_width=width,
+            max_target_tokens=60,
+        )
+        monkeypatch.setattr("simulmask_plugin.chunked_session.beam_search", one_hypothesis)
+        written = drive(session, "the dog abc cat".split())
+        fed = session.feeder.fed_ids
+        outcomes.append((written, session.target_ids, fed[: session.feeder.num_keys]))
+    (*greedy, greedy_fed), (*searched, searched_fed) = outcomes
+    assert greedy == searched
+    assert searched_fed[: len(greedy_fed)] == greedy_fed
+
+
+def one_hypothesis(*args, width, **options):
+    return beam_search(*args, width=1, **options)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_session_with_beams_goes_on_as_if_its_tokens_had_been_fed_one_by_one(model_of, with_ends, name):
+    """A second session is forced to write the same; all its later decisions see the same logits."""
+    model, encoder = model_of(name, VOCAB, 1), encoder_of(with_ends, **INTERLEAVED)
+    rows, again = {}, {}
+    words = "the dog abc cat xyz".split()
+    options = {"model": model, "encoder": encoder, "read_threshold": 1e-9, "max_target_tokens": 10**6}
+    session = ChunkedSession(**options, beam_width=5, trace=rows.__setitem__)
+    drive(session, words)
+    forced = ChunkedSession(**options, trace=again.__setitem__)
+    left = list(session.feeder.fed_ids[len(encoder.frame(None, None)[0]) :])
+    forced._choose.next_token = following(left, with_ends, session.target_ids)
+    drive(forced, words)
+    assert forced.target_ids == session.target_ids
+    assert forced.feeder.fed_ids == session.feeder.fed_ids[: len(forced.feeder.fed_ids)]
+    assert rows.keys() <= again.keys()
+    assert len(rows) > len(words)
+    for place, logits in rows.items():
+        torch.testing.assert_close(logits, again[place], atol=1e-4, rtol=0)
+
+
+def following(fed, tokenizer, target_ids):
+    """Chooses what stands between the read ends and write ends of a sequence that was fed."""
+    read_end, write_end = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+    chunks, inside = [], False
+    for token in fed:
+        if token == read_end:
+            inside = True
+        elif token == write_end:
+            chunks.append(token)
+            inside = False
+        elif inside:
+            chunks.append(token)
+    chunks.append(write_end)
+    assert [token for token in chunks if token != write_end] == target_ids
+    return lambda logits, *, opens_word: chunks.pop(0)

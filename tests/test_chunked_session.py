@@ -1,0 +1,571 @@
+"""The session of chunks: what it feeds, who decides, when it writes and stops; parity with training; no peeking."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from reference import drive, encoder_of, schedules
+
+from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
+from simulmask_plugin.features import Row
+from simulmask_plugin.parity import ParityResult, compare
+from simulmask_plugin.policies import make_policy
+from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.schedule import Action
+from simulmask_plugin.sessions import Decision, open_session
+
+VOCAB = 320
+INTERLEAVED = {"layout": "interleaved"}
+TURNS = {"layout": "turns", "policy": "wait_k", "k": 1}
+LAYOUTS = {"interleaved": INTERLEAVED, "turns": {"layout": "turns", "policy": "schedule"}}
+
+
+class Script(ChunkChooser):
+    """Ends the read after the given numbers of asked units, and writes the given texts."""
+
+    def __init__(self, tokenizer, *texts, ends_after=()):
+        self.left = tokenizer.convert_tokens_to_ids(list(texts))
+        self.ends_after, self.num_asked = ends_after, 0
+
+    def ends_read(self, logits):
+        self.num_asked += 1
+        return self.num_asked in self.ends_after
+
+    def next_token(self, logits, *, opens_word):
+        return self.left.pop(0)
+
+
+def session_of(model, encoder, policy=None, **options):
+    if policy is None and encoder.settings.config.layout == "turns":
+        (policy,) = encoder.settings.config.policies()
+    return ChunkedSession(model=model, encoder=encoder, policy=policy, **options)
+
+
+class Calls(list):
+    """Records the tokens of every call of a model while in use."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def __enter__(self):
+        def record(module, args, kwargs):
+            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
+
+        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
+@pytest.fixture(scope="session")
+def llama(model_of):
+    return model_of("llama", VOCAB, 0)
+
+
+# What is fed
+
+PROMPT = ["T", "r", ":"]
+HEADER, NEXT_HEADER = ["\n", "A", "s", ":"], ["\n", "U", "s", ":"]
+R, W = READ_END, WRITE_END
+SCRIPT = ["Ġcat", WRITE_END, "Ġabc", "Ġxyz", WRITE_END]
+
+
+def test_golden_calls_of_interleaved(llama, with_ends):
+    """After every unit one call asks for the read end; the token that ends a WRITE is fed with what is read next."""
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = session_of(llama, encoder, chooser=Script(with_ends, *SCRIPT, ends_after=(2,)))
+    with Calls(llama, with_ends) as calls:
+        written = drive(session, "the dog house".split())
+    assert written == ["cat", "abc xyz"]
+    assert calls == [
+        [*PROMPT, *HEADER, " the"],
+        [" dog"],
+        [R],
+        [" cat"],
+        [W, " ho", "use", R],
+        [" abc"],
+        [" xyz"],
+    ]
+    assert session.counters.calls == len(calls)
+    assert session.counters.fed_tokens == sum(map(len, calls))
+    assert session.counters.written_tokens == 3
+    assert (session.num_read, session.num_written) == (3, 3)
+
+
+def test_golden_calls_of_turns(llama, with_ends):
+    """The policy is no model: it costs no call. The rest of a turn's header is fed with what is read next."""
+    encoder = encoder_of(with_ends, **TURNS | {"k": 2})
+    session = session_of(llama, encoder, chooser=Script(with_ends, "Ġcat", "Ċ", "Ġabc", "Ġxyz", "<eos>"))
+    with Calls(llama, with_ends) as calls:
+        written = drive(session, "the dog abc".split())
+    assert written == ["cat", "abc xyz"]
+    assert calls == [
+        [*PROMPT, " the", " dog", *HEADER],
+        [" cat"],
+        [*NEXT_HEADER, " abc", *HEADER],
+        [" abc"],
+        [" xyz"],
+    ]
+
+
+def test_source_that_is_all_there_is_one_chunk(llama, with_ends):
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED), chooser=Script(with_ends, "Ġcat", WRITE_END))
+    with Calls(llama, with_ends) as calls:
+        assert drive(session, "the dog".split(), ahead=True) == ["cat"]
+    assert calls == [[*PROMPT, *HEADER, " the", " dog", R], [" cat"]]
+
+
+words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+@given(words, st.integers(0, 3), st.sampled_from([INTERLEAVED, TURNS, TURNS | {"k": 3}]), st.booleans())
+@hypothesis_settings(max_examples=30)
+def test_every_token_is_fed_once_in_its_order(model_of, with_ends, source, seed, block, ahead):
+    """One call at most for a token, and nothing that was fed leaves the cache."""
+    model, encoder = model_of("llama", VOCAB, seed), encoder_of(with_ends, **block)
+    session = session_of(model, encoder, max_target_tokens=40)
+    expected, header, next_header = encoder.frame(None, None, "medium")
+    pieces = list(source)
+    with Calls(model, with_ends) as calls:
+        while not session.finished:
+            if pieces and (ahead or session.action() is Action.READ):
+                expected += encoder.source_units(pieces[0], first=len(pieces) == len(source))[0]
+                session.read(pieces.pop(0))
+                if not pieces:
+                    session.finish_source()
+            else:
+                start = len(session.target_ids)
+                session.write()
+                expected += header + session.target_ids[start:] + next_header * (not session.finished)
+    fed = session.feeder.fed_ids
+    assert fed == expected[: len(fed)]
+    assert len(expected) - len(fed) <= session.truncated  # of what nothing asks, the last token is not fed
+    assert session.feeder.kept_ids() == fed
+    assert session.counters.calls == len(calls) <= len(fed)
+    assert sum(map(len, calls)) == len(fed) == session.feeder.num_keys == session.counters.fed_tokens
+    assert session.counters.written_tokens == len(session.target_ids)
+
+
+# Who decides
+
+
+def logits_of(tokenizer, **pieces):
+    logits = torch.full((VOCAB,), -20.0)
+    for piece, value in pieces.items():
+        logits[tokenizer.convert_tokens_to_ids(piece)] = value
+    return logits
+
+
+def chooser_of(tokenizer, threshold=None, **block):
+    encoder = encoder_of(tokenizer, **{**INTERLEAVED, **block})
+    (read_end,) = encoder.frame(None, None)[1]
+    ends = (tokenizer.convert_tokens_to_ids(WRITE_END), tokenizer.eos_token_id)
+    return ChunkChooser(encoder, torch.device("cpu"), read_end=read_end, ends=ends, threshold=threshold)
+
+
+@pytest.mark.parametrize("likelier, ends", [(1.0, True), (-1.0, False)])
+def test_model_ends_the_read_when_no_other_token_is_likelier(with_ends, likelier, ends):
+    logits = logits_of(with_ends, **{READ_END: likelier, "Ġdog": 0.0, "Ġthe": -0.5})
+    assert chooser_of(with_ends).ends_read(logits) is ends
+
+
+@pytest.mark.parametrize("threshold, ends", [(0.24, True), (0.25, True), (0.26, False)])
+def test_model_ends_the_read_when_its_probability_reaches_the_threshold(with_ends, threshold, ends):
+    """P is 1/4 exactly."""
+    logits = torch.full((VOCAB,), -torch.inf)
+    logits[with_ends.convert_tokens_to_ids([READ_END, "Ġdog", "Ġthe", "Ġcat"])] = 0.0
+    assert chooser_of(with_ends, threshold).ends_read(logits) is ends
+
+
+def test_rows_beyond_the_tokenizer_take_no_part_in_the_decision(with_ends):
+    """Models pad their vocabulary."""
+    logits = logits_of(with_ends, **{READ_END: 0.0})
+    logits[len(with_ends) :] = 9.0
+    assert chooser_of(with_ends).ends_read(logits)
+    assert chooser_of(with_ends, 0.9).ends_read(logits)
+
+
+def test_read_end_is_never_written(with_ends):
+    choose = chooser_of(with_ends)
+    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
+    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("Ġdog")
+    assert choose.next_token(logits, opens_word=False) == with_ends.convert_tokens_to_ids("og")
+    read_end = with_ends.convert_tokens_to_ids(READ_END)
+    assert choose.scores(logits, opens_word=False)[read_end] == -torch.inf
+
+
+@pytest.mark.parametrize("end", [WRITE_END, "<eos>"])
+def test_write_may_end_before_its_first_word(with_ends, end):
+    logits = logits_of(with_ends, **{end: 3.0, "Ġdog": 1.0, "og": 2.0})
+    assert chooser_of(with_ends).next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids(end)
+
+
+def test_characters_may_begin_with_anything(with_ends):
+    choose = chooser_of(with_ends, target_units="character")
+    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
+    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("og")
+
+
+class Inclined(torch.nn.Module):
+    """Adds to the logits of one token."""
+
+    def __init__(self, token, bias):
+        super().__init__()
+        self.token, self.bias = token, bias
+
+    def forward(self, module, args, output):
+        output.logits[..., self.token] += self.bias
+        return output
+
+
+@pytest.fixture
+def inclined(model_of, with_ends):
+    """A model of its own that likes or dislikes a token."""
+    hooks = []
+
+    def make(piece, bias):
+        model = model_of("llama", VOCAB, 5)
+        token = with_ends.convert_tokens_to_ids(piece)
+        hooks.append(model.register_forward_hook(Inclined(token, bias)))
+        return model
+
+    yield make
+    for hook in hooks:
+        hook.remove()
+
+
+def actions_of(session, pieces):
+    pieces, actions = list(pieces), []
+    while not session.finished:
+        action = session.action()
+        assert session.action() is action, "asked twice, it has changed its mind"
+        actions.append(action.value[0])
+        if action is Action.READ:
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            session.write()
+    return "".join(actions)
+
+
+def test_model_that_always_ends_the_read_writes_after_every_word(inclined, with_ends):
+    session = session_of(inclined(READ_END, 99.0), encoder_of(with_ends, **INTERLEAVED), max_target_tokens=10**6)
+    assert actions_of(session, "the dog abc".split()) == "RWRWRW"
+    assert with_ends.convert_tokens_to_ids(READ_END) not in session.target_ids
+
+
+def test_end_of_source_is_a_write_whatever_the_model_says(inclined, with_ends):
+    session = session_of(inclined(READ_END, -99.0), encoder_of(with_ends, **INTERLEAVED))
+    assert actions_of(session, "the dog abc".split()) == "RRRW"
+
+
+def test_threshold_of_the_session_replaces_the_one_of_the_settings(llama, with_ends):
+    encoder = encoder_of(with_ends, **INTERLEAVED, read_threshold=0.999)
+    assert actions_of(session_of(llama, encoder), "the dog abc".split()) == "RRRW"
+    assert actions_of(session_of(llama, encoder, read_threshold=1e-9), "the dog abc".split()) == "RWRWRW"
+
+
+def test_loss_on_the_target_asks_for_one_half(inclined, with_ends):
+    """Other tokens mean nothing where the source has no loss."""
+    for probability, actions in ((0.45, "RRRW"), (0.55, "RWRWRW")):
+        model = certain(inclined, with_ends, probability)
+        encoder = encoder_of(with_ends, **INTERLEAVED, loss_on="target")
+        assert actions_of(session_of(model, encoder), "the dog abc".split()) == actions
+
+
+def certain(inclined, tokenizer, probability):
+    """A model whose P(read end) is given and whose other tokens are each less likely; a WRITE ends at once."""
+    model = inclined(READ_END, 0.0)
+    token = tokenizer.convert_tokens_to_ids(READ_END)
+
+    def replace(module, args, output):
+        output.logits[:] = torch.tensor((1 - probability) / (len(tokenizer) - 1)).log()
+        output.logits[..., token] = torch.tensor(probability).log()
+        return output
+
+    for hook in list(model._forward_hooks):
+        del model._forward_hooks[hook]
+    model.register_forward_hook(replace)
+    return model
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.5, 1.5, True])
+def test_threshold_that_is_no_probability_is_refused(llama, with_ends, threshold):
+    with pytest.raises(ValueError, match=r"read_threshold must lie between 0 and 1 \(a probability\), got"):
+        session_of(llama, encoder_of(with_ends, **INTERLEAVED), read_threshold=threshold)
+
+
+def test_unknown_latency_is_refused(llama, with_ends):
+    with pytest.raises(ValueError, match="Unknown latency 'lowest'; expected one of low, low-medium, medium"):
+        session_of(llama, encoder_of(with_ends, **INTERLEAVED), latency="lowest")
+
+
+def test_beam_of_no_hypotheses_is_refused(llama, with_ends):
+    with pytest.raises(ValueError, match="beam_width must be at least 1, got 0"):
+        session_of(llama, encoder_of(with_ends, **INTERLEAVED), beam_width=0)
+
+
+@pytest.mark.parametrize("k, expected", [(1, "RWRWRW"), (2, "RRWRW"), (9, "RRRW")])
+def test_turns_follow_the_policy(llama, with_ends, k, expected):
+    encoder = encoder_of(with_ends, **TURNS | {"k": k})
+    script = Script(with_ends, *["Ġcat", "Ċ"] * 3)
+    assert actions_of(session_of(llama, encoder, chooser=script), "the dog abc".split()) == expected
+
+
+# When a WRITE ends
+
+
+@pytest.mark.parametrize("end", [WRITE_END, "<eos>"])
+def test_write_ends_at_the_write_end_and_at_the_end_of_sentence(llama, with_ends, end):
+    """While the source goes on, what is fed is the write end in both cases."""
+    script = Script(with_ends, "Ġcat", "Ġabc", end, "Ġdog", end, ends_after=(1,))
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED), chooser=script)
+    assert drive(session, ["the", "dog"]) == ["cat abc", "dog"]
+    assert with_ends.decode(session.feeder.fed_ids) == f"Tr:\nAs: the{R} cat abc{W} dog{R} dog"
+    assert not session.truncated
+
+
+def test_chunk_may_be_empty(llama, with_ends):
+    script = Script(with_ends, WRITE_END, "og", WRITE_END, ends_after=(1,))
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED), chooser=script)
+    session.read("the")
+    assert session.write() is None
+    assert not session.finished
+    session.read("dog")
+    session.finish_source()
+    assert session.write() == "og"
+    assert session.finished
+
+
+@pytest.mark.parametrize("first_is_empty", [True, False])
+def test_first_word_of_all_may_begin_with_anything(llama, with_ends, first_is_empty):
+    """An empty chunk leaves the first word to the next; after a first word every chunk opens one."""
+    asked = []
+
+    class Spy(Script):
+        def next_token(self, logits, *, opens_word):
+            asked.append(opens_word)
+            return super().next_token(logits, opens_word=opens_word)
+
+    texts = [WRITE_END] if first_is_empty else ["Ġcat", WRITE_END]
+    script = Spy(with_ends, *texts, "Ġdog", WRITE_END, ends_after=(1,))
+    drive(session_of(llama, encoder_of(with_ends, **INTERLEAVED), chooser=script), ["the", "dog"])
+    assert asked == ([False, False, False] if first_is_empty else [False, False, True, False])
+
+
+@pytest.mark.parametrize("num_units", [1, 3])
+@pytest.mark.parametrize("beam_width", [1, 2])
+def test_guard_ends_a_write_that_does_not_end(inclined, with_ends, num_units, beam_width):
+    """2 * (units + 25) tokens; what was written last is still fed, and the session goes on."""
+    model = inclined([WRITE_END, "<eos>"], -99.0)
+    session = session_of(model, encoder_of(with_ends, **INTERLEAVED), beam_width=beam_width, max_target_tokens=10**6)
+    for _ in range(num_units):
+        session.read("the")
+    session.write()
+    assert len(session.target_ids) == 2 * (num_units + 25)
+    session.read("dog")
+    session.action()
+    before = len(encoder_of(with_ends, **INTERLEAVED).frame(None, None)[0])
+    start = before + num_units + 1
+    assert session.feeder.fed_ids[start : start + len(session.target_ids)] == session.target_ids
+    assert with_ends.decode(session.feeder.fed_ids[-2:]) == f"{W} dog"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 60])
+@pytest.mark.parametrize("beam_width", [1, 3])
+def test_session_ends_when_it_has_written_enough(inclined, with_ends, limit, beam_width):
+    model = inclined([WRITE_END, "<eos>"], -99.0)
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = session_of(model, encoder, max_target_tokens=limit, beam_width=beam_width, read_threshold=1e-9)
+    drive(session, "the dog abc".split())
+    assert session.finished
+    assert session.truncated
+    assert len(session.target_ids) == limit
+
+
+@pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
+def test_empty_source_writes_nothing(llama, with_ends, block):
+    session = session_of(llama, encoder_of(with_ends, **block))
+    session.finish_source()
+    assert session.action() is Action.WRITE
+    assert session.write() is None
+    assert session.finished
+    assert session.counters.calls == 0
+
+
+@pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
+def test_source_that_ends_after_its_last_chunk_has_nothing_more_to_write(llama, with_ends, block):
+    """SimulEval may tell the end later than the last word."""
+    end = WRITE_END if block is INTERLEAVED else "Ċ"
+    script = Script(with_ends, "Ġcat", end, ends_after=(1,))
+    session = session_of(llama, encoder_of(with_ends, **block), chooser=script)
+    session.read("the")
+    assert session.action() is Action.WRITE
+    assert session.write() == "cat"
+    assert session.action() is Action.READ
+    session.finish_source()
+    assert session.action() is Action.WRITE
+    assert session.write() is None
+    assert session.finished
+    assert not session.truncated
+
+
+@pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
+def test_white_space_is_no_unit(llama, with_ends, block):
+    session = session_of(llama, encoder_of(with_ends, **block))
+    session.read(" ")
+    assert session.num_read == 0
+    assert session.action() is Action.READ
+
+
+def test_finished_session_writes_no_more(llama, with_ends):
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED))
+    session.finish_source()
+    session.write()
+    with pytest.raises(ValueError, match="The session is finished; start a new one per sentence"):
+        session.write()
+
+
+def test_finished_source_takes_no_more(llama, with_ends):
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED))
+    session.finish_source()
+    with pytest.raises(ValueError, match="The source is finished, but 'b' was read; start a new session"):
+        session.read("b")
+
+
+def test_latency_and_languages_reach_the_prompt(llama, with_ends):
+    from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+    from simulmask_plugin.features import ExampleEncoder
+    from simulmask_plugin.prompts import Prompt, interleaved_prompt
+
+    prompt = interleaved_prompt(Prompt("{source_lang}-{target_lang} {latency}:", "\nAs:"))
+    encoder = ExampleEncoder(with_ends, ModelSettings(SimulMaskConfig.from_dict(INTERLEAVED), prompt))
+    session = open_session(llama, encoder, Decision(latency="low-medium"), target_lang="Dutch")
+    session.read("the")
+    session.finish_source()
+    session.write()
+    text = with_ends.decode(session.feeder.fed_ids)
+    assert text.startswith(f"English-Dutch low-medium:\nAs: the{READ_END}")
+
+
+@pytest.mark.parametrize("unit", ["word", "character"])
+@pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
+def test_written_text_is_that_of_the_ids(llama, with_ends, block, unit):
+    session = session_of(llama, encoder_of(with_ends, **block, target_units=unit), max_target_tokens=60)
+    written = drive(session, "the dog abc".split())
+    assert "".join("".join(written).split()) == "".join(with_ends.decode(session.target_ids).split())
+    assert max(session.target_ids) < len(with_ends)
+
+
+# Parity
+
+
+def assert_holds(result):
+    assert result.same_ids
+    assert result.max_abs_diff <= 1e-4
+    assert result.max_logit > 1, "the logits are too small for a difference to be seen"
+    assert result.holds
+
+
+@given(
+    words,
+    st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num, least=1))),
+    st.sampled_from(["llama", "falcon", "mpt", "qwen3", "gemma2"]),
+    st.sampled_from([*LAYOUTS]),
+    st.sampled_from(["all", "target"]),
+)
+@hypothesis_settings(max_examples=50)
+def test_any_example_and_schedule_has_parity(model_of, with_ends, target, schedule, name, layout, loss_on):
+    num_target, (g, num_source) = schedule
+    row = Row(
+        " ".join((target * num_source)[:num_source]),
+        " ".join((target[::-1] * num_target)[:num_target]),
+        "English",
+        "German",
+        g,
+    )
+    block = LAYOUTS[layout] | ({"loss_on": loss_on} if layout == "interleaved" else {})
+    result = ParityResult()
+    compare(model_of(name, VOCAB, 0), encoder_of(with_ends, **block), row, result)
+    assert_holds(result)
+
+
+# Source a b c d: a chunk of two, one in which the target goes on, one with only the end of sentence.
+ROW = Row("abc the dog xyz", "cat abcde ab xyz", "English", "German", (2, 2, 3, 3, 4))
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "mpt", "qwen3", "gemma2"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_family_has_parity(model_of, with_ends, name, layout):
+    result = ParityResult()
+    encoder = encoder_of(with_ends, **LAYOUTS[layout])
+    compare(model_of(name, VOCAB, 0), encoder, ROW, result)
+    assert_holds(result)
+    # Every target token and the end of each chunk; in interleaved every source unit but the last as well.
+    num_tokens = sum(encoder.encode(ROW).target_lengths)
+    assert result.rows == num_tokens + 3 + (3 if layout == "interleaved" else 0)
+
+
+HAN = {
+    "word": Row("我们 是中国人", "é 我😀 ab", "Chinese", "English", (1, 3, 4)),
+    "character": Row("我们 是中国人", "我😀ab", "Chinese", "English", (1, 1, 4, 6)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("target_units", HAN)
+def test_characters_have_parity(model_of, with_ends, layout, target_units):
+    block = LAYOUTS[layout] | {"source_units": "character", "target_units": target_units}
+    result = ParityResult()
+    compare(model_of("llama", VOCAB, 0), encoder_of(with_ends, **block), HAN[target_units], result)
+    assert_holds(result)
+
+
+@pytest.mark.parametrize("policy", [{"policy": "wait_k", "k": 2}, {"policy": "read_n", "n": 2}, {"policy": "offline"}])
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_turns_have_parity_under_every_policy(model_of, with_ends, name, policy):
+    result = ParityResult()
+    compare(model_of(name, VOCAB, 0), encoder_of(with_ends, layout="turns", **policy), ROW, result)
+    assert_holds(result)
+
+
+# No peeking
+
+WORDS = "abc the dog cd xyz abcde cat".split()
+
+
+def stream(model, encoder, words):
+    """Every predicting row: what had been read, its place, its logits."""
+    seen = []
+    session = session_of(model, encoder, max_target_tokens=60)
+    session.trace = lambda place, logits: seen.append((session.num_read, place, logits))
+    drive(session, words)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+@pytest.mark.parametrize("block", [INTERLEAVED | {"read_threshold": 1e-9}, TURNS], ids=["interleaved", "turns"])
+@pytest.mark.parametrize("changed", [1, 4, 5])
+def test_what_is_written_before_a_read_does_not_depend_on_later_words(model_of, with_ends, name, block, changed):
+    model, encoder = model_of(name, VOCAB, 0), encoder_of(with_ends, **block)
+    other = [*WORDS[:changed], *random.Random(0).sample(["b", "house", "d", "yy", "zebra"], 2)]
+    one, two = ([row for row in stream(model, encoder, words) if row[0] <= changed] for words in (WORDS, other))
+    assert len(one) == len(two) > 0
+    for (*one_row, one_logits), (*two_row, two_logits) in zip(one, two, strict=True):
+        assert one_row == two_row
+        assert torch.equal(one_logits, two_logits)
+
+
+def test_policy_needs_no_model(llama, with_ends):
+    """READ and WRITE of turns are decided before the model is called."""
+    session = session_of(llama, encoder_of(with_ends, **TURNS), make_policy("wait_k", k=2))
+    session.read("the")
+    assert session.action() is Action.READ
+    session.read("dog")
+    assert session.action() is Action.WRITE
+    assert session.counters.calls == 0

@@ -95,8 +95,7 @@ def chunks_of(schedule: ReadSchedule) -> list[tuple[int, int]]:
     Raises:
         ValueError: if g(1) is 0, so that the first chunk has no source.
     """
-    if schedule.num_read[0] == 0:
-        raise ValueError("A chunk begins with source, but g(1) is 0; expected at least 1.")
+    check_first_read(schedule.num_read[0])
     chunks: list[tuple[int, int]] = []
     read = 0
     for t, now in enumerate(schedule.num_read):
@@ -107,6 +106,12 @@ def chunks_of(schedule: ReadSchedule) -> list[tuple[int, int]]:
             chunks[-1] = (chunks[-1][0], chunks[-1][1] + written)
         read = now
     return chunks
+
+
+def check_first_read(num_read: int) -> None:
+    """Raise a ValueError if g(1) is 0, so that the first chunk has no source."""
+    if num_read == 0:
+        raise ValueError("A chunk begins with source, but g(1) is 0; expected at least 1.")
 
 
 def join_chunks(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simulmask_plugin.chunked import join_chunks
+from simulmask_plugin.chunked import check_first_read, join_chunks
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, roll_out
@@ -93,7 +93,8 @@ def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
     """Return the row of a data set's columns; chunks are joined and give g.
 
     Raises:
-        ValueError: if the chunks do not come in pairs, a latency is missing or unknown, or the policy lacks its g.
+        ValueError: if the chunks do not come in pairs, a latency is missing or unknown, the policy lacks its g, or a
+            first chunk has no source.
     """
     row = Row(**{field.name: values[field.name] for field in fields(Row)})
     if row.schedule is not None:
@@ -115,7 +116,11 @@ def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
         )
     if config.policy == MODEL_DRIVEN and row.schedule is None:  # a row that comes whole
         row = replace(row, schedule=whole_schedule(row, config))
-    return row if config.has_schedule_column else replace(row, schedule=None)
+    if not config.has_schedule_column:
+        return replace(row, schedule=None)
+    if config.layout in CHUNKED and row.schedule:
+        check_first_read(row.schedule[0])
+    return row
 
 
 def whole_schedule(row: Row, config: SimulMaskConfig) -> tuple[int, ...]:

@@ -234,7 +234,7 @@ unit_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
 @st.composite
 def schedules(draw, num_source=None, num_target=None, least=0):
-    """Any g(1..T+1) >= least that is a schedule, and S. Plain numbers: type checks draw at random, which strategies may not."""
+    """Any g(1..T+1) >= least, and S. Plain numbers: type checks draw at random, which strategies may not."""
     num_source = draw(lengths) if num_source is None else num_source
     num_target = draw(lengths) if num_target is None else num_target
     values = st.lists(st.integers(least, num_source), min_size=num_target + 1, max_size=num_target + 1)

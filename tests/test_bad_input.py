@@ -13,7 +13,9 @@ from simulmask_plugin import factory
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation import check_evaluation, load_evaluation
 from simulmask_plugin.families import check_attention, tiny_config
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
+from simulmask_plugin.sessions import Decision
 
 WAIT_3 = {"policy": "wait_k", "k": 3}
 
@@ -35,6 +37,59 @@ BLOCKS = {
     "rate above one": ({**WAIT_3, "look_ahead_rate": 2}, r"simulmask\.look_ahead_rate must lie in 0\.\.1, got 2"),
     "unknown placeholder": ({**WAIT_3, "instruction": "{lang}"}, r"Unknown placeholder \{lang\}"),
     "empty header": ({**WAIT_3, "header": ""}, r"header is empty"),
+    "interleaved with a policy": (
+        {"layout": "interleaved", **WAIT_3},
+        r"layout: interleaved does not go with policy: wait_k; layout: interleaved and policy: model_driven belong",
+    ),
+    "model_driven without interleaved": (
+        {"policy": "model_driven"},
+        r"layout: prefix does not go with policy: model_driven",
+    ),
+    "positions in chunks": (
+        {"layout": "interleaved", "positions": "group"},
+        r"simulmask\.positions: group does not go with layout: interleaved.*set positions: contiguous or remove",
+    ),
+    "positions in turns": (
+        {"layout": "turns", **WAIT_3, "positions": "modified_alibi"},
+        r"simulmask\.positions: modified_alibi does not go with layout: turns",
+    ),
+    "tokens in chunks": ({"layout": "interleaved", "target_units": "token"}, r"units: token is neither"),
+    "rows in turns": (
+        {"layout": "turns", **WAIT_3, "rows": "own_unit"},
+        r"simulmask\.rows has no meaning in layout: t",
+    ),
+    "unknown layout": (
+        {**WAIT_3, "layout": "slots"},
+        r"simulmask\.layout: unknown value 'slots'; expected one of pref",
+    ),
+    "loss_on in prefix": (
+        {**WAIT_3, "loss_on": "target"},
+        r"simulmask\.loss_on has no meaning in layout: prefix; remove it",
+    ),
+    "loss_on of nothing": (
+        {"layout": "interleaved", "loss_on": "source"},
+        r"simulmask\.loss_on: unknown value 'source'",
+    ),
+    "weight in turns": (
+        {"layout": "turns", **WAIT_3, "special_token_weight": 2},
+        r"simulmask\.special_token_weight has no meaning in layout: turns",
+    ),
+    "weight of zero": (
+        {"layout": "interleaved", "special_token_weight": 0},
+        r"simulmask\.special_token_weight must be a number above 0, got 0",
+    ),
+    "threshold of one": (
+        {"layout": "interleaved", "read_threshold": 1},
+        r"simulmask\.read_threshold must lie between 0 and 1 \(a probability\), got 1",
+    ),
+    "threshold in prefix": (
+        {**WAIT_3, "read_threshold": 0.3},
+        r"simulmask\.read_threshold has no meaning in layout: pre",
+    ),
+    "latency in prefix": (
+        {**WAIT_3, "instruction": "With {latency} latency:"},
+        r"The placeholder \{latency\} needs layout: interleaved, got layout: prefix",
+    ),
 }
 
 
@@ -75,6 +130,32 @@ REFUSED = {
 def test_what_cannot_work_with_the_block_is_refused_by_name(parse, name, overrides):
     with pytest.raises(ValueError, match=f"{name} does not work with the simulmask: block; "):
         parse(**overrides)
+
+
+def test_packing_and_a_list_of_k_are_refused_together(parse):
+    """Packed batches are made once; one k is packed, and batches of ours draw."""
+    several = {"layout": "turns", "policy": "wait_k", "k": [1, 3]}
+    with pytest.raises(ValueError, match="a list of k does not work with the simulmask: block; give one k, or remove"):
+        parse(packing=True, simulmask=several)
+    parse(packing=True, simulmask=several | {"k": 3})
+    parse(simulmask=several)
+
+
+def test_lora_that_freezes_the_special_tokens_is_refused(parse):
+    lora = {"finetuning_type": "lora", "lora_target": "all", "simulmask": {"layout": "interleaved"}}
+    with pytest.raises(
+        ValueError, match=r"finetuning_type: lora does not work.*set additional_target to.*embed_tokens"
+    ):
+        parse(**lora)
+    parse(**lora, additional_target="embed_tokens,lm_head")
+    parse(**lora | {"simulmask": WAIT_3})
+
+
+@pytest.mark.parametrize("block", [{"loss_on": "target"}, {"special_token_weight": 2.0}])
+def test_label_smoothing_beside_a_loss_of_our_own_is_refused(parse, block):
+    with pytest.raises(ValueError, match="label_smoothing_factor does not work with the simulmask: block"):
+        parse(label_smoothing_factor=0.1, simulmask={"layout": "interleaved"} | block)
+    parse(label_smoothing_factor=0.1, simulmask={"layout": "interleaved"})
 
 
 def test_bad_block_is_refused_by_the_parser(parse):
@@ -174,6 +255,45 @@ def test_bad_schedule_is_named_with_its_row(byte_level, schedule, message):
         processor.preprocess_dataset({key: [value] for key, value in converted.items()})
 
 
+CHUNKS = {
+    "unequal": (["a", "b"], ["p"], "low", r"2 source chunks, but 1 target chunks; they must come in pairs"),
+    "empty chunk": (["a", "b"], ["p", ""], "low", r"Chunk 2 is empty: source 'b', target ''"),
+    "unknown latency": (["a"], ["p"], "lowest", r"The latency is 'lowest'; expected one of low, low-medium, medium, "),
+    "no latency": (["a"], ["p"], None, r"The latency is None; expected one of low, low-medium, medium, "),
+}
+
+
+@pytest.mark.parametrize(("source", "target", "latency", "message"), CHUNKS.values(), ids=CHUNKS)
+def test_bad_chunks_are_named_with_their_row(with_ends, source, target, latency, message):
+    settings = ModelSettings(SimulMaskConfig.from_dict({"layout": "interleaved"}), Prompt("a:", READ_END, WRITE_END))
+    processor = factory.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
+    names = ("source_chunks", "target_chunks", "latency")
+    row = dict(zip(names, (source, target, latency), strict=True))
+    with pytest.raises(ValueError, match=f"Dataset mine, example 1: {message}"):
+        converted = factory.convert_row(row, 0, columns={name: name for name in names}, name="mine")
+        processor.preprocess_dataset({key: [value] for key, value in converted.items()})
+
+
+def test_chunk_without_source_is_named(with_ends):
+    """wait-k never begins without source; a schedule from the data may."""
+    settings = ModelSettings(
+        SimulMaskConfig.from_dict({"layout": "turns", "policy": "schedule"}), Prompt("a:", "\nb:", "\nc:")
+    )
+    processor = factory.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
+    columns = attributes(schedule="schedule").simulmask_columns
+    row = {"source": "dog cat", "target": "abc abd", "schedule": [0, 1]}
+    converted = factory.convert_row(row, 0, columns=columns, name="mine")
+    with pytest.raises(ValueError, match=r"Dataset mine, example 1: .*g\(1\) is 0; expected at least 1"):
+        processor.preprocess_dataset({key: [value] for key, value in converted.items()})
+
+
+def test_tokenizer_without_the_special_tokens_is_refused(byte_level, with_ends):
+    settings = ModelSettings(SimulMaskConfig.from_dict({"layout": "interleaved"}), Prompt("a:", READ_END, WRITE_END))
+    with pytest.raises(ValueError, match=r"no token <\|end-of-read\|>.*add_special_tokens: .*resize_vocab: true"):
+        ExampleEncoder(byte_level, settings)
+    ExampleEncoder(with_ends, settings)
+
+
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.json"])
 def test_file_that_is_not_json_is_named_with_its_line(tmp_path, name):
     loader = import_module("llamafactory.data.loader")
@@ -200,6 +320,45 @@ def test_modified_alibi_needs_alibi():
 def test_attention_that_cannot_take_the_mask_is_refused(attention):
     with pytest.raises(ValueError, match=rf"Attention '{attention}' cannot take the mask.*`flash_attn: sdpa`"):
         check_attention(tiny_config("llama", 100), attention)
+
+
+# Streaming
+
+INTERLEAVED = {"layout": "interleaved"}
+DECISIONS = {
+    "unknown key": (
+        WAIT_3,
+        {"beams": 4},
+        r"policies: unknown key 'beams'; each entry may have policy, k, n, latency, ",
+    ),
+    "latency of prefix": (
+        WAIT_3,
+        {"latency": "low"},
+        r"latency has no meaning for a model of layout: prefix; remove it",
+    ),
+    "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
+    "threshold of turns": (
+        WAIT_3 | {"layout": "turns"},
+        {"read_threshold": 0.4},
+        r"read_threshold has no meaning for a model of layout: turns",
+    ),
+    "unknown latency": (
+        INTERLEAVED,
+        {"latency": "lowest"},
+        r"Unknown latency 'lowest'; expected one of low, low-medium",
+    ),
+    "threshold of zero": (INTERLEAVED, {"read_threshold": 0}, r"read_threshold must lie between 0 and 1 .*got 0"),
+    "policy of interleaved": (INTERLEAVED, {"policy": "wait_k", "k": 3}, r"trained with policy model_driven; "),
+    "k of interleaved": (INTERLEAVED, {"k": 3}, r"trained with policy model_driven; "),
+    "model_driven prefix": (WAIT_3, {"policy": "model_driven"}, r"other models cannot decide for themselves"),
+}
+
+
+@pytest.mark.parametrize(("block", "values", "message"), DECISIONS.values(), ids=DECISIONS)
+def test_decision_that_the_model_cannot_take_is_refused(block, values, message):
+    settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "\nb:"))
+    with pytest.raises(ValueError, match=message):
+        Decision.from_dict(values).check(settings)
 
 
 # Evaluation

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from simulmask_plugin.feeding import ALL, FedRow, Feeder
 from simulmask_plugin.kv_cache import GrowingCache, GrowingLayer
 
 
@@ -72,6 +73,61 @@ def test_cropping_forgets_the_end(layer):
     assert feed(layer, 5) == [1, 2, 5]
     layer.crop(9)
     assert layer.get_seq_length() == 3
+
+
+@pytest.mark.parametrize(
+    "start, indices, left",
+    [
+        (2, [3, 5], [1, 2, 4, 6]),  # of a search's entries, the winner's
+        (2, [2, 3], [1, 2, 3, 4]),  # they stand there already: nothing moves
+        (2, [], [1, 2]),
+        (0, [0, 1, 4, 5], [1, 2, 5, 6]),  # a sentence leaves behind the prompt
+        (0, [], []),
+        (0, [3, 4, 5], [4, 5, 6]),  # overlapping move
+    ],
+)
+def test_keeping_entries_moves_them_together(layer, start, indices, left):
+    feed(layer, 1, 2, 3, 4, 5, 6)
+    place = layer.keys.data_ptr()
+    layer.keep(start, indices)
+    assert layer.get_seq_length() == len(left)
+    assert feed(layer, 7) == [*left, 7]
+    assert layer.keys.data_ptr() == place
+
+
+@pytest.mark.parametrize("indices", [[3, 2], [2, 2]])
+def test_keeping_entries_in_another_order_is_our_own_mistake(layer, indices):
+    feed(layer, 1, 2, 3, 4)
+    with pytest.raises(AssertionError, match=r"\[\d, 2\]"):
+        layer.keep(2, indices)
+
+
+@torch.inference_mode()
+def test_entries_can_be_kept_outside_of_inference(layer):
+    feed(layer, 1, 2, 3)
+    with torch.inference_mode(False):
+        layer.keep(0, [0, 2])
+    assert feed(layer, 4) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_kept_rows_are_those_of_a_feeder_that_never_had_the_others(model_of, name):
+    """Dropped rows were seen by none that stays."""
+    model = model_of(name, 450, 0)
+    one, two = Feeder(model), Feeder(model)
+    rows = [FedRow(20 + i, i, -1, ALL, i) for i in range(6)]
+    hidden = torch.ones((1, 1, 3, 6), dtype=torch.bool)
+    hidden[..., 3:] = torch.eye(3, dtype=torch.bool)  # three branches at one place
+    branches = [FedRow(token, 3, -1, ALL, 3) for token in (50, 51, 52)]
+    one.feed(rows[:3], num_predicting=1)
+    one.feed(branches, num_predicting=3, visible=hidden)
+    one.keep(3, [4])
+    two.feed([*rows[:3], branches[1]], num_predicting=1)
+    assert one.fed_ids == two.fed_ids == one.kept_ids() == [20, 21, 22, 51]
+    assert one.num_keys == 4
+    assert (one.keys[:, :4] == two.keys[:, :4]).all()
+    after = [FedRow(60, 4, -1, ALL, 4)]
+    torch.testing.assert_close(*(f.feed(after, num_predicting=1) for f in (one, two)), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

@@ -1,0 +1,232 @@
+"""A text of many sentences in constant memory: what stays visible, and where it stands."""
+
+import pytest
+import torch
+from reference import encoder_of
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, Document
+from simulmask_plugin.feeding import POSITION
+from simulmask_plugin.schedule import Action
+from simulmask_plugin.sessions import Decision, open_session
+
+VOCAB = 320
+INTERLEAVED = {"layout": "interleaved"}
+TURNS = {"layout": "turns", "policy": "wait_k", "k": 2}
+SENTENCES = ["the dog cat.", "abc abd? ", "xyz cd the abc house!", "a b.", "dexyz the dog (abc).", "cd cd."]
+
+
+class Echo(ChunkChooser):
+    """Reads to the end of a sentence, and writes tokens that the logits choose, so many in every chunk."""
+
+    def __init__(self, encoder, length):
+        self.encoder, self.length, self.left = encoder, length, length
+        *_, self.ends = (ids[0] for ids in encoder.frame(None, None))
+
+    def ends_read(self, logits):
+        return False
+
+    def next_token(self, logits, *, opens_word):
+        self.left -= 1
+        if self.left < 0:
+            self.left = self.length
+            return self.ends
+        logits = logits[:250].clone()  # no special token, and not what ends the chunk
+        logits[:10] = logits[self.ends : self.ends + 1] = -torch.inf
+        return int(logits.argmax())
+
+
+def document_session(model, encoder, document, length=4, **options):
+    policy = None
+    if encoder.settings.config.layout == "turns":
+        (policy,) = encoder.settings.config.policies()
+    return ChunkedSession(
+        model=model, encoder=encoder, policy=policy, document=document, chooser=Echo(encoder, length), **options
+    )
+
+
+def stream(session, text, *, is_last=True):
+    """Stream words; returns what was written."""
+    written, words = [], text.split()
+    while words or session.action() is Action.WRITE:
+        if session.action() is Action.READ:
+            session.read(words.pop(0))
+            if not words and is_last:
+                session.finish_source()
+        else:
+            written.append(session.write())
+            if session.finished:
+                break
+    return written
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+@pytest.mark.parametrize("context_sentences", [0, 2])
+def test_memory_of_a_long_document_is_flat(model_of, with_ends, name, context_sentences):
+    """200 sentences: after the first few, the cache is as long after every sentence."""
+    model, encoder = model_of(name, VOCAB, 0), encoder_of(with_ends, **INTERLEAVED)
+    session = document_session(model, encoder, Document(min_units=1, context_sentences=context_sentences))
+    sizes = []
+    for _ in range(200):
+        assert stream(session, "the dog abc.", is_last=False) != []
+        sizes.append(session.feeder.num_keys)
+    assert len(set(sizes[context_sentences + 1 :])) == 1
+    assert sizes[-1] < 80
+    assert len(session.feeder.fed_ids) == session.feeder.num_keys
+    assert session.feeder.cache.layers[0].keys.shape[2] == session.feeder.keys.shape[1] == 256
+    assert not session.truncated
+    assert len(session.target_ids) == 800 > 512
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "qwen3", "mpt"])
+@pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
+def test_without_context_every_sentence_is_alone(model_of, with_ends, name, block):
+    """Its logits are those of a session of its own; so are its decisions, where a policy counts."""
+    model, encoder = model_of(name, VOCAB, 0), encoder_of(with_ends, **block)
+    rows = {}
+    session = document_session(model, encoder, Document(min_units=1), trace=rows.__setitem__)
+    for number, sentence in enumerate(SENTENCES, start=1):
+        rows.clear()
+        is_last = number == len(SENTENCES)
+        start = session._place - (len(session._prompt) if number == 1 else 0)
+        written = stream(session, sentence, is_last=is_last)
+        alone = {}
+        own = document_session(model, encoder, Document(min_units=1), trace=alone.__setitem__)
+        assert stream(own, sentence, is_last=is_last) == written
+        first = start if number == 1 else start - len(own._prompt)
+        assert [place - first for place in rows] == list(alone)
+        assert len(alone) >= 5
+        for (place, logits), (_, expected) in zip(rows.items(), alone.items(), strict=True):
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0, msg=f"row {place} of sentence {number}")
+
+
+# A window, with a model of one layer: its states do not remember what has left the cache.
+
+LAYERS = {"llama": "num_hidden_layers", "falcon": "num_hidden_layers", "mpt": "n_layers", "qwen3": "num_hidden_layers"}
+
+
+def window_of(encoder, written, context, current):
+    """Token ids of [prompt][context sentences][current sentence so far]."""
+    prompt, read_end, write_end = encoder.frame(None, None)
+    ids = list(prompt)
+    for sentence in context:
+        ids += written[sentence]["source"] + read_end + written[sentence]["target"] + write_end
+    return ids + written[current]["source"] + read_end + written[current]["target"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("context_sentences", [1, 2])
+@pytest.mark.parametrize("block", [INTERLEAVED, {"layout": "turns", "policy": "offline"}], ids=["interleaved", "turns"])
+def test_window_is_prompt_context_and_current_sentence(model_of, with_ends, name, context_sentences, block):
+    model = model_of(name, VOCAB, 0, **{LAYERS[name]: 1} | ({"layer_types": None} if name == "qwen3" else {}))
+    prepare(model)
+    encoder = encoder_of(with_ends, **block)
+    last_row = []
+    session = document_session(
+        model,
+        encoder,
+        Document(min_units=1, context_sentences=context_sentences),
+        trace=lambda place, logits: last_row.append(logits),
+    )
+    written = []
+    for number, sentence in enumerate(SENTENCES):
+        start = len(session.target_ids)
+        stream(session, sentence, is_last=False)
+        source = []
+        for i, word in enumerate(sentence.split()):
+            source += encoder.source_units(word, first=number + i == 0)[0]
+        written.append({"source": source, "target": session.target_ids[start:]})
+        context = range(max(0, number - context_sentences), number)
+        ids = window_of(encoder, written, context, number)
+        with torch.no_grad():
+            expected = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+        torch.testing.assert_close(last_row[-1], expected, atol=1e-4, rtol=0, msg=f"after sentence {number}")
+        wrong = window_of(encoder, written, range(max(0, number - context_sentences - 1), number), number)
+        if wrong != ids:
+            with torch.no_grad():
+                other = model(torch.tensor([wrong]), use_cache=False).logits[0, -1]
+            assert (other - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name, anew", [("llama", True), ("falcon", False)])
+def test_prompt_stands_right_before_the_window(model_of, with_ends, name, anew):
+    """RoPE: the window stays where it is, and the prompt is fed anew before it; ALiBi: the window moves to the prompt."""
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = document_session(model_of(name, VOCAB, 0), encoder, Document(min_units=1, context_sentences=1))
+    for sentence in SENTENCES:
+        stream(session, sentence, is_last=False)
+        feeder, num_prompt = session.feeder, len(session._prompt)
+        stays = session._sentence_starts[0]
+        session.read("abc")
+        session.action()
+        order = feeder.keys[0, : feeder.num_keys].argsort()
+        positions = feeder.keys[POSITION, : feeder.num_keys][order]
+        assert (positions[1:] - positions[:-1] == 1).all(), "positions have a gap"
+        assert positions[0] == (stays - num_prompt if anew else 0)
+        assert feeder.kept_ids()[:num_prompt] == session._prompt
+        session.read("cd.")
+        session.action()
+        session.write()
+        assert feeder.num_keys == len(feeder.fed_ids) == (feeder.keys[0, : feeder.num_keys] >= 0).sum()
+
+
+# Where sentences end
+
+
+@pytest.mark.parametrize("word", ["dog.", "dog?", "dog!", 'dog."', "(dog.)", "狗。", "狗？」"])
+def test_sentence_ends_at_its_punctuation(model_of, with_ends, word):
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=2))
+    session.read("the")
+    assert session.action() is Action.READ
+    calls = session.counters.calls
+    session.read(word)
+    assert session.action() is Action.WRITE
+    assert session.counters.calls == calls, "the model was asked"
+
+
+@pytest.mark.parametrize("word", ["dog", "dog,", "3.5", ".dog", '"dog"'])
+def test_other_words_end_no_sentence(model_of, with_ends, word):
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=1))
+    session.read(word)
+    assert session.action() is Action.READ
+
+
+def test_short_sentences_are_read_together(model_of, with_ends):
+    """Punctuation ends a read only after enough units since the last WRITE; else the model is asked."""
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=3))
+    for word in ("a.", "b."):
+        session.read(word)
+        assert session.action() is Action.READ
+    session.read("c.")
+    assert session.action() is Action.WRITE
+    session.write()
+    for word in ("d.", "e."):
+        session.read(word)
+        assert session.action() is Action.READ
+
+
+def test_without_a_document_punctuation_ends_nothing(model_of, with_ends):
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = ChunkedSession(
+        model=model_of("llama", VOCAB, 0), encoder=encoder, chooser=Echo(encoder, 2), max_target_tokens=99
+    )
+    session.read("dog.")
+    assert session.action() is Action.READ
+
+
+def test_document_of_a_prefix_model_is_refused(model_of, with_ends):
+    encoder = encoder_of(with_ends, policy="wait_k", k=3)
+    with pytest.raises(ValueError, match="A document needs a model of layout: interleaved or turns, not prefix"):
+        open_session(model_of("llama", VOCAB, 0), encoder, Decision(), document=Document())
+
+
+def test_beams_leave_a_document_as_flat(model_of, with_ends):
+    model, encoder = model_of("llama", VOCAB, 0), encoder_of(with_ends, **INTERLEAVED)
+    session = ChunkedSession(model=model, encoder=encoder, document=Document(1, 1), beam_width=3, read_threshold=1e-9)
+    for _ in range(6):
+        stream(session, "the dog.", is_last=False)
+        assert session.feeder.num_keys < 400
+        assert len(session.feeder.fed_ids) == session.feeder.num_keys

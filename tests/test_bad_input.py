@@ -153,9 +153,10 @@ def test_lora_that_freezes_the_special_tokens_is_refused(parse):
 
 @pytest.mark.parametrize("block", [{"loss_on": "target"}, {"special_token_weight": 2.0}])
 def test_label_smoothing_beside_a_loss_of_our_own_is_refused(parse, block):
+    keys = {"finetuning_type": "full", "label_smoothing_factor": 0.1}
     with pytest.raises(ValueError, match="label_smoothing_factor does not work with the simulmask: block"):
-        parse(label_smoothing_factor=0.1, simulmask={"layout": "interleaved"} | block)
-    parse(label_smoothing_factor=0.1, simulmask={"layout": "interleaved"})
+        parse(**keys, simulmask={"layout": "interleaved"} | block)
+    parse(**keys, simulmask={"layout": "interleaved"})
 
 
 def test_bad_block_is_refused_by_the_parser(parse):

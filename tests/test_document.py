@@ -150,7 +150,7 @@ def test_window_is_prompt_context_and_current_sentence(model_of, with_ends, name
 
 @pytest.mark.parametrize("name, anew", [("llama", True), ("falcon", False)])
 def test_prompt_stands_right_before_the_window(model_of, with_ends, name, anew):
-    """RoPE: the window stays where it is, and the prompt is fed anew before it; ALiBi: the window moves to the prompt."""
+    """RoPE: the window stays, and the prompt is fed anew before it; ALiBi: the window moves to the prompt."""
     encoder = encoder_of(with_ends, **INTERLEAVED)
     session = document_session(model_of(name, VOCAB, 0), encoder, Document(min_units=1, context_sentences=1))
     for sentence in SENTENCES:

@@ -6,7 +6,10 @@ from reference import encoder_of
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, Document
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import POSITION
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.sessions import Decision, open_session
 
@@ -98,6 +101,27 @@ def test_without_context_every_sentence_is_alone(model_of, with_ends, name, bloc
         assert len(alone) >= 5
         for (place, logits), (_, expected) in zip(rows.items(), alone.items(), strict=True):
             torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0, msg=f"row {place} of sentence {number}")
+
+
+def test_without_context_every_sentence_begins_as_the_first(model_of, with_ends):
+    """No white space before its first word, where none stands behind the prompt; its translation may open anyhow."""
+    settings = ModelSettings(SimulMaskConfig.from_dict(INTERLEAVED), Prompt("Tr:\n", READ_END, WRITE_END))
+    encoder, asked = ExampleEncoder(with_ends, settings), []
+
+    class Spy(Echo):
+        def next_token(self, logits, *, opens_word):
+            asked.append(opens_word)
+            return super().next_token(logits, opens_word=opens_word)
+
+    session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=1))
+    session._choose = Spy(encoder, 2)
+    for _ in range(2):
+        asked.clear()
+        stream(session, "the dog.", is_last=False)
+        assert asked == [False] * 3
+    session.read("abc")
+    session.action()
+    assert with_ends.decode(session.feeder.kept_ids()) == "Tr:\nabc"
 
 
 # A window, with a model of one layer: its states do not remember what has left the cache.

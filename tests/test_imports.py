@@ -35,6 +35,7 @@ ORDER = [
     "streaming",
     "chunked_session",
     "parity",
+    "sampling",
     "trainer",
     "factory",
     "cost",

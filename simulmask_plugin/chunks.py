@@ -6,6 +6,7 @@
     smallest_chunks                    links                  ->  ends of the smallest monotone chunk pairs
     merge_chunks                       ends                   ->  ends of longer chunk pairs: a latency level
     cut_text, chunk_row                text and ends          ->  chunks that join to the text; a row of data
+    Chunker                            sentence and links     ->  a row per level: the last three at once
 
 A chunking is the list of its `End`s: how many source and how many target units stand before each cut, the last being
 the lengths of the two sides. Both numbers rise from end to end, so no chunk is empty.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise, product
 from operator import itemgetter
 
-from simulmask_plugin.units import CHARACTER
+from simulmask_plugin.units import CHARACTER, WORD, split_units
 
 Link = tuple[int, int]
 """Source unit and target unit that translate each other, counted from 0."""
@@ -33,6 +34,9 @@ End = tuple[int, int]
 
 LATENCIES = ("low", "low-medium", "medium", "medium-high", "high")
 """The levels that a row may name, shortest chunks first (EAST, https://arxiv.org/abs/2504.09570)."""
+
+DEFAULT_LEVELS = "low=1,medium=3,high=6"
+"""Latencies and the fewest source units of their chunks, as options give them."""
 
 CHUNK_COLUMNS = ("source_lang", "target_lang", "latency", "source_chunks", "target_chunks")
 
@@ -158,6 +162,18 @@ def chunk_row(
     return dict(zip(CHUNK_COLUMNS, values, strict=True))
 
 
+def parse_levels(text: str) -> dict[str, int]:
+    """Returns latency -> fewest source units of a chunk, from text such as ``low=1,high=6``."""
+    levels = {}
+    for item in text.split(","):
+        latency, _, fewest = item.partition("=")
+        if not fewest.isdecimal():
+            raise ValueError(f"Expected latencies such as low=1,high=6, got {item!r}.")
+        levels[latency.strip()] = int(fewest)
+    check_levels(levels)
+    return levels
+
+
 def check_levels(levels: Mapping[str, int]) -> None:
     """Raises ValueError where levels (latency -> fewest source units of a chunk) are not what `merge_chunks` needs."""
     unknown = [latency for latency in levels if latency not in LATENCIES]
@@ -223,6 +239,50 @@ class LevelStatistics:
         self.lagging += average_lagging(ends)
         self.crossed += count_crossed(ends, links)
         self.lengthened += sum(later - earlier > 1 for earlier, later in pairwise([-1, *steps]))
+
+
+class Chunker:
+    """Cuts sentences into rows of several latency levels, and keeps account of what the chunks are like.
+
+    Args:
+        levels: latency -> fewest source units of its chunks.
+        source_lang: language column of every row.
+        target_lang: the same for the target.
+        source_unit: what links count on the source side, words or characters.
+        target_unit: the same for the target.
+
+    Raises:
+        ValueError: a latency is unknown, or a higher one has shorter chunks than a lower one.
+    """
+
+    def __init__(
+        self,
+        levels: Mapping[str, int],
+        *,
+        source_lang: str,
+        target_lang: str,
+        source_unit: str = WORD,
+        target_unit: str = WORD,
+    ) -> None:
+        check_levels(levels)
+        self.levels = levels
+        self.languages = {"source_lang": source_lang, "target_lang": target_lang}
+        self.units = source_unit, target_unit
+        self.statistics = {latency: LevelStatistics() for latency in levels}
+
+    def rows(self, source: str, target: str, links: Collection[Link]) -> list[dict[str, str | list[str]]]:
+        """Returns the rows of one sentence, a level each."""
+        num_source, num_target = (
+            len(split_units(text, unit)) for text, unit in zip((source, target), self.units, strict=True)
+        )
+        smallest = smallest_chunks(links, num_source, num_target)
+        rows = []
+        for latency, min_source in self.levels.items():
+            ends = merge_chunks(smallest, min_source)
+            self.statistics[latency].add(ends, smallest, links)
+            sides = zip((source, target), self.units, zip(*ends, strict=True), strict=True)
+            rows.append(chunk_row(*(cut_text(*side) for side in sides), latency=latency, **self.languages))
+        return rows
 
 
 def statistics_table(statistics: Mapping[str, LevelStatistics]) -> str:

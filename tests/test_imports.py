@@ -19,6 +19,8 @@ ORDER = [
     "terminal",
     *STDLIB_ONLY,
     "corpora",
+    "dataset_info",
+    "simt_corpora",
     "layout",
     "positions",
     "masks",

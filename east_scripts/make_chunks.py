@@ -14,6 +14,7 @@ OUTPUT/NAME.jsonl, one row per sentence and level, and its entry in a dataset_in
 The chunks of a row join to the line as it was read, without the white space at its ends. The report has per level:
 chunks per sentence, source units per chunk, average lagging (AL in source units) of writing each chunk as soon as it is
 read, and the share of chunks that reordering ("crossed") or the length of the level ("lengthened") holds together.
+eflomal samples without a seed, so two runs differ a little: keep the file that a model was trained on.
 """
 
 import argparse

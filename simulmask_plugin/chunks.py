@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise, product
 from operator import itemgetter
 
+from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.units import CHARACTER, WORD, split_units
 
 Link = tuple[int, int]
@@ -31,9 +32,6 @@ Link = tuple[int, int]
 
 End = tuple[int, int]
 """Source units and target units that stand before a cut."""
-
-LATENCIES = ("low", "low-medium", "medium", "medium-high", "high")
-"""The levels that a row may name, shortest chunks first (EAST, https://arxiv.org/abs/2504.09570)."""
 
 DEFAULT_LEVELS = "low=1,medium=3,high=6"
 """Latencies and the fewest source units of their chunks, as options give them."""

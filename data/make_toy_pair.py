@@ -333,9 +333,7 @@ def write_chunks(
 ) -> list[str]:
     """Writes the chunk pairs of each split with their entries in dataset_info.json; returns the account of them."""
     dataset_info = options.output / "dataset_info.json"
-    datasets = {
-        f"{options.output.resolve().name}_{split}_chunks": Dataset(file, CHUNK_COLUMNS) for split, file in files.items()
-    }
+    datasets = {f"toy_{split}_chunks": Dataset(file, CHUNK_COLUMNS) for split, file in files.items()}
     entries = dataset_info_with(dataset_info, datasets, overwrite=options.overwrite)
     chunker = Chunker(levels, source_lang=SOURCE_LANG, target_lang=TARGET_LANG)
     account = []

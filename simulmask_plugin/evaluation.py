@@ -20,7 +20,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import ModelSettings
-from simulmask_plugin.extra_metrics import check_commands, run_commands
+from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
 from simulmask_plugin.report import draw_curve, write_report
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
@@ -66,8 +66,8 @@ class EvaluationConfig:
     """Layouts of chunks: every line is a document; a sentence ends at punctuation after so many source units."""
     context_sentences: int = 0
     """Of a document: finished sentences that stay visible."""
-    extra_metrics: Mapping[str, str] = field(default_factory=dict)
-    """Name -> command of another program, which may name {source}, {hypothesis}, {reference} and {instances}."""
+    extra_metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> command of another program, see `ExtraMetric`."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> EvaluationConfig:
@@ -87,7 +87,8 @@ class EvaluationConfig:
             raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
         if values.get("latency_unit") not in (None, *LATENCY_UNITS):
             raise ValueError(f"{where}: latency_unit must be word or char, got {values['latency_unit']!r}.")
-        check_commands(values.get("extra_metrics") or {})
+        for name, metric in (values.get("extra_metrics") or {}).items():
+            ExtraMetric.from_value(name, metric)
         return cls(**{**values, "policies": tuple(values["policies"])})
 
 
@@ -294,7 +295,7 @@ def score(config: EvaluationConfig, settings: ModelSettings, directory: Path) ->
         calls_per_token=sum(session["calls"] for session in sessions) / max(written, 1),
         gflops_per_sentence=mean(session["flops"] for session in sessions) / 1e9,
         truncated=sum(session["truncated"] for session in sessions),
-        extra=run_commands(config.extra_metrics, instances, directory),
+        extra=run_metrics(config.extra_metrics, instances, directory),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from simulmask_plugin.curves import read_scores, run_curve
 from simulmask_plugin.evaluation import Score, write_scores
-from simulmask_plugin.extra_metrics import check_commands, run_commands
+from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
 
 INSTANCES = [
     {"source": "a b", "prediction": "x y z", "reference": "x y\n"},
@@ -23,11 +23,19 @@ def python(code):
 def test_score_is_the_last_number_that_the_command_prints(tmp_path):
     code = "import sys; print('segment 1 0.5'); print('score:', len(open(sys.argv[1]).read().split()) / 4)"
     commands = {"words": python(code) + " {hypothesis}"}
-    assert run_commands(commands, INSTANCES, tmp_path) == {"words": 0.75}
+    assert run_metrics(commands, INSTANCES, tmp_path) == {"words": 0.75}
+
+
+def test_score_may_stand_after_a_text(tmp_path):
+    code = "print('AL (CU)  2.5'); print('YAAL (CU)   2.9206'); print('YAAL (CA) -4.6')"
+    metric = {"command": python(code), "after": "YAAL (CU)"}
+    assert run_metrics({"YAAL": metric}, INSTANCES, tmp_path) == {"YAAL": 2.9206}
+    with pytest.raises(RuntimeError, match=r"printed no number after 'XAAL'"):
+        run_metrics({"YAAL": metric | {"after": "XAAL"}}, INSTANCES, tmp_path)
 
 
 def test_files_are_line_aligned(tmp_path):
-    run_commands({"one": python("print(1)")}, INSTANCES, tmp_path)
+    run_metrics({"one": python("print(1)")}, INSTANCES, tmp_path)
     assert (tmp_path / "source.txt").read_text() == "a b\nc\n"
     assert (tmp_path / "hypothesis.txt").read_text() == "x y z\n\n"
     assert (tmp_path / "reference.txt").read_text() == "x y\nz\n"
@@ -37,9 +45,9 @@ def test_the_same_command_is_not_run_again_and_another_one_is(tmp_path):
     code = "import sys; f = open(sys.argv[1] + '.count', 'a'); f.write('x'); print(2)"
     command = python(code) + " {source}"
     for _ in range(2):
-        assert run_commands({"metric": command}, INSTANCES, tmp_path) == {"metric": 2.0}
+        assert run_metrics({"metric": command}, INSTANCES, tmp_path) == {"metric": 2.0}
     assert (tmp_path / "source.txt.count").read_text() == "x"
-    assert run_commands({"metric": python("print(3)")}, INSTANCES, tmp_path) == {"metric": 3.0}
+    assert run_metrics({"metric": python("print(3)")}, INSTANCES, tmp_path) == {"metric": 3.0}
     assert json.loads((tmp_path / "extra_metrics.json").read_text())["metric"]["score"] == 3.0
 
 
@@ -53,20 +61,21 @@ def test_the_same_command_is_not_run_again_and_another_one_is(tmp_path):
 )
 def test_a_command_that_fails_is_told(tmp_path, command, message):
     with pytest.raises(RuntimeError, match=message):
-        run_commands({"COMET": command}, INSTANCES, tmp_path)
+        run_metrics({"COMET": command}, INSTANCES, tmp_path)
 
 
 @pytest.mark.parametrize(
     "command, message",
     [
-        (3, r"extra_metrics\.COMET must be a command, got 3"),
+        (3, r"extra_metrics\.COMET must be a command, or a mapping of command and after; got 3"),
+        ({"command": "comet", "match": "x"}, r"extra_metrics\.COMET must be a command, or a mapping"),
         ("comet {target}", r"extra_metrics\.COMET: unknown file \{target\}; expected \{source\}, \{hypothesis\}"),
         ("comet {source", r"is damaged"),
     ],
 )
 def test_bad_commands_are_refused_before_anything_runs(command, message):
     with pytest.raises(ValueError, match=message):
-        check_commands({"COMET": command})
+        ExtraMetric.from_value("COMET", command)
 
 
 def score_of(name, bleu, laal, **extra):

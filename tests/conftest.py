@@ -89,3 +89,15 @@ def tokenizer(request):
 def model_of():
     """Tiny random models by family, vocabulary size, seed and attention; each is built once."""
     return lru_cache(maxsize=None)(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    """Runs of real programs, shared by all test processes of a run."""
+    from end_to_end import Workshop
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "popen-gw" in base.name else base
+    folder = shared / "end_to_end"
+    folder.mkdir(exist_ok=True)
+    return Workshop(folder).prepare()

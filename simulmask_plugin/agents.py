@@ -24,7 +24,7 @@ from simulmask_plugin import schedule
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.sessions import open_session
 from simulmask_plugin.units import join_units
 
 
@@ -67,7 +67,7 @@ class SimulMaskAgent(TextToTextAgent):
         """Begin a new sentence."""
         super().reset()
         self.num_taken, self.seconds = 0, 0.0
-        self.session = StreamingSession(
+        self.session = open_session(
             model=self.model,
             encoder=self.encoder,
             policy=self.decision,

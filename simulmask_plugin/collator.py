@@ -9,14 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ScheduleSampler, from_feature
-from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout, prefix_layout
+from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout, prefix_layout
 from simulmask_plugin.masks import PADDING
 from simulmask_plugin.positions import position_ids
+from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.slots import slots_layout
 
 MASK_FIELDS = ("source_unit", "num_read", "num_hidden", "after_source")
 """What a batch carries beside input_ids, labels and position_ids; the model never sees these."""
+
+
+def lay_out(
+    config: SimulMaskConfig, example: Example, schedule: ReadSchedule, look_ahead: np.ndarray | None = None
+) -> SequenceLayout:
+    """Lay an example out as the block says; ``look_ahead``: the units that get their look-ahead row, None for all."""
+    rows = config.laid_out_rows
+    if config.layout == "slots":
+        return slots_layout(example, schedule, rows=rows, look_ahead=look_ahead, slot_length=config.slot_length)
+    return prefix_layout(example, schedule, rows=rows, look_ahead=look_ahead)
 
 
 class SimulMaskCollator:
@@ -46,7 +58,7 @@ class SimulMaskCollator:
         """Draw the schedule of one dataset row and lay it out."""
         example, column = from_feature(feature)
         schedule, look_ahead = self.sampler.draw(example, column, int(self._epoch))
-        return prefix_layout(example, schedule, rows=self.config.laid_out_rows, look_ahead=look_ahead)
+        return lay_out(self.config, example, schedule, look_ahead)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return the batch; every tensor has the shape (batch, length)."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from simulmask_plugin import __version__
 from simulmask_plugin.policies import PARAMETERS, POLICIES, SCHEDULE, Policy, check_positive, make_policy
-from simulmask_plugin.prompts import PLAIN_HEADER, PLAIN_INSTRUCTION, Prompt
+from simulmask_plugin.prompts import PLAIN_HEADER, PLAIN_INSTRUCTION, PLAIN_NEXT_HEADER, Prompt
 from simulmask_plugin.units import TOKEN, UNITS, WORD
 
 FILE_NAME = "simulmask.json"
 
-LAYOUTS = ("prefix",)
-POSITIONS = ("contiguous", "modified_alibi", "group")
+LAYOUTS = ("prefix", "slots")
+POSITIONS = ("contiguous", "modified_alibi", "group", "slots")
 ROWS = ("look_ahead", "query_unit", "own_unit", "next_unit")
 PROMPTS = ("plain", "template")
 
@@ -32,15 +32,19 @@ class SimulMaskConfig:
     n: int | None = None
     """read_n: source units."""
     layout: str = "prefix"
-    """How an example becomes one sequence; prefix: prompt | source | header | target | end of sentence."""
+    """How an example becomes one sequence: prefix (prompt | source | header | target | end of sentence), or slots
+    (source in slots of reserved positions, each followed by header and target)."""
     positions: str = "group"
-    """contiguous, modified_alibi (ALiBi families), or group (source and target count separately)."""
+    """contiguous, modified_alibi (ALiBi families), group (source and target count separately), or slots (the positions
+    of the layout slots, and only of that)."""
     rows: str = "look_ahead"
     """What a target token sees as a query: look_ahead, query_unit, own_unit, next_unit (negative control)."""
     look_ahead_rate: float = 1.0
     """look_ahead: share of the target units, drawn per epoch, that get their look-ahead row."""
     group_offset: int = 0
     """group: position of the first header token, counted from the end of the prompt."""
+    slot_length: int = 16
+    """slots: positions reserved for the source of a slot, in tokens."""
     source_units: str = WORD
     """word, character or token."""
     target_units: str = WORD
@@ -51,6 +55,8 @@ class SimulMaskConfig:
     """Text before the source; may hold {source_lang} and {target_lang}."""
     header: str = PLAIN_HEADER
     """plain: text between source and target; a chat template brings its own."""
+    next_header: str = PLAIN_NEXT_HEADER
+    """plain, slots: text between target and further source; a chat template brings its own."""
     source_lang: str = "English"
     """Language of the source where the data has no column for it."""
     target_lang: str = "German"
@@ -76,11 +82,20 @@ class SimulMaskConfig:
             raise ValueError(f"simulmask.look_ahead_rate must lie in 0..1, got {self.look_ahead_rate!r}.")
         if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
             raise ValueError(f"simulmask.group_offset must be an integer of at least 0, got {self.group_offset!r}.")
-        for key in ("instruction", "header", "source_lang", "target_lang"):
+        if not isinstance(self.slot_length, int) or isinstance(self.slot_length, bool) or self.slot_length < 1:
+            raise ValueError(
+                f"simulmask.slot_length must be an integer of at least 1 (tokens), got {self.slot_length!r}."
+            )
+        if (self.layout == "slots") != (self.positions == "slots"):
+            raise ValueError(
+                "simulmask: layout: slots and positions: slots need each other, got "
+                f"layout: {self.layout} and positions: {self.positions}; set both to slots, or neither."
+            )
+        for key in ("instruction", "header", "next_header", "source_lang", "target_lang"):
             if not isinstance(getattr(self, key), str):
                 raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
         self._check_parameters()
-        Prompt(self.instruction, self.header)
+        Prompt(self.instruction, self.header, self.next_header)
 
     def _check_parameters(self) -> None:
         expected = PARAMETERS.get(self.policy, ())
@@ -158,7 +173,7 @@ class ModelSettings:
         content = {
             "simulmask_plugin": __version__,
             "config": asdict(self.config),
-            "prompt": {"before": self.prompt.before, "header": self.prompt.header},
+            "prompt": asdict(self.prompt),
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         Path(directory, FILE_NAME).write_text(text, encoding="utf-8")
@@ -178,8 +193,7 @@ class ModelSettings:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            config, prompt = content["config"], content["prompt"]
-            return cls(SimulMaskConfig.from_dict(config), Prompt(prompt["before"], prompt["header"]))
+            return cls(SimulMaskConfig.from_dict(content["config"]), Prompt(**content["prompt"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
@@ -201,18 +215,23 @@ class ModelSettings:
             )
         return policies[0]
 
-    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+    def check_overrides(self, overrides: Mapping[str, Any], *, any_slot_length: bool = False) -> None:
         """Refuse settings that contradict what the model was trained with.
+
+        Args:
+            overrides: keys of the block and their values.
+            any_slot_length: let slot_length differ from that of training, on purpose (ExPosST wants the same in both).
 
         Raises:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = asdict(self.config)
+        free = ("policy", "k", "n", "slot_length") if any_slot_length else ("policy", "k", "n")
         for key, value in overrides.items():
             if key not in trained:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
-            if key not in ("policy", "k", "n") and value != trained[key]:
+            if key not in free and value != trained[key]:
                 raise ValueError(
                     f"simulmask.{key} is {value!r}, but the model was trained with {trained[key]!r} ({FILE_NAME}); "
-                    "remove the key: only policy, k and n may change at inference."
+                    f"remove the key: only {', '.join(free)} may change at inference."
                 )

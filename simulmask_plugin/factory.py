@@ -366,6 +366,7 @@ class SimulMaskDatasetProcessor:
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Encode a batch of rows; examples longer than cutoff_len are left out (and counted by the caller)."""
         from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, to_feature
+        from simulmask_plugin.slots import longest
 
         encoder = ExampleEncoder(self.tokenizer, self.settings)
         config = self.settings.config
@@ -382,7 +383,8 @@ class SimulMaskDatasetProcessor:
                 feature = to_feature(example, schedule if config.policy == SCHEDULE else None)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            if len(example.input_ids) + config.has_look_ahead * len(example.target_lengths) <= self.cutoff_len:
+            num_tokens = longest(example, config.slot_length) if config.layout == "slots" else len(example.input_ids)
+            if num_tokens + config.has_look_ahead * len(example.target_lengths) <= self.cutoff_len:
                 for column in FEATURE_COLUMNS:
                     features[column].append(feature[column])
         return features
@@ -408,24 +410,30 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     """
     if config.prompt == "plain":
         bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        return plain_prompt(config.instruction, config.header, bos)
+        return plain_prompt(config.instruction, config.header, bos, config.next_header)
     elements: list[Any] = list(template.format_prefix.apply())
     if template.default_system:
         elements += template.format_system.apply(content=template.default_system)
     elements += template.format_user.apply(content=SENTINEL, idx="0")
-    text = "".join(_element_text(element, tokenizer) for element in elements)
+    text = _text(elements, tokenizer)
     before, sentinel, header = text.partition(SENTINEL)
     if not sentinel or SENTINEL in header or not header:
         raise ValueError(
             f"The chat template does not leave a header between the user's text and the answer ({text!r}); "
             "use prompt: plain or another template."
         )
-    return Prompt(escape(before) + config.instruction, escape(header))
+    after_answer = _text(template.format_assistant.apply(content=SENTINEL), tokenizer).partition(SENTINEL)[2]
+    next_user = _text(template.format_user.apply(content=SENTINEL, idx="1"), tokenizer).partition(SENTINEL)[0]
+    return Prompt(escape(before) + config.instruction, escape(header), escape(after_answer + next_user))
 
 
 def _adds_bos(tokenizer: Any) -> bool:
     ids = tokenizer("a").input_ids
     return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _text(elements: list[Any], tokenizer: Any) -> str:
+    return "".join(_element_text(element, tokenizer) for element in elements)
 
 
 def _element_text(element: Any, tokenizer: Any) -> str:

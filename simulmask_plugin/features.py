@@ -43,12 +43,12 @@ class ExampleEncoder:
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
         self.target = UnitTokenizer(tokenizer, settings.config.target_units)
 
-    def frame(self, source_lang: str | None, target_lang: str | None) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt and of the header; None takes the language that the block names."""
+    def frame(self, source_lang: str | None, target_lang: str | None) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of the prompt, the header and the next header; None takes the language that the block names."""
         config = self.settings.config
         texts = self.settings.prompt.render(source_lang or config.source_lang, target_lang or config.target_lang)
-        before, header = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
-        return before, header
+        before, header, next_header = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        return before, header, next_header
 
     def source_units(self, text: str, *, first: bool) -> list[list[int]]:
         """Token ids, a list per unit, of source text; ``first`` if nothing of the source stands before it."""
@@ -60,7 +60,7 @@ class ExampleEncoder:
         Raises:
             ValueError: if source or target is empty.
         """
-        before, header = self.frame(row.source_lang, row.target_lang)
+        before, header, next_header = self.frame(row.source_lang, row.target_lang)
         source = self.source_units(row.source, first=True)
         target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
         for side, units, text in (("source", source, row.source), ("target", target, row.target)):
@@ -73,6 +73,7 @@ class ExampleEncoder:
             source_lengths=np.asarray([len(ids) for ids in source]),
             num_header=len(header),
             target_lengths=np.asarray([len(ids) for ids in target]),
+            next_header=tuple(next_header),
         )
 
 
@@ -90,11 +91,20 @@ def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, An
         "source_lengths": example.source_lengths.tolist(),
         "num_header": example.num_header,
         "target_lengths": example.target_lengths.tolist(),
+        "next_header": list(example.next_header),
         "schedule": list(full),
     }
 
 
-FEATURE_COLUMNS = ("input_ids", "num_prompt", "source_lengths", "num_header", "target_lengths", "schedule")
+FEATURE_COLUMNS = (
+    "input_ids",
+    "num_prompt",
+    "source_lengths",
+    "num_header",
+    "target_lengths",
+    "next_header",
+    "schedule",
+)
 
 
 def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
@@ -105,6 +115,7 @@ def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
         source_lengths=np.asarray(feature["source_lengths"]),
         num_header=feature["num_header"],
         target_lengths=np.asarray(feature["target_lengths"]),
+        next_header=tuple(feature["next_header"]),
     )
     return example, tuple(feature["schedule"])
 

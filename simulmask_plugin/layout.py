@@ -25,6 +25,7 @@ class Example:
         source_lengths: tokens of each source unit.
         num_header: tokens of the header.
         target_lengths: tokens of each target unit.
+        next_header: token ids that stand between target and further source, in layouts that have such a place.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -32,11 +33,19 @@ class Example:
     source_lengths: Int[np.ndarray, " source_units"]
     num_header: int
     target_lengths: Int[np.ndarray, " target_units"]
+    next_header: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts add up."""
         parts = self.num_prompt + self.source_lengths.sum() + self.num_header + self.target_lengths.sum() + 1
         assert len(self.input_ids) == parts, f"{len(self.input_ids)} tokens, but the parts hold {parts}"
+
+    def units(self) -> tuple[list[list[int]], list[int], list[list[int]], int]:
+        """Token ids of the source (a list per unit), of the header, of the target, and the end of sentence."""
+        cuts = np.cumsum([self.num_prompt, *self.source_lengths, self.num_header, *self.target_lengths])
+        _, *parts, end = (part.tolist() for part in np.split(self.input_ids, cuts))
+        num_source = len(self.source_lengths)
+        return parts[:num_source], parts[num_source], parts[num_source + 1 :], end[0]
 
     @property
     def source_end(self) -> int:
@@ -53,9 +62,11 @@ class SequenceLayout:
         source_unit: index of the source unit of the token; -1 for every other token, S for a look-ahead row.
         num_read: source units that the token may see as a query; S ("all") for prompt and source.
         labels: target of the row *before* (the shift is the model's); IGNORE_INDEX elsewhere.
-        token: index of the token in the sequence without look-ahead rows (a pair shares one).
+        token: index of the token in the example (a look-ahead pair shares one); -1 for a next header.
         num_hidden: source *tokens* that the row may not see.
         example: what was laid out.
+        parts: prompt, source, header or target for every token; empty where the example's lengths tell it.
+        position: position of every token, where the layout itself decides it (``slots``).
     """
 
     input_ids: Ints
@@ -65,6 +76,8 @@ class SequenceLayout:
     token: Ints
     num_hidden: Ints
     example: Example
+    parts: tuple[str, ...] = ()
+    position: Ints | None = None
 
     @property
     def after_source(self) -> Bool[np.ndarray, " tokens"]:

@@ -233,7 +233,8 @@ def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[Mo
         (LAYOUTS, possible, ROWS) if matrix else ((config.layout,), (config.positions,), (config.rows,))
     )
     for layout, position, row, policy in product(layouts, positions, rows, _policies(config)):
-        yield _with(settings, layout=layout, positions=position, rows=row, **policy)
+        if (layout == "slots") == (position == "slots"):
+            yield _with(settings, layout=layout, positions=position, rows=row, **policy)
 
 
 def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:

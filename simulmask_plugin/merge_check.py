@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from simulmask_plugin.collator import lay_out
 from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import ExampleEncoder, Row
-from simulmask_plugin.layout import SequenceLayout, prefix_layout
+from simulmask_plugin.layout import SequenceLayout
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.terminal import console, table, verdict
@@ -181,7 +182,7 @@ def make_inputs(settings: ModelSettings, tokenizer: Any) -> Inputs:
     for source, target in EXAMPLES:
         example = encoder.encode(Row(source, target, config.source_lang, config.target_lang))
         schedule = roll_out(make_policy("wait_k", k=2), len(example.source_lengths), len(example.target_lengths))
-        layouts.append(prefix_layout(example, schedule, rows=config.laid_out_rows))
+        layouts.append(lay_out(config, example, schedule))
     return Inputs(settings, sequences, layouts)
 
 

@@ -90,6 +90,8 @@ def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int =
 
 def regions(layout: SequenceLayout) -> list[str]:
     """Name the region of every token."""
+    if layout.parts:
+        return list(layout.parts)
     example = layout.example
     starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
     return [list(STYLES)[place] for place in np.searchsorted(starts, layout.token, side="right")]

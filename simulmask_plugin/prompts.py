@@ -9,6 +9,7 @@ PLACEHOLDERS = ("source_lang", "target_lang")
 
 PLAIN_INSTRUCTION = "Translate the following sentence from {source_lang} to {target_lang}:"
 PLAIN_HEADER = "\nAssistant:"
+PLAIN_NEXT_HEADER = "\nUser:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +20,20 @@ class Prompt:
         before: text before the source; special tokens (a template's, or BOS) stand in it as text.
         header: text between source and target, e.g. ``"\nAssistant:"``; never empty, since the first target
             token is predicted from its last token.
+        next_header: text between target and further source, in the layouts that have such a place.
 
-    Both may hold the placeholders ``{source_lang}`` and ``{target_lang}``.
+    All may hold the placeholders ``{source_lang}`` and ``{target_lang}``.
     """
 
     before: str
     header: str
+    next_header: str = ""
 
     def __post_init__(self) -> None:
         """Refuse an empty header and placeholders that nothing fills."""
         if not self.header:
             raise ValueError("The prompt's header is empty; the first target token is predicted from it.")
-        for text in (self.before, self.header):
+        for text in (self.before, self.header, self.next_header):
             for name in _placeholders(text):
                 if name not in PLACEHOLDERS:
                     raise ValueError(
@@ -38,10 +41,11 @@ class Prompt:
                         f"{' or '.join('{' + p + '}' for p in PLACEHOLDERS)}; write {{{{ and }}}} for braces."
                     )
 
-    def render(self, source_lang: str, target_lang: str) -> tuple[str, str]:
-        """Return the text before the source and the header for one example."""
+    def render(self, source_lang: str, target_lang: str) -> tuple[str, str, str]:
+        """Return the text before the source, the header and the next header for one example."""
         languages = {"source_lang": source_lang, "target_lang": target_lang}
-        return self.before.format(**languages), self.header.format(**languages)
+        before, header, next_header = (t.format(**languages) for t in (self.before, self.header, self.next_header))
+        return before, header, next_header
 
     @property
     def source_is_spaced(self) -> bool:
@@ -65,9 +69,9 @@ def _wants_space(text: str) -> bool:
     return bool(text) and not text[-1].isspace()
 
 
-def plain_prompt(instruction: str, header: str, bos: str) -> Prompt:
+def plain_prompt(instruction: str, header: str, bos: str, next_header: str = PLAIN_NEXT_HEADER) -> Prompt:
     """A prompt without a chat template: BOS (where the tokenizer adds one), instruction, source, header."""
-    return Prompt(escape(bos) + instruction, header)
+    return Prompt(escape(bos) + instruction, header, next_header)
 
 
 def escape(text: str) -> str:

@@ -91,8 +91,9 @@ def describe_block(config: SimulMaskConfig) -> dict[str, str]:
     """What the ``simulmask:`` block means, in words, by topic."""
     rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
     offset = f", target {config.group_offset} positions further on" if config.positions == "group" else ""
+    slots = f", slots of {config.slot_length} tokens" if config.layout == "slots" else ""
     return {
-        "layout": config.layout,
+        "layout": config.layout + slots,
         "policy": describe_policy(config),
         "rows": config.rows + rate,
         "positions": config.positions + offset,
@@ -118,9 +119,11 @@ def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: in
     """Print the prompt and the tokens of one example."""
     config, picture = settings.config, draw(tokenizer, settings, row, seed=seed)
     languages = row.source_lang or config.source_lang, row.target_lang or config.target_lang
-    before, header = map(repr, settings.prompt.render(*languages))
+    before, header, next_header = map(repr, settings.prompt.render(*languages))
     out = console()
-    out.print(table(("", ""), [("before the source", before), ("header", header)], title="prompt"))
+    texts = [("before the source", before), ("header", header)]
+    texts += [("before further source", next_header)] if config.layout == "slots" else []
+    out.print(table(("", ""), texts, title="prompt"))
     out.print(f"First example: {title(config)}\n{describe_schedule(picture)}")
     out.print(token_table(picture, tokenizer))
 

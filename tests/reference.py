@@ -183,7 +183,7 @@ def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> flo
 
 def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
-    return ModelSettings(SimulMaskConfig.from_dict(block), plain_prompt("Tr:", "\nAs:", ""))
+    return ModelSettings(SimulMaskConfig.from_dict(block), plain_prompt("Tr:", "\nAs:", "", "\nUs:"))
 
 
 def encoder_of(tokenizer, **block) -> ExampleEncoder:

@@ -41,7 +41,7 @@ def test_a_space_stands_before_the_first_unit_unless_white_space_does(byte_level
 @pytest.mark.parametrize("row_lang, used", [("French", "French"), (None, "English")])
 def test_languages_of_the_row_come_before_those_of_the_block(byte_level, row_lang, used):
     settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", ":"))
-    before, _ = ExampleEncoder(byte_level, settings).frame(row_lang, None)
+    before, _, _ = ExampleEncoder(byte_level, settings).frame(row_lang, None)
     assert byte_level.decode(before) == f"{used}:"
 
 

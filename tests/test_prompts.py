@@ -5,9 +5,9 @@ import pytest
 from simulmask_plugin.prompts import PLAIN_HEADER, PLAIN_INSTRUCTION, Prompt, escape, plain_prompt
 
 
-def test_languages_fill_the_placeholders_of_both_parts():
-    prompt = Prompt("From {source_lang} to {target_lang}: ", " {target_lang}:")
-    assert prompt.render("English", "German") == ("From English to German: ", " German:")
+def test_languages_fill_the_placeholders_of_all_parts():
+    prompt = Prompt("From {source_lang} to {target_lang}: ", " {target_lang}:", "\n{source_lang}:")
+    assert prompt.render("English", "German") == ("From English to German: ", " German:", "\nEnglish:")
 
 
 def test_golden_plain_prompt():
@@ -15,11 +15,12 @@ def test_golden_plain_prompt():
     assert prompt.render("English", "German") == (
         "<s>Translate the following sentence from English to German:",
         "\nAssistant:",
+        "\nUser:",
     )
 
 
 def test_braces_of_bos_and_of_escaped_text_stay_braces():
-    assert plain_prompt("a", "b", "{bos}").render("x", "y") == ("{bos}a", "b")
+    assert plain_prompt("a", "b", "{bos}").render("x", "y") == ("{bos}a", "b", "\nUser:")
     assert Prompt(escape("{0} {} {{source_lang}}"), ":").render("x", "y")[0] == "{0} {} {{source_lang}}"
 
 

@@ -424,7 +424,8 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
         )
     after_answer = _text(template.format_assistant.apply(content=SENTINEL), tokenizer).partition(SENTINEL)[2]
     next_user = _text(template.format_user.apply(content=SENTINEL, idx="1"), tokenizer).partition(SENTINEL)[0]
-    return Prompt(escape(before) + config.instruction, escape(header), escape(after_answer + next_user))
+    next_header = (after_answer + next_user).rstrip(" ")  # every word of the source but the first brings its own space
+    return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -20,6 +20,7 @@ EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
 WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
 END_OF_SENTENCE = "</s>"
 WORD_PROMPT = Prompt("", "->")
+SLOTS_PROMPT = Prompt("", "->", "<-")
 
 
 class WordTokenizer:
@@ -141,12 +142,14 @@ def _inputs(
         return tokenizer, settings, _row(texts or EXAMPLE, settings.config), 0
     config = _block(given)
     row = _row(texts or EXAMPLE, config)
+    prompt = SLOTS_PROMPT if config.layout == "slots" else WORD_PROMPT
     words = [
         *split_units(row.source, config.source_units),
-        *WORD_PROMPT.header.split(),
+        *prompt.header.split(),
+        *prompt.next_header.split(),
         *split_units(row.target, config.target_units),
     ]
-    return WordTokenizer(words), ModelSettings(config, WORD_PROMPT), row, 0
+    return WordTokenizer(words), ModelSettings(config, prompt), row, 0
 
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:

@@ -6,7 +6,6 @@ has its position whether the slot is full or not, so source that is read later m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -112,12 +111,33 @@ class _Row(NamedTuple):
     part: str
 
 
-@dataclass(slots=True)
 class _Rows:
-    """The rows of an example, in the order of READ and WRITE."""
+    """The rows of an example, added in the order of READ and WRITE; units are 0-based, unit T is the end of sentence.
 
-    example: Example
-    rows: list[_Row] = field(default_factory=list)
+    Args:
+        example: the tokens.
+        schedule: g(1..T+1).
+        planner: of the example.
+        rows: the row convention.
+        look_ahead: the units that get their look-ahead row; None for all of them.
+    """
+
+    def __init__(
+        self, example: Example, schedule: ReadSchedule, planner: SlotPlanner, rows: str, look_ahead: np.ndarray | None
+    ) -> None:
+        self.example = example
+        self.ids = example.input_ids.tolist()
+        self.g = schedule.num_read
+        self.num_source = schedule.num_source
+        self.planner = planner
+        self.convention = rows
+        self.look_ahead = look_ahead
+        self.source_start = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
+        self.header = range(example.source_end, example.source_end + example.num_header)
+        self.target_start = np.cumsum([self.header.stop, *example.target_lengths, 1]).tolist()
+        self.num_read = 0
+        self.last_position = -1
+        self.rows: list[_Row] = []
 
     def add(
         self,
@@ -131,9 +151,59 @@ class _Rows:
         kept: bool = True,
     ) -> None:
         """Add the row of a token of the example; a negative ``token`` counts from the end of the next header."""
-        token_id = int(self.example.input_ids[token]) if token >= 0 else self.example.next_header[token]
+        token_id = self.ids[token] if token >= 0 else self.example.next_header[token]
         order = place_order(position, kept=kept)
         self.rows.append(_Row(order, max(token, -1), token_id, source_unit, num_read, predicts, part))
+
+    def add_prompt(self) -> None:
+        for token in range(self.example.num_prompt):
+            self.add(token, token, "prompt", self.num_source)
+
+    def read(self, t: int) -> bool:
+        """Add what is read before unit t; return whether it opens a segment."""
+        opened = False
+        for unit in range(self.num_read, self.g[t]):
+            first, end = self.source_start[unit : unit + 2]
+            start, opens = self.planner.read(end - first)
+            if opens:
+                opened = True
+                for i in range(-len(self.example.next_header), 0):
+                    self.add(start + i, i, "header", self.num_source)
+            for position, token in enumerate(range(first, end), start):
+                self.add(position, token, "source", self.num_source, source_unit=unit)
+        self.num_read = self.g[t]
+        return opened
+
+    def add_header(self, t: int) -> None:
+        """Add the header whose last token predicts unit t."""
+        for position, token in enumerate(self.header, self.planner.header_start):
+            predicts = self.ids[self.target_start[t]] if token == self.header[-1] else IGNORE_INDEX
+            self.add(position, token, "header", self.g[t], predicts=predicts)
+
+    def write(self, t: int) -> None:
+        """Add the tokens of unit t but the last, whose rows depend on what is read next; nothing follows the end."""
+        first, end = self.target_start[t : t + 2]
+        positions = [self.planner.write() for _ in range(first, end)]
+        if t == len(self.g) - 1:
+            self.add(positions[0], first, "target", self.g[t])
+            return
+        sees = self.g[t + 1] if self.convention == "query_unit" else self.g[t]
+        for token, position in enumerate(positions[:-1], first):
+            self.add(position, token, "target", sees, predicts=self.ids[token + 1])
+        self.last_position = positions[-1]
+
+    def end_unit(self, t: int, ends_segment: bool) -> None:
+        """Add the last token of unit t, just written: one row or a look-ahead pair."""
+        own, following = self.g[t : t + 2]
+        token = self.target_start[t + 1] - 1
+        predicts = self.ids[token + 1]
+        wanted = self.convention == "look_ahead" and (self.look_ahead is None or bool(self.look_ahead[t]))
+        if wanted and own < following and not ends_segment:
+            self.add(
+                self.last_position, token, "target", own, source_unit=self.num_source, predicts=predicts, kept=False
+            )
+        sees = own if ends_segment or self.convention == "own_unit" else following
+        self.add(self.last_position, token, "target", sees, predicts=predicts)
 
     def layout(self) -> SequenceLayout:
         """The rows in the order of the training sequence."""
@@ -181,41 +251,13 @@ def slots_layout(
         slot_length: positions of a slot, in tokens.
         look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
     """
-    num_source, g = len(example.source_lengths), schedule.num_read
-    source_start = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
-    header = range(example.source_end, example.source_end + example.num_header)
-    target_start = np.cumsum([header.stop, *example.target_lengths, 1]).tolist()
-    ids = example.input_ids.tolist()
-    planner, out = planner_of(example, slot_length), _Rows(example)
-    for token in range(example.num_prompt):
-        out.add(token, token, "prompt", num_source)
-    positions: list[int] = []
-    read = 0
-    for t, own in enumerate(g):  # unit t, 0-based; the end of sentence is the last one
-        opened = False
-        for unit in range(read, own):
-            start, opens = planner.read(source_start[unit + 1] - source_start[unit])
-            opened |= opens
-            for i in range(-len(example.next_header) if opens else 0, 0):
-                out.add(start + i, i, "header", num_source)
-            for position, token in enumerate(range(source_start[unit], source_start[unit + 1]), start):
-                out.add(position, token, "source", num_source, source_unit=unit)
-        first = target_start[t]
+    out = _Rows(example, schedule, planner_of(example, slot_length), rows, look_ahead)
+    out.add_prompt()
+    for t in range(schedule.num_target + 1):
+        opened = out.read(t)
         if t:
-            before, last = g[t - 1], positions[-1]
-            pair = rows == "look_ahead" and before < own and (look_ahead is None or bool(look_ahead[t - 1]))
-            if pair and not opened:
-                out.add(last, first - 1, "target", before, source_unit=num_source, predicts=ids[first], kept=False)
-            sees = before if opened or rows == "own_unit" else own
-            out.add(last, first - 1, "target", sees, predicts=ids[first])
+            out.end_unit(t - 1, opened)
         if opened or not t:
-            for position, token in enumerate(header, planner.header_start):
-                predicts = ids[first] if token == header[-1] else IGNORE_INDEX
-                out.add(position, token, "header", own, predicts=predicts)
-        positions = [planner.write() for _ in range(first, target_start[t + 1])]
-        inner = g[t + 1] if rows == "query_unit" and t < schedule.num_target else own
-        for token, position in enumerate(positions[:-1], first):
-            out.add(position, token, "target", inner, predicts=ids[token + 1])
-        read = own
-    out.add(positions[-1], len(ids) - 1, "target", g[-1])
+            out.add_header(t)
+        out.write(t)
     return out.layout()

@@ -14,7 +14,7 @@ from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.factory import resolve_prompt
+from simulmask_plugin.factory import SimulMaskDatasetProcessor, resolve_prompt
 from simulmask_plugin.features import from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.masks import may_attend
@@ -324,6 +324,19 @@ def test_next_header_travels_to_the_batch():
     assert batch["position_ids"][0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]
     assert not batch["num_hidden"].any()
     assert not batch["after_source"].any()
+
+
+def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(byte_level):
+    """Counted with full slots and a segment for each: no schedule may exceed it."""
+    config = SimulMaskConfig(policy="schedule", layout="slots", positions="slots", slot_length=4, rows="own_unit")
+    settings = ModelSettings(config, Prompt("a:", "\nb:", "\nc:"))
+    values = {"source": "dog cat the abc dog", "target": "abc abd", "source_lang": "A", "target_lang": "B"}
+    row = {f"_{key}": [value] for key, value in values.items()} | {"_schedule": [[1, 5]], "_where": ["here"]}
+    prompt, header, next_header, target = (len(byte_level.encode(t)) for t in ("a:", "\nb:", "\nc:", " abc abd"))
+    most = prompt + 2 * (4 + header) + next_header + target + 1
+    for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
+        features = SimulMaskDatasetProcessor(byte_level, settings, cutoff_len).preprocess_dataset(row)
+        assert len(features["input_ids"]) == num_kept
 
 
 def test_other_layouts_have_no_positions_of_slots():

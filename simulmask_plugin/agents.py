@@ -21,15 +21,17 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
+from simulmask_plugin.chunked_session import Document
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.sessions import open_session
+from simulmask_plugin.prompts import LATENCIES
+from simulmask_plugin.sessions import Decision, open_session
 from simulmask_plugin.units import join_units
 
 
 class SimulMaskAgent(TextToTextAgent):
-    """Streams text through a :class:`~simulmask_plugin.streaming.StreamingSession`, one per sentence.
+    """Streams text through the session of the model's layout, one per sentence.
 
     Layout, positions, units and prompt come from the model's simulmask.json; the policy may be changed
     (trained at 9, evaluated at 5).
@@ -40,7 +42,16 @@ class SimulMaskAgent(TextToTextAgent):
         if args.threads:
             torch.set_num_threads(args.threads)
         settings = ModelSettings.load(args.model)
-        self.decision = settings.inference_policy(args.policy, args.k, args.read_n)
+        self.decision = Decision(
+            policy=args.policy,
+            k=args.k,
+            n=args.read_n,
+            latency=args.latency,
+            read_threshold=args.read_threshold,
+            beam_width=args.beam_width,
+        )
+        self.decision.check(settings)
+        self.document = Document(args.document_units, args.context_sentences) if args.document_units else None
         self.model = AutoModelForCausalLM.from_pretrained(
             args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=args.attn_implementation
         )
@@ -52,9 +63,14 @@ class SimulMaskAgent(TextToTextAgent):
     def add_args(parser: ArgumentParser) -> None:
         """Add the agent's options to SimulEval's."""
         parser.add_argument("--model", required=True, help="directory of a merged model with its simulmask.json")
-        parser.add_argument("--policy", help="wait_k, read_n or offline; default: as trained")
+        parser.add_argument("--policy", help="wait_k, read_n, offline or model_driven; default: as trained")
         parser.add_argument("--k", type=int, help="wait_k: source units")
         parser.add_argument("--read-n", type=int, help="read_n: source units")
+        parser.add_argument("--latency", help=f"interleaved: {', '.join(LATENCIES)} (default: medium)")
+        parser.add_argument("--read-threshold", type=float, help="interleaved: WRITE when P(end of read) reaches it")
+        parser.add_argument("--beam-width", type=int, help="chunks: hypotheses inside a WRITE (default: 1)")
+        parser.add_argument("--document-units", type=int, help="chunks: a line is a document; see Document.min_units")
+        parser.add_argument("--context-sentences", type=int, default=0, help="document: finished ones still visible")
         parser.add_argument("--source-lang", help="for the prompt; default: as trained")
         parser.add_argument("--target-lang", help="for the prompt; default: as trained")
         parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
@@ -68,11 +84,12 @@ class SimulMaskAgent(TextToTextAgent):
         super().reset()
         self.num_taken, self.seconds = 0, 0.0
         self.session = open_session(
-            model=self.model,
-            encoder=self.encoder,
-            policy=self.decision,
+            self.model,
+            self.encoder,
+            self.decision,
             source_lang=self.options.source_lang,
             target_lang=self.options.target_lang,
+            document=self.document,
             max_target_tokens=self.options.max_target_tokens,
         )
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.chunked import chunked_layout
+from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ScheduleSampler, from_feature
 from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout, prefix_layout
 from simulmask_plugin.masks import PADDING
@@ -24,7 +25,9 @@ MASK_FIELDS = ("source_unit", "num_read", "num_hidden", "after_source")
 def lay_out(
     config: SimulMaskConfig, example: Example, schedule: ReadSchedule, look_ahead: np.ndarray | None = None
 ) -> SequenceLayout:
-    """Lay an example out as the block says; ``look_ahead``: the units that get their look-ahead row, None for all."""
+    """Lay an example out as the block says; ``look_ahead`` as in `prefix_layout`."""
+    if config.layout in CHUNKED:
+        return chunked_layout(example, schedule, layout=config.layout, loss_on=config.loss_on)
     rows = config.laid_out_rows
     if config.layout == "slots":
         return slots_layout(example, schedule, rows=rows, look_ahead=look_ahead, slot_length=config.slot_length)

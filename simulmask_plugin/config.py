@@ -10,15 +10,33 @@ from typing import Any
 
 from simulmask_plugin import __version__
 from simulmask_plugin.policies import PARAMETERS, POLICIES, SCHEDULE, Policy, check_positive, make_policy
-from simulmask_plugin.prompts import PLAIN_HEADER, PLAIN_INSTRUCTION, PLAIN_NEXT_HEADER, Prompt
+from simulmask_plugin.prompts import (
+    INTERLEAVED_INSTRUCTION,
+    LATENCIES,
+    OFFLINE_LATENCY,
+    PLAIN_HEADER,
+    PLAIN_INSTRUCTION,
+    PLAIN_NEXT_HEADER,
+    Prompt,
+)
 from simulmask_plugin.units import TOKEN, UNITS, WORD
 
 FILE_NAME = "simulmask.json"
 
-LAYOUTS = ("prefix", "slots")
+LAYOUTS = ("prefix", "interleaved", "turns", "slots")
+CHUNKED = ("interleaved", "turns")
+"""Layouts in which source and target alternate; plain causal, with the positions of plain fine-tuning."""
+
+MODEL_DRIVEN = "model_driven"
+"""Name of the policy of `interleaved`: chunks come from the data, and while streaming the model decides."""
+
+LOSSES = ("all", "target")
+INFERENCE_KEYS = ("policy", "k", "n", "read_threshold")
+"""What may be another in streaming than in training."""
 POSITIONS = ("contiguous", "modified_alibi", "group", "slots")
 ROWS = ("look_ahead", "query_unit", "own_unit", "next_unit")
 PROMPTS = ("plain", "template")
+POLICY_NAMES = (*POLICIES, SCHEDULE, MODEL_DRIVEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +44,16 @@ class SimulMaskConfig:
     """What the ``simulmask:`` block may hold; a key that is not listed here is an error."""
 
     policy: str
-    """wait_k, read_n, offline, or schedule (g is a column of the data)."""
+    """wait_k, read_n, offline, schedule (g is a column of the data), or model_driven (interleaved)."""
     k: int | tuple[int, ...] | None = None
     """wait_k: source units; a list, or a range such as "1-9", draws one per example and epoch (multi-path)."""
     n: int | None = None
     """read_n: source units."""
     layout: str = "prefix"
-    """How an example becomes one sequence: prefix (prompt | source | header | target | end of sentence), or slots
-    (source in slots of reserved positions, each followed by header and target)."""
+    """How an example becomes one sequence: prefix, interleaved (EAST), turns (chat turns), slots (ExPosST)."""
     positions: str = "group"
-    """contiguous, modified_alibi (ALiBi families), group (source and target count separately), or slots (the positions
-    of the layout slots, and only of that)."""
+    """contiguous, modified_alibi (ALiBi families), group (source and target count separately), or slots (reserved
+    for the source of the layout slots, and only there)."""
     rows: str = "look_ahead"
     """What a target token sees as a query: look_ahead, query_unit, own_unit, next_unit (negative control)."""
     look_ahead_rate: float = 1.0
@@ -56,7 +73,13 @@ class SimulMaskConfig:
     header: str = PLAIN_HEADER
     """plain: text between source and target; a chat template brings its own."""
     next_header: str = PLAIN_NEXT_HEADER
-    """plain, slots: text between target and further source; a chat template brings its own."""
+    """turns and slots, plain: text between a target chunk and the next source; a chat template brings its own."""
+    loss_on: str = "all"
+    """interleaved: all (tokens after the prompt, as published), or target (and both special tokens)."""
+    special_token_weight: float = 1.0
+    """interleaved: weight of the two special tokens in the loss."""
+    read_threshold: float | None = None
+    """interleaved: WRITE when P(end of read) reaches this; None: when no token is likelier (as published)."""
     source_lang: str = "English"
     """Language of the source where the data has no column for it."""
     target_lang: str = "German"
@@ -65,13 +88,14 @@ class SimulMaskConfig:
     def __post_init__(self) -> None:
         """Check every value; the error names the key and lists the choices."""
         choices = {
-            "policy": (*POLICIES, SCHEDULE),
+            "policy": POLICY_NAMES,
             "layout": LAYOUTS,
             "positions": POSITIONS,
             "rows": ROWS,
             "source_units": UNITS,
             "target_units": UNITS,
             "prompt": PROMPTS,
+            "loss_on": LOSSES,
         }
         for key, known in choices.items():
             value = getattr(self, key)
@@ -82,20 +106,51 @@ class SimulMaskConfig:
             raise ValueError(f"simulmask.look_ahead_rate must lie in 0..1, got {self.look_ahead_rate!r}.")
         if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
             raise ValueError(f"simulmask.group_offset must be an integer of at least 0, got {self.group_offset!r}.")
-        if not isinstance(self.slot_length, int) or isinstance(self.slot_length, bool) or self.slot_length < 1:
-            raise ValueError(
-                f"simulmask.slot_length must be an integer of at least 1 (tokens), got {self.slot_length!r}."
-            )
-        if (self.layout == "slots") != (self.positions == "slots"):
-            raise ValueError(
-                "simulmask: layout: slots and positions: slots need each other, got "
-                f"layout: {self.layout} and positions: {self.positions}; set both to slots, or neither."
-            )
         for key in ("instruction", "header", "next_header", "source_lang", "target_lang"):
             if not isinstance(getattr(self, key), str):
                 raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
         self._check_parameters()
+        self._check_layout()
         Prompt(self.instruction, self.header, self.next_header)
+
+    def _check_layout(self) -> None:
+        interleaved = self.layout == "interleaved"
+        if interleaved != (self.policy == MODEL_DRIVEN):
+            raise ValueError(
+                f"simulmask.layout: {self.layout} does not go with policy: {self.policy}; layout: interleaved and "
+                f"policy: {MODEL_DRIVEN} belong together."
+            )
+        if self.layout in CHUNKED and self.positions != "contiguous":
+            raise ValueError(
+                f"simulmask.positions: {self.positions} does not go with layout: {self.layout}, in which every token "
+                "stays where it is; set positions: contiguous or remove the key."
+            )
+        if (self.layout == "slots") != (self.positions == "slots"):
+            raise ValueError(
+                f"simulmask.positions: {self.positions} does not go with layout: {self.layout}; layout: slots and "
+                "positions: slots belong together."
+            )
+        if not isinstance(self.slot_length, int) or isinstance(self.slot_length, bool) or self.slot_length < 1:
+            raise ValueError(
+                f"simulmask.slot_length must be an integer of at least 1 (tokens), got {self.slot_length!r}."
+            )
+        if self.layout in CHUNKED and TOKEN in (self.source_units, self.target_units):
+            raise ValueError(
+                f"simulmask.layout: {self.layout} cuts between words or characters; units: token is neither."
+            )
+        weight, threshold = self.special_token_weight, self.read_threshold
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
+            raise ValueError(f"simulmask.special_token_weight must be a number above 0, got {weight!r}.")
+        if threshold is not None:
+            check_threshold("simulmask.read_threshold", threshold)
+        own = {"rows": "look_ahead", "look_ahead_rate": 1.0} if self.layout in CHUNKED else {}
+        own |= {} if interleaved else {"loss_on": "all", "special_token_weight": 1.0, "read_threshold": None}
+        own |= {} if self.layout == "slots" else {"slot_length": 16}
+        for key, default in own.items():
+            if getattr(self, key) != default:
+                raise ValueError(f"simulmask.{key} has no meaning in layout: {self.layout}; remove it.")
+        if "{latency}" in self.instruction + self.header and not interleaved:
+            raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.layout}.")
 
     def _check_parameters(self) -> None:
         expected = PARAMETERS.get(self.policy, ())
@@ -124,29 +179,60 @@ class SimulMaskConfig:
         for key in block:
             if key not in known:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(known)}.")
-        if "policy" not in block:
-            raise ValueError(f"simulmask.policy is missing; expected one of {', '.join((*POLICIES, SCHEDULE))}.")
-        values = dict(block)
+        values = {**LAYOUT_DEFAULTS.get(block.get("layout", "prefix"), {}), **block}
+        if "policy" not in values:
+            raise ValueError(f"simulmask.policy is missing; expected one of {', '.join(POLICY_NAMES)}.")
         values["k"] = parse_k(values.get("k"))
         return cls(**values)
 
     def policies(self) -> tuple[Policy, ...]:
-        """The policies to draw from, one per example and epoch; empty for ``schedule``."""
-        if self.policy == SCHEDULE:
+        """The policies to draw from, one per example and epoch; empty where g comes from the data."""
+        if self.has_schedule_column:
             return ()
         if isinstance(self.k, tuple):
             return tuple(make_policy(self.policy, k=k) for k in self.k)
         return (make_policy(self.policy, **{key: getattr(self, key) for key in PARAMETERS[self.policy]}),)
 
     @property
+    def has_schedule_column(self) -> bool:
+        """Whether g comes from the data."""
+        return self.policy in (SCHEDULE, MODEL_DRIVEN)
+
+    @property
+    def threshold(self) -> float | None:
+        """The read threshold. Where the source has no loss, other tokens mean nothing, and P is asked for 1/2."""
+        return 0.5 if self.read_threshold is None and self.loss_on == "target" else self.read_threshold
+
+    @property
     def has_look_ahead(self) -> bool:
         """Whether the layout contains look-ahead rows; a policy over tokens has no boundary to decide."""
-        return self.rows == "look_ahead" and self.target_units != TOKEN and self.look_ahead_rate > 0
+        is_pair = self.rows == "look_ahead" and self.layout not in CHUNKED
+        return is_pair and self.target_units != TOKEN and self.look_ahead_rate > 0
 
     @property
     def laid_out_rows(self) -> str:
         """The row convention of the layout; without look-ahead rows only the kept rows remain."""
         return "next_unit" if self.rows == "look_ahead" and not self.has_look_ahead else self.rows
+
+
+LAYOUT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "interleaved": {"policy": MODEL_DRIVEN, "positions": "contiguous", "instruction": INTERLEAVED_INSTRUCTION},
+    "turns": {"positions": "contiguous"},
+    "slots": {"positions": "slots"},
+}
+"""Defaults that a layout has of its own."""
+
+
+def check_threshold(what: str, value: object) -> None:
+    """Raise a ValueError unless value is a probability between 0 and 1."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError(f"{what} must lie between 0 and 1 (a probability), got {value!r}.")
+
+
+def check_latency(value: str) -> None:
+    """Raise a ValueError unless value is a latency that a prompt may name."""
+    if value not in (*LATENCIES, OFFLINE_LATENCY):
+        raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join((*LATENCIES, OFFLINE_LATENCY))}.")
 
 
 def parse_k(value: Any) -> Any:
@@ -193,7 +279,8 @@ class ModelSettings:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(SimulMaskConfig.from_dict(content["config"]), Prompt(**content["prompt"]))
+            config, prompt = content["config"], content["prompt"]
+            return cls(SimulMaskConfig.from_dict(config), Prompt(**prompt))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
@@ -204,6 +291,11 @@ class ModelSettings:
             ValueError: if that does not decide on unseen text (several k, or a schedule from the data).
         """
         config = self.config
+        if MODEL_DRIVEN in (policy, config.policy):
+            raise ValueError(
+                f"The model was trained with policy {config.policy}; {MODEL_DRIVEN} has no k, n or other policy, "
+                "but a latency and a read threshold, and other models cannot decide for themselves."
+            )
         name = policy or ("wait_k" if k is not None else "read_n" if n is not None else config.policy)
         if name != config.policy or k is not None or n is not None:
             config = replace(config, policy=name, k=k, n=n)
@@ -226,7 +318,7 @@ class ModelSettings:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = asdict(self.config)
-        free = ("policy", "k", "n", "slot_length") if any_slot_length else ("policy", "k", "n")
+        free = (*INFERENCE_KEYS, "slot_length") if any_slot_length else INFERENCE_KEYS
         for key, value in overrides.items():
             if key not in trained:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")

@@ -21,6 +21,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from simulmask_plugin import __version__
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.report import draw_curve, write_report
+from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
 
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
@@ -41,7 +42,7 @@ class EvaluationConfig:
     output: str
     """Directory of the results."""
     policies: tuple[Mapping[str, Any], ...]
-    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}]."""
+    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision."""
     simulmask: Mapping[str, Any] = field(default_factory=dict)
     """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
     latency_unit: str | None = None
@@ -128,7 +129,9 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
     settings = ModelSettings.load(config.model)
     settings.check_overrides(config.simulmask)
     for policy in config.policies:
-        _check_policy(settings, policy)
+        if "policy" not in policy and "latency" not in policy:
+            raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
+        Decision.from_dict(policy).check(settings)
     counts = {}
     for side in ("source", "target"):
         path = Path(getattr(config, side))
@@ -143,13 +146,6 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
     return settings
 
 
-def _check_policy(settings: ModelSettings, policy: Mapping[str, Any]) -> None:
-    unknown = set(policy) - {"policy", "k", "n"}
-    if unknown or "policy" not in policy:
-        raise ValueError(f"policies: each entry needs policy, and may have k or n; got {dict(policy)!r}.")
-    settings.inference_policy(policy["policy"], policy.get("k"), policy.get("n"))
-
-
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     """Run what is missing of an evaluation, write scores.tsv, curve.png and report.md; return the exit code.
 
@@ -161,7 +157,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     settings = check_evaluation(config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    names = [policy_name(policy) for policy in config.policies]
+    names = [Decision.from_dict(policy).name for policy in config.policies]
     if len(set(names)) < len(names):
         raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
 
@@ -181,11 +177,6 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     write_report(output / "report.md", config, settings, scores, signatures(config, settings))
     print(f"Results: {output / 'report.md'}, {output / 'curve.png'}, {output / 'scores.tsv'}")
     return 0
-
-
-def policy_name(policy: Mapping[str, Any]) -> str:
-    """Name of a policy in tables and folders, e.g. wait_k-3."""
-    return "-".join(str(policy[key]) for key in ("policy", "k", "n") if policy.get(key) is not None)
 
 
 def run_policy(config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path) -> Score:
@@ -240,9 +231,7 @@ def _run_simuleval(
         "attn-implementation": config.attn_implementation,
         "max-target-tokens": config.max_target_tokens,
         "session-log": directory / "sessions.jsonl",
-        "policy": policy["policy"],
-        "k": policy.get("k"),
-        "read-n": policy.get("n"),
+        **{"read-n" if key == "n" else key.replace("_", "-"): value for key, value in policy.items()},
     }
     command += [f"--{key}={value}" for key, value in options.items() if value is not None]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]

@@ -12,18 +12,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from simulmask_plugin import __version__
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
-from simulmask_plugin.policies import SCHEDULE
-from simulmask_plugin.prompts import Prompt, escape, plain_prompt
+from simulmask_plugin.config import CHUNKED, FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape, interleaved_prompt, plain_prompt
 
 FORMATTING = "simulmask"
-COLUMNS = ("source", "target", "source_lang", "target_lang", "schedule")
+COLUMNS = (
+    "source",
+    "target",
+    "source_lang",
+    "target_lang",
+    "schedule",
+    "source_chunks",
+    "target_chunks",
+    "latency",
+)
 SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
@@ -65,14 +73,25 @@ def extend_parser(parser: ModuleType) -> None:
 
 def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
     """Refuse what cannot work together with the block, before anything is loaded or written."""
-    attention = model_args.flash_attn
+    config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    attention, packing = model_args.flash_attn, data_args.packing or data_args.neat_packing
+    needs_mask = config.layout not in CHUNKED
+    draws = isinstance(config.k, tuple)
     refused = {
-        f"flash_attn: {attention}": (attention in ("fa2", "fa3"), "set flash_attn: sdpa (or disabled, that is eager)"),
-        "packing": (data_args.packing or data_args.neat_packing, "set packing: false and neat_packing: false"),
+        f"flash_attn: {attention}": (
+            attention in ("fa2", "fa3") and needs_mask,
+            f"layout: {config.layout} needs a mask; set flash_attn: sdpa (or disabled, that is eager)",
+        ),
+        "packing": (packing and needs_mask, "set packing: false and neat_packing: false"),
+        "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
         "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
         "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
-        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on the target and end of sentence"),
+        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
+        "label_smoothing_factor": (
+            training_args.label_smoothing_factor != 0 and has_own_loss(config),
+            "remove it, or loss_on: target and special_token_weight",
+        ),
     }
     for key, (is_set, remedy) in refused.items():
         if is_set:
@@ -91,6 +110,16 @@ def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetu
             f"output_dir {output} already holds a run. To go on with it set resume_from_checkpoint: "
             f"{output}/checkpoint-N; to start again set overwrite_output_dir: true; or take another output_dir."
         )
+
+
+def is_flat(model_args: Any, data_args: Any) -> bool:
+    """Whether batches are LLaMA-Factory's own: packed, or for an attention that makes the causal mask itself."""
+    return data_args.packing or data_args.neat_packing or model_args.flash_attn in ("fa2", "fa3")
+
+
+def has_own_loss(config: SimulMaskConfig) -> bool:
+    """Whether the loss is another than the cross entropy of the labels."""
+    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def extend_launcher(launcher: ModuleType) -> None:
@@ -128,7 +157,7 @@ def extend_workflow(workflow: ModuleType) -> None:
         if getattr(finetuning_args, "simulmask", None) is None:
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
         config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-        with _seams_replaced(workflow, config, training_args.seed):
+        with _seams_replaced(workflow, config, training_args.seed, is_flat(model_args, data_args)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 
     _replace(workflow, "run_sft", run_simulmask)
@@ -185,7 +214,8 @@ def _carry_columns(dataset_attr: type) -> None:
                         f"dataset_info.json, {self.dataset_name}: unknown column {column!r}; "
                         f"formatting simulmask knows {', '.join(COLUMNS)}."
                     )
-            self.simulmask_columns = {"source": "source", "target": "target"} | columns
+            sides = ("source_chunks", "target_chunks") if "source_chunks" in columns else ("source", "target")
+            self.simulmask_columns = {side: side for side in sides} | columns
 
     dataset_attr.join = join_with_columns  # type: ignore[attr-defined]
 
@@ -197,31 +227,51 @@ def _refuse_without_block(dataset_attr: Any, data_args: Any) -> Any:
 
 
 @contextmanager
-def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int) -> Iterator[None]:
+def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, flat: bool) -> Iterator[None]:
     """Swap in our pieces while run_sft runs; everything is put back at its end."""
     from llamafactory.data import loader
+    from llamafactory.model import adapter
 
     from simulmask_plugin.collator import SimulMaskCollator
-    from simulmask_plugin.families import check_attention, check_length
+    from simulmask_plugin.families import check_attention, check_length, family_of
+    from simulmask_plugin.features import check_special_tokens
     from simulmask_plugin.trainer import SimulMaskTrainer
 
     settings: list[ModelSettings] = []  # known once LLaMA-Factory has made tokenizer and template
 
     def get_dataset(template: Any, model_args: Any, data_args: Any, *args: Any, tokenizer: Any, **kwargs: Any) -> Any:
         settings.append(ModelSettings(config, resolve_prompt(config, template, tokenizer)))
+        if config.layout == "interleaved":
+            check_special_tokens(tokenizer)
+            tokens.extend(tokenizer.convert_tokens_to_ids(token) for token in (READ_END, WRITE_END))
         return stock_get_dataset(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
 
     def processor(template: Any, tokenizer: Any, data_args: Any, **kwargs: Any) -> SimulMaskDatasetProcessor:
         return SimulMaskDatasetProcessor(tokenizer, settings[0], data_args.cutoff_len)
 
-    def collator(*, model: Any, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any) -> SimulMaskCollator:
+    def flat_processor(stock: Any) -> Callable[..., Any]:
+        def make(template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
+            rows = SimulMaskDatasetProcessor(tokenizer, settings[0], data_args.cutoff_len)
+            return flatten(stock)(template, tokenizer, processor, data_args, rows)
+
+        return make
+
+    def collator(*, model: Any, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any) -> Any:
+        if flat:
+            return stock_collator(model=model, tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
         return SimulMaskCollator(
             settings[0], pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of, seed=seed
         )
 
     def load_model(tokenizer: Any, model_args: Any, *args: Any) -> Any:
         model = stock_load_model(tokenizer, model_args, *args)
-        check_attention(model.config, model.config._attn_implementation)
+        if not flat:
+            check_attention(model.config, model.config._attn_implementation)
+        elif family_of(model.config).position == "alibi":
+            raise ValueError(
+                f"packing needs position_ids, which {family_of(model.config).name} does not take; set packing: false "
+                "and neat_packing: false."
+            )
         check_length(model.config, data_args_cutoff[0])
         check_positions(config, model.config)
         return model
@@ -237,24 +287,40 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int) ->
         return processed
 
     data_args_cutoff: list[int] = []
+    tokens: list[int] = []  # interleaved: ids of the special tokens
+    stock_set_up_lora = _seam(adapter, "_setup_lora_tuning")
     stock_get_dataset = _seam(workflow, "get_dataset")
     stock_load_model = _seam(workflow, "load_model")
     stock_preprocess = _seam(loader, "_get_preprocessed_dataset")
     stock_trainer = _seam(workflow, "CustomSeq2SeqTrainer")
+    stock_collator = _seam(workflow, "SFTDataCollatorWith4DAttentionMask")
+    stock_processor = _seam(loader, "SupervisedDatasetProcessor")
+    stock_packing = _seam(loader, "PackedSupervisedDatasetProcessor")
 
     def trainer(**kwargs: Any) -> Any:
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock_trainer), {"settings": settings[0]})
         return composed(**kwargs)
 
+    def set_up_lora(model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Let LoRA train the embeddings of the special tokens, which it would freeze."""
+        lora_config = _seam(adapter, "LoraConfig")
+        _replace(adapter, "LoraConfig", partial(lora_with_tokens, lora_config, model, tokens))
+        try:
+            return stock_set_up_lora(model_config, model, *args, **kwargs)
+        finally:
+            _replace(adapter, "LoraConfig", lora_config)
+
     replacements: list[tuple[ModuleType, str, Callable[..., Any]]] = [
         (workflow, "get_dataset", get_dataset),
         (workflow, "load_model", load_model),
+        (adapter, "_setup_lora_tuning", set_up_lora if config.layout == "interleaved" else stock_set_up_lora),
         (workflow, "SFTDataCollatorWith4DAttentionMask", collator),
         (workflow, "CustomSeq2SeqTrainer", trainer),
         (loader, "_load_single_dataset", partial(_load_dataset, _seam(loader, "_load_single_dataset"))),
         (loader, "align_dataset", align_dataset),
         (loader, "_get_preprocessed_dataset", preprocess),
-        (loader, "SupervisedDatasetProcessor", processor),
+        (loader, "SupervisedDatasetProcessor", flat_processor(stock_processor) if flat else processor),
+        (loader, "PackedSupervisedDatasetProcessor", flat_processor(stock_packing)),
     ]
     stock = [(module, name, _seam(module, name)) for module, name, _ in replacements]
     try:
@@ -264,6 +330,19 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int) ->
     finally:
         for module, name, original in stock:
             _replace(module, name, original)
+
+
+def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwargs: Any) -> Any:
+    """Return the LoRA configuration, with the embeddings (and head) of these tokens trained as well.
+
+    Where the YAML has whole embeddings trained (additional_target, resize_vocab) they are, with tied heads kept tied.
+    """
+    tied = bool(model.config.tie_word_embeddings)
+    if kwargs.get("modules_to_save"):
+        return lora_config(**kwargs, ensure_weight_tying=tied)
+    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})
 
 
 def check_positions(config: SimulMaskConfig, model_config: Any) -> None:
@@ -327,16 +406,20 @@ def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args
         num_proc=data_args.preprocessing_num_workers,
         load_from_cache_file=(not data_args.overwrite_cache) or (training_args.local_process_index != 0),
         desc="Converting format of dataset",
+        # Other code, or other columns, must never meet rows of an earlier run; datasets itself looks at neither.
+        new_fingerprint=digest(dataset._fingerprint, dict(columns), dataset_attr.dataset_name, code_digest())[:32],
     )
 
 
 def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str], name: str) -> dict[str, Any]:
     """Take our columns from one row, and remember where it came from for messages."""
     values: dict[str, Any] = {column: None for column in COLUMNS} | {key: row[c] for key, c in columns.items()}
-    for side in ("source", "target"):
-        if not isinstance(values[side], str) or not values[side].strip():
-            raise ValueError(f"Dataset {name}, example {index + 1}: the {side} is empty ({values[side]!r}).")
     where = f"Dataset {name}, example {index + 1}"
+    for side in ("source", "target"):
+        key = f"{side}_chunks" if f"{side}_chunks" in columns else side
+        text = "".join(values[key] or []) if key != side else values[key]
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
     return {f"_{key}": value for key, value in values.items()} | {
         "_schedule": parse_schedule(values["schedule"], where),
         "_where": where,
@@ -361,45 +444,75 @@ class SimulMaskDatasetProcessor:
         self.settings = settings
         self.cutoff_len = cutoff_len
         # Part of the fingerprint of the map cache, so that other code or another block never meets stale features.
-        self.fingerprint = fingerprint(settings)
+        self.fingerprint = digest(asdict(settings), code_digest())
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Encode a batch of rows; examples longer than cutoff_len are left out (and counted by the caller)."""
-        from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, to_feature
-        from simulmask_plugin.slots import longest
+        from simulmask_plugin.features import FEATURE_COLUMNS
+
+        features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
+        for feature in self.encode(examples):
+            for column in FEATURE_COLUMNS:
+                features[column].append(feature[column])
+        return features
+
+    def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the features of the rows that are not too long."""
+        from simulmask_plugin.features import ExampleEncoder, longest_layout, row_of, to_feature
 
         encoder = ExampleEncoder(self.tokenizer, self.settings)
-        config = self.settings.config
-        features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
         for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
-            source, target, source_lang, target_lang, schedule, where = values
-            if config.policy == SCHEDULE and schedule is None:
-                raise ValueError(
-                    f"{where}: policy: schedule needs a column `schedule` in the data; name it in dataset_info.json "
-                    "(columns), or take another policy."
-                )
+            *columns, where = values
             try:
-                example = encoder.encode(Row(source, target, source_lang, target_lang))
-                feature = to_feature(example, schedule if config.policy == SCHEDULE else None)
+                row = row_of(dict(zip(COLUMNS, columns, strict=True)), self.settings.config)
+                example = encoder.encode(row)
+                feature = to_feature(example, row.schedule)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            num_tokens = longest(example, config.slot_length) if config.layout == "slots" else len(example.input_ids)
-            if num_tokens + config.has_look_ahead * len(example.target_lengths) <= self.cutoff_len:
-                for column in FEATURE_COLUMNS:
-                    features[column].append(feature[column])
-        return features
+            if longest_layout(self.settings.config, feature) <= self.cutoff_len:
+                yield feature
 
     def print_data_example(self, example: Mapping[str, Any]) -> None:
         """Print one example, as LLaMA-Factory does."""
         print(f"input_ids:\n{example['input_ids']}\ninputs:\n{self.tokenizer.decode(example['input_ids'])}")
 
 
-def fingerprint(settings: ModelSettings) -> str:
-    """Hash of the plugin's code and of the settings."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def flatten(stock: Any) -> Any:
+    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
+
+    class FlatProcessor(stock):
+        def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
+            super().__init__(template, tokenizer, processor, data_args)
+            self.rows = rows
+
+        def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            """Give LLaMA-Factory each encoded row as the only message of a prompt."""
+            prompts = [[feature] for feature in self.rows.encode(examples)]
+            rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
+            return super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+
+        def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
+            from simulmask_plugin.collator import SimulMaskCollator
+
+            layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])
+            return layout.input_ids.tolist(), layout.labels.tolist()
+
+        def print_data_example(self, example: Mapping[str, Any]) -> None:
+            self.rows.print_data_example(example)
+
+    return FlatProcessor
+
+
+def digest(*values: Any) -> str:
+    """Hash of values that JSON can write."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Hash of the plugin's code."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Prompt:
@@ -408,33 +521,36 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     Raises:
         ValueError: if the template does not keep the text of a user turn in one piece.
     """
+    has_turns = config.layout in ("turns", "slots")
     if config.prompt == "plain":
         bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        return plain_prompt(config.instruction, config.header, bos, config.next_header)
+        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
+        return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
     elements: list[Any] = list(template.format_prefix.apply())
     if template.default_system:
         elements += template.format_system.apply(content=template.default_system)
     elements += template.format_user.apply(content=SENTINEL, idx="0")
-    text = _text(elements, tokenizer)
+    text = "".join(_element_text(element, tokenizer) for element in elements)
     before, sentinel, header = text.partition(SENTINEL)
     if not sentinel or SENTINEL in header or not header:
         raise ValueError(
             f"The chat template does not leave a header between the user's text and the answer ({text!r}); "
             "use prompt: plain or another template."
         )
-    after_answer = _text(template.format_assistant.apply(content=SENTINEL), tokenizer).partition(SENTINEL)[2]
-    next_user = _text(template.format_user.apply(content=SENTINEL, idx="1"), tokenizer).partition(SENTINEL)[0]
-    next_header = (after_answer + next_user).rstrip(" ")  # every word of the source but the first brings its own space
+    if config.layout == "interleaved":
+        return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
+    next_header = ""
+    if has_turns:
+        turn = template.format_assistant.apply(content="") + template.format_user.apply(content=SENTINEL, idx="1")
+        next_header = "".join(_element_text(element, tokenizer) for element in turn).partition(SENTINEL)[0]
+    if config.layout == "slots":
+        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
     return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
 
 
 def _adds_bos(tokenizer: Any) -> bool:
     ids = tokenizer("a").input_ids
     return bool(ids) and ids[0] == tokenizer.bos_token_id
-
-
-def _text(elements: list[Any], tokenizer: Any) -> str:
-    return "".join(_element_text(element, tokenizer) for element in elements)
 
 
 def _element_text(element: Any, tokenizer: Any) -> str:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.chunked import join_chunks
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, roll_out
+from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.units import Tokenizer, UnitTokenizer
+from simulmask_plugin.slots import longest
+from simulmask_plugin.units import Tokenizer, UnitTokenizer, split_units
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the data: a sentence pair, its languages, and g where the data gives it."""
+    """One row of the data: a sentence pair, its languages, and g and the latency where the data gives them."""
 
     source: str
     target: str
     source_lang: str | None
     target_lang: str | None
     schedule: tuple[int, ...] | None = None
+    latency: str | None = None
 
 
 class ExampleEncoder:
@@ -38,17 +42,26 @@ class ExampleEncoder:
     def __init__(self, tokenizer: Tokenizer, settings: ModelSettings) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("The tokenizer has no end-of-sentence token; set tokenizer.eos_token before training.")
+        if settings.config.layout == "interleaved":
+            check_special_tokens(tokenizer)
         self.tokenizer = tokenizer
         self.settings = settings
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
         self.target = UnitTokenizer(tokenizer, settings.config.target_units)
 
-    def frame(self, source_lang: str | None, target_lang: str | None) -> tuple[list[int], list[int], list[int]]:
-        """Token ids of the prompt, the header and the next header; None takes the language that the block names."""
+    def frame(
+        self, source_lang: str | None, target_lang: str | None, latency: str | None = None
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of the prompt, of the header and of the next header (see Prompt).
+
+        None takes the language that the block names; rows without a latency come whole.
+        """
         config = self.settings.config
-        texts = self.settings.prompt.render(source_lang or config.source_lang, target_lang or config.target_lang)
-        before, header, next_header = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
-        return before, header, next_header
+        texts = self.settings.prompt.render(
+            source_lang or config.source_lang, target_lang or config.target_lang, latency or OFFLINE_LATENCY
+        )
+        before, header, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        return before, header, after
 
     def source_units(self, text: str, *, first: bool) -> list[list[int]]:
         """Token ids, a list per unit, of source text; ``first`` if nothing of the source stands before it."""
@@ -60,7 +73,7 @@ class ExampleEncoder:
         Raises:
             ValueError: if source or target is empty.
         """
-        before, header, next_header = self.frame(row.source_lang, row.target_lang)
+        before, header, next_header = self.frame(row.source_lang, row.target_lang, row.latency)
         source = self.source_units(row.source, first=True)
         target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
         for side, units, text in (("source", source, row.source), ("target", target, row.target)):
@@ -75,6 +88,62 @@ class ExampleEncoder:
             target_lengths=np.asarray([len(ids) for ids in target]),
             next_header=tuple(next_header),
         )
+
+
+def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
+    """Return the row of a data set's columns; chunks are joined and give g.
+
+    Raises:
+        ValueError: if the chunks do not come in pairs, a latency is missing or unknown, or the policy lacks its g.
+    """
+    row = Row(**{field.name: values[field.name] for field in fields(Row)})
+    if row.schedule is not None:
+        row = replace(row, schedule=tuple(row.schedule))
+    if values["source_chunks"]:
+        source, target, schedule = join_chunks(
+            values["source_chunks"],
+            values["target_chunks"],
+            source_units=config.source_units,
+            target_units=config.target_units,
+        )
+        row = replace(row, source=source, target=target, schedule=tuple(schedule))
+        if config.policy == MODEL_DRIVEN and row.latency not in LATENCIES:
+            raise ValueError(f"The latency is {row.latency!r}; expected one of {', '.join(LATENCIES)}.")
+    if config.policy == SCHEDULE and row.schedule is None:
+        raise ValueError(
+            "policy: schedule needs a column `schedule` in the data; name it in dataset_info.json (columns), or take "
+            "another policy."
+        )
+    if config.policy == MODEL_DRIVEN and row.schedule is None:  # a row that comes whole
+        row = replace(row, schedule=whole_schedule(row, config))
+    return row if config.has_schedule_column else replace(row, schedule=None)
+
+
+def whole_schedule(row: Row, config: SimulMaskConfig) -> tuple[int, ...]:
+    """g(1..T) of a row that comes whole: all of the source is read first."""
+    num_source = len(split_units(row.source, config.source_units))
+    return (num_source,) * len(split_units(row.target, config.target_units))
+
+
+def longest_layout(config: SimulMaskConfig, feature: Mapping[str, Any]) -> int:
+    """Tokens that the example can have at most, look-ahead rows and chunk ends among them; a slot counts as full."""
+    length, num_target = len(feature["input_ids"]), len(feature["target_lengths"])
+    if config.layout in CHUNKED:
+        num_chunks = len(set(feature["schedule"])) or num_target + 1
+        return length + num_chunks * (feature["num_header"] + len(feature["next_header"]))
+    if config.layout == "slots":
+        length = longest(from_feature(feature)[0], config.slot_length)
+    return length + config.has_look_ahead * num_target
+
+
+def check_special_tokens(tokenizer: Tokenizer) -> None:
+    """Raise a ValueError unless the tokenizer has both special tokens of the layout ``interleaved``."""
+    for token in (READ_END, WRITE_END):
+        if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
+            raise ValueError(
+                f"The tokenizer has no token {token}, which layout: interleaved needs; add to the YAML "
+                f'add_special_tokens: "{READ_END},{WRITE_END}" and resize_vocab: true.'
+            )
 
 
 def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, Any]:
@@ -144,9 +213,9 @@ class ScheduleSampler:
         random = None
         if draws_units or len(self.policies) > 1:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
-        if self.config.policy == SCHEDULE:
+        if self.config.has_schedule_column:
             if not schedule:
-                raise ValueError("policy: schedule needs the column `schedule` in every row of the data.")
+                raise ValueError(f"policy: {self.config.policy} needs a schedule in every row of the data.")
             read = ReadSchedule(schedule, num_source)
         else:
             which = int(random.integers(len(self.policies))) if random is not None else 0

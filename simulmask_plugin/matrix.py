@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from rich.text import Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from simulmask_plugin.config import LAYOUTS, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_parity
 from simulmask_plugin.policies import SCHEDULE
+from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.terminal import console, table, verdict
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD
 
@@ -149,7 +150,7 @@ def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random
     source = _random_text(num_source, config.source_units, random)
     target = _random_text(num_target, config.target_units, random)
     row = Row(source, target, config.source_lang, config.target_lang)
-    return replace(row, schedule=_random_schedule(encoder, row, random)) if config.policy == SCHEDULE else row
+    return replace(row, schedule=_random_schedule(encoder, row, random)) if config.has_schedule_column else row
 
 
 def _random_text(num_units: int, unit: str, random: np.random.Generator) -> str:
@@ -159,10 +160,11 @@ def _random_text(num_units: int, unit: str, random: np.random.Generator) -> str:
 
 
 def _random_schedule(encoder: ExampleEncoder, row: Row, random: np.random.Generator) -> tuple[int, ...]:
-    """Any g(1..T+1) that never decreases and lies in 0..S."""
+    """Any g(1..T+1) that never decreases and lies in 0..S; a chunk has at least one source unit."""
     example = encoder.encode(row)
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    return tuple(sorted(random.integers(0, num_source + 1, num_target + 1).tolist()))
+    least = int(encoder.settings.config.layout in CHUNKED)
+    return tuple(sorted(random.integers(least, num_source + 1, num_target + 1).tolist()))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -177,7 +179,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     pad, bos, eos = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
+    fast.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
+    return fast
 
 
 def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator[Subject]:
@@ -193,9 +197,24 @@ def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator
         for attention in family.implementations:
             load = partial(tiny_model, name, len(tokenizer), seed, attention)
             cells = tuple(_cells(settings, family, matrix))
+            if matrix:
+                cells += tuple(
+                    chain.from_iterable(_cells(other, family, matrix) for other in _other_layouts(tokenizer))
+                )
             if matrix and name in UNIT_FAMILIES and attention == family.implementations[0]:
                 cells += tuple(_unit_cells(settings))
             yield Subject(family, attention, load, tokenizer, cells)
+
+
+def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
+    """The settings of the layouts besides `prefix`."""
+    for config in (
+        SimulMaskConfig.from_dict({"layout": "interleaved"}),
+        SimulMaskConfig.from_dict({"layout": "interleaved", "loss_on": "target"}),
+        SimulMaskConfig.from_dict({"layout": "turns", "policy": "offline"}),
+        SimulMaskConfig.from_dict({"layout": "slots", "policy": "offline"}),
+    ):
+        yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
 
 
 def _subject_of_model(folder: str, matrix: bool) -> Subject:
@@ -228,17 +247,23 @@ def _load_model(path: str, attention: str) -> PreTrainedModel:
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:
     """The settings under every policy; with ``matrix`` in every layout, positions and rows, too."""
     config = settings.config
-    possible = tuple(p for p in POSITIONS if p != "modified_alibi" or family.position == "alibi")
-    layouts, positions, rows = (
-        (LAYOUTS, possible, ROWS) if matrix else ((config.layout,), (config.positions,), (config.rows,))
-    )
-    for layout, position, row, policy in product(layouts, positions, rows, _policies(config)):
-        if (layout == "slots") == (position == "slots"):
-            yield _with(settings, layout=layout, positions=position, rows=row, **policy)
+    possible = [p for p in POSITIONS if p != "slots" and (p != "modified_alibi" or family.position == "alibi")]
+    if config.layout == "slots":
+        possible = ["slots"]
+    if config.layout in CHUNKED:
+        for policy in _policies(config):
+            yield _with(settings, **policy)
+        return
+    positions, rows = (possible, ROWS) if matrix else ([config.positions], (config.rows,))
+    for position, row, policy in product(positions, rows, _policies(config)):
+        yield _with(settings, positions=position, rows=row, **policy)
 
 
 def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:
     """The keys of every policy, with the block's own k among those of wait-k."""
+    if config.policy == MODEL_DRIVEN:
+        yield {"policy": MODEL_DRIVEN}
+        return
     own = config.k if isinstance(config.k, tuple) else (config.k,) if config.k else ()
     for keys in POLICY_KEYS:
         yield {**keys, "k": tuple(sorted({*own, *keys["k"]}))} if "k" in keys else keys

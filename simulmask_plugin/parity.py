@@ -10,14 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
+from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.config import CHUNKED, ModelSettings
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.layout import SequenceLayout
-from simulmask_plugin.policies import SCHEDULE, roll_out
+from simulmask_plugin.policies import roll_out
+from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.schedule import Action, ReadSchedule
-from simulmask_plugin.sessions import open_session
+from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 from simulmask_plugin.units import split_units
 
@@ -53,6 +55,8 @@ def promises_parity(settings: ModelSettings) -> bool:
     whole source, of which a growing cache knows only a part.
     """
     config = settings.config
+    if config.layout in CHUNKED:
+        return True
     whole_source = config.policy == "offline"
     rows = config.rows != "query_unit" or config.target_units == "token" or whole_source
     return rows and (config.positions != "contiguous" or whole_source)
@@ -111,7 +115,7 @@ def stream_forced(
     ``last`` is the target token index and the kind of the row that predicts the end of sentence.
     """
     forced = _Forced(target_ids)
-    session = open_session(
+    session = SESSIONS[encoder.settings.config.layout](
         model=model,
         encoder=encoder,
         policy=lambda t: schedule.num_read[t - 1],
@@ -133,6 +137,56 @@ def stream_forced(
     return session, forced.rows
 
 
+class _ForcedChunks(ChunkChooser):
+    """Ends reads and writes where the schedule does, and writes the tokens of the reference."""
+
+    def __init__(self, schedule: ReadSchedule, tokens: list[int]) -> None:
+        self.ends, self.tokens = set(schedule.num_read), tokens
+        self.num_asked = 0
+
+    def ends_read(self, logits: Tensor) -> bool:
+        self.num_asked += 1
+        return self.num_asked in self.ends
+
+    def next_token(self, logits: Tensor, *, opens_word: bool) -> int:
+        return self.tokens.pop(0)
+
+
+def stream_chunks(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
+) -> tuple[ChunkedSession, dict[int, Tensor]]:
+    """Stream one example in its own chunks; return the logits of each row that predicts, by place."""
+    rows: dict[int, Tensor] = {}
+    is_turns = encoder.settings.config.layout == "turns"
+    read_end = layout.example.units()[1]
+    tokens = [
+        token
+        for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels, strict=True)
+        if part in ("header", "target") and label >= 0 and (is_turns or [token] != read_end)
+    ]
+    forced = _ForcedChunks(schedule, tokens)
+    session = ChunkedSession(
+        model=model,
+        encoder=encoder,
+        policy=(lambda t: schedule.num_read[t - 1]) if is_turns else None,
+        source_lang=row.source_lang,
+        target_lang=row.target_lang,
+        latency=row.latency or OFFLINE_LATENCY,
+        max_target_tokens=len(layout.input_ids),
+        chooser=forced,
+        trace=rows.__setitem__,
+    )
+    pieces = split_units(row.source, encoder.source.unit)
+    while forced.tokens and not session.finished:
+        if session.action() is Action.READ:
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            session.write()
+    return session, rows
+
+
 def compare(
     model: PreTrainedModel,
     encoder: ExampleEncoder,
@@ -145,14 +199,21 @@ def compare(
     settings = encoder.settings
     example = encoder.encode(row)
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    if settings.config.policy == SCHEDULE:
+    if settings.config.has_schedule_column:
         assert row.schedule is not None
         schedule = ReadSchedule.from_column(row.schedule, num_source, num_target)
     else:
         schedule = roll_out(settings.config.policies()[policy_index], num_source, num_target)
     layout = lay_out(settings.config, example, schedule)
-    scored = list(scored_rows(layout))
     logits = training_logits(model, settings, layout)
+    if settings.config.layout in CHUNKED:
+        chunked, rows = stream_chunks(model, encoder, row, schedule, layout)
+        for place, predicted in rows.items():
+            result.add(logits[place], predicted)
+        fed = chunked.feeder.fed_ids
+        result.same_ids &= fed == layout.input_ids[: len(fed)].tolist()
+        return
+    scored = list(scored_rows(layout))
     start = example.source_end + example.num_header
     target_ids = example.input_ids[start:].tolist()
     session, streamed = stream_forced(model, encoder, row, schedule, target_ids, scored[-1][1:])

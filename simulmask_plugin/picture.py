@@ -16,7 +16,6 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.masks import may_attend
-from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.terminal import table
 from simulmask_plugin.units import Tokenizer
 
@@ -69,7 +68,7 @@ def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int =
         ValueError: if the row cannot be encoded or its schedule is wrong.
     """
     example = ExampleEncoder(tokenizer, settings).encode(row)
-    feature = to_feature(example, row.schedule if settings.config.policy == SCHEDULE else None)
+    feature = to_feature(example, row.schedule if settings.config.has_schedule_column else None)
     collator = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id, seed=seed)
     schedule, _ = collator.sampler.draw(*from_feature(feature), epoch=0)
     layout = collator.lay_out(feature)

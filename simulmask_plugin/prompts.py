@@ -5,11 +5,25 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 
-PLACEHOLDERS = ("source_lang", "target_lang")
+PLACEHOLDERS = ("source_lang", "target_lang", "latency")
 
 PLAIN_INSTRUCTION = "Translate the following sentence from {source_lang} to {target_lang}:"
 PLAIN_HEADER = "\nAssistant:"
 PLAIN_NEXT_HEADER = "\nUser:"
+
+READ_END = "<|end-of-read|>"
+WRITE_END = "<|end-of-write|>"
+INTERLEAVED_INSTRUCTION = (
+    "You are a professional simultaneous interpreter, your task is to translate the following {source_lang} text into "
+    "{target_lang} with {latency} latency."
+)
+"""The instruction of EAST (https://arxiv.org/abs/2504.09570), word for word, so that its models can be streamed."""
+
+LATENCIES = ("low", "low-medium", "medium", "medium-high", "high")
+"""The latency prompts of EAST; its data has low, medium and high, and the two between them are for inference."""
+
+OFFLINE_LATENCY = "offline"
+"""Latency in the prompt of a row that comes whole: one source chunk, one target chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +36,7 @@ class Prompt:
             token is predicted from its last token.
         next_header: text between target and further source, in the layouts that have such a place.
 
-    All may hold the placeholders ``{source_lang}`` and ``{target_lang}``.
+    All may hold the placeholders ``{source_lang}``, ``{target_lang}`` and ``{latency}``.
     """
 
     before: str
@@ -38,13 +52,13 @@ class Prompt:
                 if name not in PLACEHOLDERS:
                     raise ValueError(
                         f"Unknown placeholder {{{name}}} in the prompt {text!r}; expected "
-                        f"{' or '.join('{' + p + '}' for p in PLACEHOLDERS)}; write {{{{ and }}}} for braces."
+                        f"{', '.join('{' + p + '}' for p in PLACEHOLDERS)}; write {{{{ and }}}} for braces."
                     )
 
-    def render(self, source_lang: str, target_lang: str) -> tuple[str, str, str]:
+    def render(self, source_lang: str, target_lang: str, latency: str = "") -> tuple[str, str, str]:
         """Return the text before the source, the header and the next header for one example."""
-        languages = {"source_lang": source_lang, "target_lang": target_lang}
-        before, header, next_header = (t.format(**languages) for t in (self.before, self.header, self.next_header))
+        values = {"source_lang": source_lang, "target_lang": target_lang, "latency": latency}
+        before, header, next_header = (t.format(**values) for t in (self.before, self.header, self.next_header))
         return before, header, next_header
 
     @property
@@ -54,8 +68,8 @@ class Prompt:
 
     @property
     def target_is_spaced(self) -> bool:
-        """Whether white space stands before the first target unit."""
-        return _wants_space(self.header)
+        """Whether white space stands before the first target unit; behind a special token, as before the source."""
+        return self.source_is_spaced if self.header == READ_END else _wants_space(self.header)
 
 
 def _placeholders(text: str) -> list[str]:
@@ -69,9 +83,14 @@ def _wants_space(text: str) -> bool:
     return bool(text) and not text[-1].isspace()
 
 
-def plain_prompt(instruction: str, header: str, bos: str, next_header: str = PLAIN_NEXT_HEADER) -> Prompt:
+def plain_prompt(instruction: str, header: str, bos: str, next_header: str = "") -> Prompt:
     """A prompt without a chat template: BOS (where the tokenizer adds one), instruction, source, header."""
     return Prompt(escape(bos) + instruction, header, next_header)
+
+
+def interleaved_prompt(prompt: Prompt) -> Prompt:
+    """The same prompt with its header before the source: all that follows is the answer, cut by special tokens."""
+    return Prompt(prompt.before + prompt.header, READ_END, WRITE_END)
 
 
 def escape(text: str) -> str:

@@ -1,41 +1,122 @@
-"""The session of every layout."""
+"""The streaming session of a model, by the layout that it was trained with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
 from transformers import PreTrainedModel
 
+from simulmask_plugin.chunked_session import ChunkedSession, Document
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
-from simulmask_plugin.slots_session import SlotsSession
-from simulmask_plugin.streaming import Choose, StreamingSession, Trace
+from simulmask_plugin.slots_session import SESSIONS
+from simulmask_plugin.streaming import StreamingSession
 
-SESSIONS: dict[str, type[StreamingSession]] = {"prefix": StreamingSession, "slots": SlotsSession}
+Session = StreamingSession | ChunkedSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What decides on READ and WRITE in a streaming session; None: as the model was trained.
+
+    Attributes:
+        policy: wait_k, read_n, offline; model_driven for the layout interleaved.
+        k: wait_k: source units.
+        n: read_n: source units.
+        latency: interleaved: for the prompt; medium where nothing is said.
+        read_threshold: interleaved: WRITE when P(end of read) reaches it.
+        beam_width: layouts of chunks: hypotheses of the search inside a WRITE.
+    """
+
+    policy: str | None = None
+    k: int | None = None
+    n: int | None = None
+    latency: str | None = None
+    read_threshold: float | None = None
+    beam_width: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
+        """Check the keys.
+
+        Raises:
+            ValueError: on a key that does not exist (the known ones are listed).
+        """
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"policies: unknown key {key!r}; each entry may have {', '.join(known)}.")
+        return cls(**values)
+
+    @property
+    def name(self) -> str:
+        """Name in tables and folders, e.g. wait_k-3 or model_driven-low-0.3."""
+        beam = None if self.beam_width is None else f"beam{self.beam_width}"
+        parts = (self.policy or MODEL_DRIVEN, self.k, self.n, self.latency, self.read_threshold, beam)
+        return "-".join(str(part) for part in parts if part is not None)
+
+    def check(self, settings: ModelSettings) -> Policy | None:
+        """Return the policy to stream with; None: the model decides.
+
+        Raises:
+            ValueError: if the model cannot be streamed like this.
+        """
+        layout = settings.config.layout
+        own = {"beam_width": layout in CHUNKED, "latency": layout == "interleaved"}
+        own["read_threshold"] = own["latency"]
+        for key, has_meaning in own.items():
+            if getattr(self, key) is not None and not has_meaning:
+                raise ValueError(f"{key} has no meaning for a model of layout: {layout}; remove it.")
+        if self.latency is not None:
+            check_latency(self.latency)
+        if self.read_threshold is not None:
+            check_threshold("read_threshold", self.read_threshold)
+        if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
+            return None
+        return settings.inference_policy(self.policy, self.k, self.n)
 
 
 def open_session(
-    *,
     model: PreTrainedModel,
     encoder: ExampleEncoder,
-    policy: Policy,
+    decision: Decision,
+    *,
     source_lang: str | None = None,
     target_lang: str | None = None,
+    document: Document | None = None,
     max_target_tokens: int = 512,
-    max_unit_tokens: int = 48,
-    choose: Choose | None = None,
-    trace: Trace | None = None,
-) -> StreamingSession:
-    """Return a new session, for one sentence, of the layout that the model was trained with.
+) -> Session:
+    """Return the session of one sentence (or document) for a model in evaluation mode.
 
-    The arguments are those of :class:`~simulmask_plugin.streaming.StreamingSession`.
+    Raises:
+        ValueError: if the model cannot be streamed like this.
     """
-    return SESSIONS[encoder.settings.config.layout](
+    policy = decision.check(encoder.settings)
+    layout = encoder.settings.config.layout
+    if layout not in CHUNKED:
+        if document is not None:
+            raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout}.")
+        assert policy is not None
+        return SESSIONS[layout](
+            model=model,
+            encoder=encoder,
+            policy=policy,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            max_target_tokens=max_target_tokens,
+        )
+    return ChunkedSession(
         model=model,
         encoder=encoder,
         policy=policy,
         source_lang=source_lang,
         target_lang=target_lang,
+        latency=decision.latency or "medium",
+        read_threshold=decision.read_threshold,
+        beam_width=decision.beam_width or 1,
+        document=document,
         max_target_tokens=max_target_tokens,
-        max_unit_tokens=max_unit_tokens,
-        choose=choose,
-        trace=trace,
     )

@@ -96,3 +96,7 @@ class SlotsSession(StreamingSession):
     def _look_ahead(self, index: int, num_read: int) -> FedRow:
         position = self._positions[index]
         return FedRow(self.target_ids[index], place_order(position, kept=False), PADDING, num_read, position)
+
+
+SESSIONS: dict[str, type[StreamingSession]] = {"prefix": StreamingSession, "slots": SlotsSession}
+"""The session of every layout in which a policy shows the source to rows, by the layout's name."""

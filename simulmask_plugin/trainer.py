@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
+from simulmask_plugin.losses import interleaved_loss
+from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.sampling import ShuffledGroups
 
 
 class SimulMaskTrainer(Trainer):
-    """A mixin to stand before any transformers Trainer; its collator must be a SimulMaskCollator.
+    """A mixin to stand before any transformers Trainer; its collator is a SimulMaskCollator, or makes plain batches.
 
     ``settings`` is a class attribute, set by whoever composes the class.
     """
 
     settings: ModelSettings
     model: PreTrainedModel  # or PEFT's wrapper of one, which hands its attributes through
-    data_collator: SimulMaskCollator
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert isinstance(self.data_collator, SimulMaskCollator), type(self.data_collator)
-        prepare(self.model)
-        self.add_callback(EpochCallback(self.data_collator))
+        if isinstance(self.data_collator, SimulMaskCollator):
+            prepare(self.model)
+            self.add_callback(EpochCallback(self.data_collator))
+        config = self.settings.config
+        if config.loss_on == "target" or config.special_token_weight != 1:
+            self.compute_loss_func = self._interleaved_loss
+
+    def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        (read_end,), (write_end,) = (tokenizer.encode(t, add_special_tokens=False) for t in (READ_END, WRITE_END))
+        return interleaved_loss(
+            outputs["logits"],
+            labels,
+            read_end=read_end,
+            write_end=write_end,
+            weight=self.settings.config.special_token_weight,
+            num_items=num_items_in_batch,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With ``group_by_length``, shuffle the steps as well."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        step_size = sampler.batch_size * self.args.world_size
+        return ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Turn the integers of the batch into the mask, on the device, once per batch."""
-        return training_inputs(super()._prepare_inputs(inputs), self.model.config, self._attention_dtype())
+        prepared = super()._prepare_inputs(inputs)
+        if MASK_FIELDS[0] not in prepared:  # packed, or for an attention that makes the causal mask itself
+            return prepared
+        return training_inputs(prepared, self.model.config, self._attention_dtype())
 
     def _attention_dtype(self) -> torch.dtype:
         if self.args.bf16:

@@ -14,7 +14,7 @@ from simulmask_plugin import factory
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.families import family_of
-from simulmask_plugin.features import Row
+from simulmask_plugin.features import Row, row_of
 
 FIRST_ROWS = 100
 """Rows read of each data set."""
@@ -195,20 +195,14 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
             f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
             f"{setup.data_args.cutoff_len} and would be dropped; raise cutoff_len."
         )
-    first, config = aligned[0], setup.settings.config
+    first = row_of({column: aligned[0][f"_{column}"] for column in factory.COLUMNS}, setup.settings.config)
     return DataSample(
         name=entry.dataset_name,
         columns=entry.simulmask_columns,
         num_rows=len(rows),
         num_kept=len(lengths),
         longest=max(lengths),
-        first=Row(
-            first["_source"],
-            first["_target"],
-            first["_source_lang"] or config.source_lang,
-            first["_target_lang"] or config.target_lang,
-            first["_schedule"] and tuple(first["_schedule"]),
-        ),
+        first=first,
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import check_positions
 from simulmask_plugin.families import check_attention, check_length, family_of
-from simulmask_plugin.features import Row
+from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
+from simulmask_plugin.prompts import OFFLINE_LATENCY
+from simulmask_plugin.sessions import Decision
 from simulmask_plugin.terminal import console, table
 from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data, read_yaml
 
@@ -119,11 +121,10 @@ def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: in
     """Print the prompt and the tokens of one example."""
     config, picture = settings.config, draw(tokenizer, settings, row, seed=seed)
     languages = row.source_lang or config.source_lang, row.target_lang or config.target_lang
-    before, header, next_header = map(repr, settings.prompt.render(*languages))
+    names = ("before the source", "header", "before more source")
+    texts = settings.prompt.render(*languages, row.latency or OFFLINE_LATENCY)
     out = console()
-    texts = [("before the source", before), ("header", header)]
-    texts += [("before further source", next_header)] if config.layout == "slots" else []
-    out.print(table(("", ""), texts, title="prompt"))
+    out.print(table(("", ""), [(n, repr(t)) for n, t in zip(names, texts, strict=True) if t], title="prompt"))
     out.print(f"First example: {title(config)}\n{describe_schedule(picture)}")
     out.print(token_table(picture, tokenizer))
 
@@ -132,7 +133,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from simulmask_plugin.evaluation import check_evaluation, load_evaluation, policy_name
+    from simulmask_plugin.evaluation import check_evaluation, load_evaluation
 
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
@@ -140,11 +141,15 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     attention = config.attn_implementation or family_of(model_config).implementations[0]
     check_attention(model_config, attention)
     check_positions(settings.config, model_config)
+    decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
-    topics = keys | {"policies": ", ".join(map(policy_name, config.policies)), "attention": attention}
-    streamed = replace(settings.config, **{"k": None, "n": None, **config.policies[0]})
+    topics = keys | {"policies": ", ".join(decision.name for decision in decisions), "attention": attention}
+    policy = {key: value for key, value in config.policies[0].items() if key in ("policy", "k", "n")}
+    streamed = replace(settings.config, **({"k": None, "n": None, **policy} if policy else {}))
     source, target = (_first_line(path) for path in (config.source, config.target))
     row = Row(source, target, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
+    if streamed.has_schedule_column:  # the model decides; the example is shown whole
+        row = replace(row, schedule=whole_schedule(row, streamed))
     out = console()
     out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
     out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))

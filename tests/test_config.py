@@ -74,11 +74,15 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
         ({"policy": "offline", "group_offset": -1}, "group_offset must be an integer of at least 0, got -1"),
         ({"policy": "offline", "group_offset": 0.5}, "group_offset must be an integer of at least 0, got 0.5"),
         ({"policy": "offline", "group_offset": True}, "group_offset must be an integer of at least 0, got True"),
+        ({"policy": "offline", "slot_length": 8}, "simulmask.slot_length has no meaning in layout: prefix; remove it"),
         ({"policy": "offline", "slot_length": 0}, r"slot_length must be an integer of at least 1 \(tokens\), got 0"),
         ({"policy": "offline", "slot_length": 1.5}, "slot_length must be an integer of at least 1 .*, got 1.5"),
         ({"policy": "offline", "slot_length": True}, "slot_length must be an integer of at least 1 .*, got True"),
-        ({"policy": "offline", "layout": "slots"}, "need each other, got layout: slots and positions: group; set both"),
-        ({"policy": "offline", "positions": "slots"}, "got layout: prefix and positions: slots; set both to slots, or"),
+        (
+            {"policy": "offline", "layout": "slots", "positions": "group"},
+            "simulmask.positions: group does not go with layout: slots; layout: slots and positions: slots belong",
+        ),
+        ({"policy": "offline", "positions": "slots"}, "simulmask.positions: slots does not go with layout: prefix"),
         ({"policy": "offline", "next_header": None}, "simulmask.next_header must be a text, got None"),
         ({"policy": "offline", "next_header": "{lang}"}, r"Unknown placeholder \{lang\}"),
         ({"policy": "offline", "header": ""}, "header is empty"),
@@ -213,5 +217,5 @@ def test_slot_length_may_differ_only_where_that_is_allowed():
     settings.check_overrides({"slot_length": 16}, any_slot_length=True)
     with pytest.raises(ValueError, match="slot_length is 16, but the model was trained with 8"):
         settings.check_overrides({"slot_length": 16})
-    with pytest.raises(ValueError, match="only policy, k, n, slot_length may change at inference"):
+    with pytest.raises(ValueError, match="only policy, k, n, read_threshold, slot_length may change at inference"):
         settings.check_overrides({"positions": "group"}, any_slot_length=True)

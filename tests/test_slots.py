@@ -14,7 +14,7 @@ from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.factory import SimulMaskDatasetProcessor, resolve_prompt
+from simulmask_plugin.factory import COLUMNS, SimulMaskDatasetProcessor, resolve_prompt
 from simulmask_plugin.features import from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.masks import may_attend
@@ -331,7 +331,8 @@ def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(by
     config = SimulMaskConfig(policy="schedule", layout="slots", positions="slots", slot_length=4, rows="own_unit")
     settings = ModelSettings(config, Prompt("a:", "\nb:", "\nc:"))
     values = {"source": "dog cat the abc dog", "target": "abc abd", "source_lang": "A", "target_lang": "B"}
-    row = {f"_{key}": [value] for key, value in values.items()} | {"_schedule": [[1, 5]], "_where": ["here"]}
+    values |= {"schedule": [1, 5], "where": "here"}
+    row = {f"_{key}": [values.get(key)] for key in (*COLUMNS, "where")}
     prompt, header, next_header, target = (len(byte_level.encode(t)) for t in ("a:", "\nb:", "\nc:", " abc abd"))
     most = prompt + 2 * (4 + header) + next_header + target + 1
     for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
@@ -372,7 +373,8 @@ def test_chat_template_brings_its_own_next_header(next_header):
         format_assistant=Formatter("{{content}}", *[{"eos_token"}] * next_header.startswith("</s>")),
     )
     tokenizer = SimpleNamespace(bos_token="<s>", eos_token="</s>")
-    config = SimulMaskConfig(policy="offline", prompt="template", instruction="{source_lang}:")
+    block = {"policy": "offline", "layout": "slots", "prompt": "template", "instruction": "{source_lang}:"}
+    config = SimulMaskConfig.from_dict(block)
     prompt = resolve_prompt(config, template, tokenizer)
     assert prompt.next_header == next_header
     assert prompt.render("A", "B")[2] == next_header

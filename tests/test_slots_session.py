@@ -14,8 +14,8 @@ from simulmask_plugin.features import Row
 from simulmask_plugin.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.schedule import Action, ReadSchedule
-from simulmask_plugin.sessions import SESSIONS, open_session
-from simulmask_plugin.slots_session import SlotsSession
+from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.slots_session import SESSIONS, SlotsSession
 from simulmask_plugin.streaming import StreamingSession
 
 SLOTS = {"layout": "slots", "positions": "slots"}
@@ -154,7 +154,7 @@ def forced_session(model, encoder, row, policy=None):
     forced = Forced(target_ids_of(encoder, row))
     policy = policy or encoder.settings.config.policies()[0]
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
-    return open_session(model=model, encoder=encoder, policy=policy, **options), forced
+    return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced
 
 
 @pytest.mark.parametrize("name", ["llama", "mpt"])
@@ -267,7 +267,7 @@ WORDS = "abc the dog cd xyz abcde cat".split()
 def stream(model, encoder, words):
     """Greedy; returns, for each row in order, how much had been read when the model was asked, and its logits."""
     seen = []
-    session = open_session(model=model, encoder=encoder, policy=make_policy("wait_k", k=1), max_target_tokens=40)
+    session = SlotsSession(model=model, encoder=encoder, policy=make_policy("wait_k", k=1), max_target_tokens=40)
     session.trace = lambda *row: seen.append((session.num_read, *row))
     written = drive(session, words)
     assert " ".join(written) == encoder.tokenizer.decode(session.target_ids).strip()
@@ -291,5 +291,4 @@ def test_what_is_written_before_a_read_does_not_depend_on_later_words(model_of, 
 def test_the_layout_chooses_the_session(model_of, byte_level):
     assert SESSIONS == {"prefix": StreamingSession, "slots": SlotsSession}
     encoder = encoder_of(byte_level, **POLICIES["wait-1"], **SLOTS)
-    policy = make_policy("wait_k", k=1)
-    assert type(open_session(model=model_of("llama", VOCAB, 0), encoder=encoder, policy=policy)) is SlotsSession
+    assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision(k=2))) is SlotsSession

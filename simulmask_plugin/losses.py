@@ -1,0 +1,47 @@
+"""The loss of the layout ``interleaved``: a weight for the special tokens, and decisions that no token labels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simulmask_plugin.chunked import NOT_READ_END
+from simulmask_plugin.layout import IGNORE_INDEX
+
+
+def interleaved_loss(
+    logits: Float[Tensor, "batch tokens vocabulary"],
+    labels: Int[Tensor, "batch tokens"],
+    *,
+    read_end: int,
+    write_end: int,
+    weight: float,
+    num_items: Tensor | int | None,
+) -> Float[Tensor, ""]:
+    """Return the mean over the labelled rows of -log P(label), times ``weight`` for the two special tokens.
+
+    A row whose label is `NOT_READ_END` costs -log(1 - P(read end)), with the weight of the special tokens: the source
+    goes on, and with which word is not for the model to say.
+
+    Args:
+        logits: of the model.
+        labels: in the place of the row *after* the one that predicts (the shift of transformers).
+        read_end: id of the end of read.
+        write_end: id of the end of write.
+        weight: of the special tokens.
+        num_items: labelled rows of the whole step (gradient accumulation, all devices); None: of this batch.
+    """
+    rows, targets = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    is_labelled = targets != IGNORE_INDEX
+    rows, targets = rows[is_labelled], targets[is_labelled]
+    goes_on = targets == NOT_READ_END
+    special = goes_on | (targets == read_end) | (targets == write_end)
+    log_p = rows.log_softmax(dim=-1)
+    asked = torch.where(goes_on, read_end, targets)
+    log_asked = log_p.gather(1, asked[:, None])[:, 0]
+    # log(1 - p), without losing it where p is close to 1: log p is kept away from 0 by one rounding step.
+    log_other = torch.log(-torch.expm1(log_asked.clamp(max=-torch.finfo(torch.float32).eps)))
+    losses = -torch.where(goes_on, log_other, log_asked)
+    total = (losses * torch.where(special, weight, 1.0)).sum()
+    return total / (num_items if num_items is not None else max(len(targets), 1))

@@ -80,7 +80,7 @@ def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetu
     refused = {
         f"flash_attn: {attention}": (
             attention in ("fa2", "fa3") and needs_mask,
-            f"layout: {config.layout} needs a mask; set flash_attn: sdpa (or disabled, that is eager)",
+            "set flash_attn: sdpa (or disabled, that is eager)",
         ),
         "packing": (packing and needs_mask, "set packing: false and neat_packing: false"),
         "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),

@@ -215,7 +215,7 @@ class ScheduleSampler:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
         if self.config.has_schedule_column:
             if not schedule:
-                raise ValueError(f"policy: {self.config.policy} needs a schedule in every row of the data.")
+                raise ValueError(f"policy: {self.config.policy} needs the column `schedule` in every row of the data.")
             read = ReadSchedule(schedule, num_source)
         else:
             which = int(random.integers(len(self.policies))) if random is not None else 0

@@ -164,7 +164,7 @@ def stream_chunks(
         for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels, strict=True)
         if part in ("header", "target") and label >= 0 and (is_turns or [token] != read_end)
     ]
-    forced = _ForcedChunks(schedule, tokens)
+    forced = _ForcedChunks(schedule, tokens if is_turns else tokens[:-1])  # interleaved: no row is asked for the end
     session = ChunkedSession(
         model=model,
         encoder=encoder,

@@ -521,9 +521,10 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     Raises:
         ValueError: if the template does not keep the text of a user turn in one piece.
     """
+    has_turns = config.layout in ("turns", "slots")
     if config.prompt == "plain":
         bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header * (config.layout == "turns"))
+        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
         return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
     elements: list[Any] = list(template.format_prefix.apply())
     if template.default_system:
@@ -539,9 +540,11 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     if config.layout == "interleaved":
         return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
     next_header = ""
-    if config.layout == "turns":
+    if has_turns:
         turn = template.format_assistant.apply(content="") + template.format_user.apply(content=SENTINEL, idx="1")
         next_header = "".join(_element_text(element, tokenizer) for element in turn).partition(SENTINEL)[0]
+    if config.layout == "slots":
+        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
     return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
 
 

@@ -70,7 +70,7 @@ def write_report(
     signatures: Mapping[str, str],
 ) -> None:
     """Write report.md: the table, the curve, and every setting and version behind them."""
-    trained = asdict(settings.config) | {"before": settings.prompt.before, "header": settings.prompt.header}
+    trained = asdict(settings.config) | asdict(settings.prompt)
     sections = [
         f"# {config.model}",
         f"{scores[0].sentences} sentences of `{config.source}`.",

@@ -20,7 +20,11 @@ EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
 WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
 END_OF_SENTENCE = "</s>"
 WORD_PROMPT = Prompt("", "->")
-WORD_PROMPTS = {"interleaved": Prompt("", READ_END, WRITE_END), "turns": Prompt("", "->", "<-")}
+WORD_PROMPTS = {
+    "interleaved": Prompt("", READ_END, WRITE_END),
+    "turns": Prompt("", "->", "<-"),
+    "slots": Prompt("", "->", "<-"),
+}
 """Of the layouts that need more than a header."""
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
-TENSOR_MODULES = "layout positions masks alibi collator delivery kv_cache streaming parity"
+TENSOR_MODULES = "layout slots positions masks alibi collator delivery kv_cache streaming slots_session parity"
 install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
 
 from simulmask_plugin.families import tiny_model  # noqa: E402

@@ -1,4 +1,5 @@
-# make install   the environment .venv, from the lock file          make demo    one small run from end to end
+# make install   the environment .venv, from the lock file          make demo    one small run from end to end (wait-k)
+# make demo-east the same for EAST
 # make test      linters, types and tests: all that CI runs         make bench   the measurements in benchmarks/
 # make lock      a new .ci/requirements.txt                         make clean   everything that these targets made
 
@@ -14,7 +15,7 @@ endif
 # LLaMA-Factory looks for torchrun in PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install test lint demo bench lock clean
+.PHONY: install test lint demo demo-east bench lock clean
 
 install: .venv/.installed
 
@@ -39,6 +40,9 @@ lint: install
 
 demo: install
 	.venv/bin/python east_scripts/demo.py
+
+demo-east: install
+	.venv/bin/python east_scripts/demo.py --method east
 
 bench: install
 	.venv/bin/python benchmarks/run.py

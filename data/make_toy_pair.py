@@ -18,18 +18,23 @@ A model that translates after one word has to guess all of these; wait-9 seldom 
     python data/make_toy_pair.py --output output/toy --train 20000 --valid 500 --test 500
 
 Written are train.jsonl, valid.jsonl, test.jsonl (no source sentence twice) and test.source, test.target for
-SimulEval. The test set depends on the seed and its own size alone.
+SimulEval. The test set depends on the seed and its own size alone. With --chunks each split is also written as chunk
+pairs of several latency levels, cut by the word alignment that the grammar knows: a verb is linked to its verb and to
+the tense, any other word to the one that it translates. Gender and number of a noun that stands later are no links, so
+that low latency has to guess them.
 """
 
 import argparse
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from simulmask_plugin.corpora import Pair, check_absent, write_jsonl, write_lines
+from simulmask_plugin.chunks import CHUNK_COLUMNS, Chunker, Link, parse_levels, statistics_table
+from simulmask_plugin.corpora import Pair, check_absent, write_jsonl, write_lines, write_rows
+from simulmask_plugin.dataset_info import Dataset, dataset_info_with
 
 MIN_WORDS, MAX_WORDS = 3, 14
 """Length of a source sentence."""
@@ -39,6 +44,9 @@ GENDER_ENDINGS = {False: ("o", "a", "e"), True: ("oi", "ai", "ei")}
 
 TENSE_ENDINGS = ("t", "r", "n")
 """Target: the last letter of a verb by tense. No other word ends in one of them."""
+
+SOURCE_LANG, TARGET_LANG = "X", "Y"
+"""Names of the languages in the rows of --chunks, those of the toy's YAMLs."""
 
 SOURCE_PLURAL, TARGET_PLURAL = "n", "u"
 """Endings of plural nouns; singular nouns have none."""
@@ -58,10 +66,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Words of both sides; gender and number of a noun phrase."""
+    """Words of both sides; which of them translate each other; gender and number of a noun phrase."""
 
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
     gender: int = 0
     plural: bool = False
 
@@ -134,14 +143,14 @@ class Grammar:
         self.lexicon = lexicon
         self._random = random.Random(f"sentences {seed}")
 
-    def sentences(self) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """Yields (source words, target words) for ever; no source comes twice."""
+    def sentences(self) -> Iterator[Phrase]:
+        """Yields sentences for ever; no source comes twice."""
         seen = set()
         while True:
             sentence = self._sentence()
             if MIN_WORDS <= len(sentence.source) <= MAX_WORDS and sentence.source not in seen:
                 seen.add(sentence.source)
-                yield sentence.source, sentence.target
+                yield sentence
 
     def _sentence(self) -> Phrase:
         """[mood] clause [conjunction clause] tense; the target marks the tense on its verbs instead."""
@@ -149,10 +158,10 @@ class Grammar:
         parts = [self._clause(tense)]
         if self._chance(0.25):
             mood = self._random.choice(self.lexicon.moods)[tense]
-            parts.insert(0, Phrase((mood.source,), (mood.target,)))
+            parts.insert(0, _word(mood))
         if self._chance(0.2):
             parts += [self._plain(self.lexicon.conjunctions), self._clause(tense)]
-        return _join(*parts, Phrase((self.lexicon.tenses[tense],)))
+        return _with_tense(_join(*parts), self.lexicon.tenses[tense])
 
     def _clause(self, tense: int) -> Phrase:
         """Subject verb [object] [preposition noun phrase] [adverb]; the target has the verb at the end."""
@@ -183,13 +192,13 @@ class Grammar:
             self._noun_phrase(),
         )
         joined = _join(relative, clause)
-        return Phrase(joined.source, joined.target, subject.gender, subject.plural)
+        return replace(joined, gender=subject.gender, plural=subject.plural)
 
     def _noun_phrase(self, noun: Word | None = None) -> Phrase:
         """Determiner adjective* noun, or a name; the given noun if there is one."""
         if noun is None and self._chance(0.25):
             name = self._pick(self.lexicon.names)
-            return Phrase((name.source,), (name.target,), name.gender)
+            return replace(_word(name), gender=name.gender)
         noun = noun or self._pick(self.lexicon.nouns)
         plural = self._chance(0.4)
         num_adjectives = self._random.choices((0, 1, 2), weights=(55, 35, 10))[0]
@@ -201,13 +210,13 @@ class Grammar:
         return Phrase(
             (*(word.source for word in before), noun.source + SOURCE_PLURAL * plural),
             (*(word.target + ending for word in before), noun.target + TARGET_PLURAL * plural),
+            tuple((index, index) for index in range(len(before) + 1)),
             noun.gender,
             plural,
         )
 
     def _plain(self, words: Sequence[Word]) -> Phrase:
-        word = self._pick(words)
-        return Phrase((word.source,), (word.target,))
+        return _word(self._pick(words))
 
     def _pick(self, words: Sequence[Word]) -> Word:
         """Returns one of the words; like in a language, few are frequent."""
@@ -217,29 +226,60 @@ class Grammar:
         return self._random.random() < probability
 
 
+def _word(word: Word) -> Phrase:
+    return Phrase((word.source,), (word.target,), ((0, 0),))
+
+
 def _verb_last(subject: Phrase, verb: Word, tense: int, rest: Phrase) -> Phrase:
     """Returns subject verb rest, in the target subject rest verb."""
     form = verb.target + GENDER_ENDINGS[subject.plural][subject.gender] + TENSE_ENDINGS[tense]
-    return Phrase((*subject.source, verb.source, *rest.source), (*subject.target, *rest.target, form))
-
-
-def _join(*phrases: Phrase) -> Phrase:
     return Phrase(
-        tuple(word for phrase in phrases for word in phrase.source),
-        tuple(word for phrase in phrases for word in phrase.target),
+        (*subject.source, verb.source, *rest.source),
+        (*subject.target, *rest.target, form),
+        (
+            *subject.links,
+            (len(subject.source), len(subject.target) + len(rest.target)),
+            *_shifted(rest.links, len(subject.source) + 1, len(subject.target)),
+        ),
     )
 
 
-def make_splits(sizes: dict[str, int], *, seed: int) -> dict[str, list[Pair]]:
-    """Returns the pairs of each split; a split does not change with the size of those after it."""
+def _with_tense(sentence: Phrase, tense: str) -> Phrase:
+    """Returns the sentence with the tense as its last source word, linked to the verbs, which end in it."""
+    verbs = [place for place, word in enumerate(sentence.target) if word[-1] in TENSE_ENDINGS]
+    links = ((len(sentence.source), place) for place in verbs)
+    return replace(sentence, source=(*sentence.source, tense), links=(*sentence.links, *links))
+
+
+def _join(*phrases: Phrase) -> Phrase:
+    joined = Phrase()
+    for phrase in phrases:
+        links = _shifted(phrase.links, len(joined.source), len(joined.target))
+        joined = Phrase(joined.source + phrase.source, joined.target + phrase.target, joined.links + links)
+    return joined
+
+
+def _shifted(links: Iterable[Link], num_source: int, num_target: int) -> tuple[Link, ...]:
+    return tuple((source + num_source, target + num_target) for source, target in links)
+
+
+def draw_splits(sizes: dict[str, int], *, seed: int) -> dict[str, list[Phrase]]:
+    """Returns the sentences of each split; a split does not change with the size of those after it."""
     sentences = Grammar(Lexicon(seed), seed).sentences()
-    return {
-        split: [
-            Pair(" ".join(source), " ".join(target), f"{split}:{number}")
-            for number, (source, target) in enumerate(islice(sentences, size), 1)
-        ]
-        for split, size in sizes.items()
-    }
+    return {split: list(islice(sentences, size)) for split, size in sizes.items()}
+
+
+def make_splits(sizes: dict[str, int], *, seed: int) -> dict[str, list[Pair]]:
+    """Returns the pairs of each split of `draw_splits`."""
+    return {split: to_pairs(split, sentences) for split, sentences in draw_splits(sizes, seed=seed).items()}
+
+
+def to_pairs(split: str, sentences: Iterable[Phrase]) -> list[Pair]:
+    """Returns the sentences as text."""
+    return [
+        Pair(" ".join(sentence.source), " ".join(sentence.target), f"{split}:{number}")
+        for number, sentence in enumerate(sentences, 1)
+    ]
 
 
 def main() -> None:
@@ -253,22 +293,57 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=50, help="sentences (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the lexicon and of the sentences")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument(
+        "--chunks", action="store_true", help="also write SPLIT.chunks.jsonl and their entries in dataset_info.json"
+    )
+    parser.add_argument(
+        "--latencies",
+        default="low=1,medium=2,high=4",
+        help="of --chunks: levels and the fewest source words of their chunks (default: %(default)s)",
+    )
     options = parser.parse_args()
 
     sizes = {"test": options.test, "valid": options.valid, "train": options.train}
-    files = {split: options.output / f"{split}.jsonl" for split in sizes}
-    test_sides = [options.output / "test.source", options.output / "test.target"]
     try:
-        check_absent([*files.values(), *test_sides], overwrite=options.overwrite)
-    except FileExistsError as error:
+        print(write_splits(options, sizes))
+    except (FileExistsError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")
 
-    splits = make_splits(sizes, seed=options.seed)
-    for split, pairs in splits.items():
-        write_jsonl(files[split], pairs)
-        print(f"{files[split]}: {len(pairs)} sentences")
-    write_lines(test_sides[0], (pair.source for pair in splits["test"]))
-    write_lines(test_sides[1], (pair.target for pair in splits["test"]))
+
+def write_splits(options: argparse.Namespace, sizes: dict[str, int]) -> str:
+    """Writes the files and returns the account of them."""
+    files = {split: options.output / f"{split}.jsonl" for split in sizes}
+    test_sides = [options.output / "test.source", options.output / "test.target"]
+    chunk_files = {split: options.output / f"{split}.chunks.jsonl" for split in sizes if options.chunks}
+    levels = parse_levels(options.latencies)
+    check_absent([*files.values(), *test_sides, *chunk_files.values()], overwrite=options.overwrite)
+
+    drawn = draw_splits(sizes, seed=options.seed)
+    chunk_account = write_chunks(options, chunk_files, drawn, levels) if options.chunks else []
+    pairs = {split: to_pairs(split, sentences) for split, sentences in drawn.items()}
+    for split, file in files.items():
+        write_jsonl(file, pairs[split])
+    for side, test_file in enumerate(test_sides):
+        write_lines(test_file, (pair[side] for pair in pairs["test"]))
+    return "\n".join([*(f"{file}: {sizes[split]} sentences" for split, file in files.items()), *chunk_account])
+
+
+def write_chunks(
+    options: argparse.Namespace, files: dict[str, Path], drawn: dict[str, list[Phrase]], levels: dict[str, int]
+) -> list[str]:
+    """Writes the chunk pairs of each split with their entries in dataset_info.json; returns the account of them."""
+    dataset_info = options.output / "dataset_info.json"
+    datasets = {f"toy_{split}_chunks": Dataset(file, CHUNK_COLUMNS) for split, file in files.items()}
+    entries = dataset_info_with(dataset_info, datasets, overwrite=options.overwrite)
+    chunker = Chunker(levels, source_lang=SOURCE_LANG, target_lang=TARGET_LANG)
+    account = []
+    for split, file in files.items():
+        sides = ((" ".join(sentence.source), " ".join(sentence.target), sentence.links) for sentence in drawn[split])
+        rows = [row for source, target, links in sides for row in chunker.rows(source, target, links)]
+        write_rows(file, rows)
+        account.append(f"{file}: {len(rows)} rows")
+    write_lines(dataset_info, [entries])
+    return [*account, statistics_table(chunker.statistics)]
 
 
 if __name__ == "__main__":

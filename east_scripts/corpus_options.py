@@ -1,14 +1,16 @@
-"""The options that both preparation scripts share, and how a YAML stands in for them."""
+"""The options that the preparation scripts share, and how a YAML stands in for them."""
 
 import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from simulmask_plugin import corpora
+from simulmask_plugin.dataset_info import Dataset, dataset_info_with
 
 TOY = Path(__file__).resolve().parents[1] / "data" / "toy"
 
@@ -29,7 +31,7 @@ def corpus_parser(description: str) -> argparse.ArgumentParser:
     what.add_argument("--test-set", help="name of a sacreBLEU test set, such as wmt15")
     what.add_argument("--lang-pair", help="its languages, such as de-en")
 
-    how = parser.add_argument_group("cleaning: white space is always normalized, a pair with an empty side dropped")
+    how = parser.add_argument_group("cleaning: a pair with an empty side is always dropped")
     how.add_argument("--source-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s")
     how.add_argument("--target-unit", choices=corpora.UNITS, default=corpora.WORD, help="default: %(default)s")
     how.add_argument("--max-units", type=int, help="drop pairs with a side longer than this")
@@ -47,28 +49,46 @@ def corpus_parser(description: str) -> argparse.ArgumentParser:
 def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace], str]) -> None:
     """Parses the options and prints what `prepare` returns; a user's error ends in one line, no traceback."""
     try:
-        print(prepare(_parse(parser, sys.argv[1:])))
+        options = _parse(parser, sys.argv[1:])
+        if options.limit is not None and options.limit < 1:
+            raise ValueError(f"--limit must be at least 1, got {options.limit}.")
+        print(prepare(options))
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
 
 
-def clean_corpus(options: argparse.Namespace, *, default: Path) -> tuple[list[corpora.Pair], int, Counter[str]]:
+def read_corpus(options: argparse.Namespace, *, default: Path) -> Iterator[corpora.Pair]:
+    """Yields the pairs that the options name, before any cleaning."""
+    groups = [("source", "target"), ("pairs",), ("test_set", "lang_pair")]
+    given = [group for group in groups if any(vars(options)[name] is not None for name in group)]
+    if len(given) > 1 or any(vars(options)[name] is None for group in given for name in group):
+        raise ValueError("Expected --source and --target, or --pairs, or --test-set and --lang-pair, and no other.")
+    if given == [groups[0]]:
+        return corpora.read_aligned(options.source, options.target)
+    if given == [groups[2]]:
+        return corpora.read_test_set(options.test_set, options.lang_pair)
+    return corpora.read_pairs(options.pairs or default, source_key=options.source_key, target_key=options.target_key)
+
+
+def clean_corpus(
+    options: argparse.Namespace, *, default: Path, keep_spacing: bool = False
+) -> tuple[list[corpora.Pair], int, Counter[str]]:
     """Returns the pairs to write, the number of pairs read and the dropped ones by reason.
 
     Args:
         options: what `corpus_parser` parsed.
         default: the file of pairs that is read where the options name none.
+        keep_spacing: whether white space inside a text stays as it is; else every run of it becomes one space.
     """
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {options.limit}.")
     kept, dropped = corpora.clean(
-        _read(options, default),
+        read_corpus(options, default=default),
         source_unit=options.source_unit,
         target_unit=options.target_unit,
         max_units=options.max_units,
         max_ratio=options.max_ratio,
         drop_identical=options.drop_identical,
         drop_duplicates=options.drop_duplicates,
+        keep_spacing=keep_spacing,
     )
     num_read = len(kept) + dropped.total()
     if num_read == 0:
@@ -79,24 +99,35 @@ def clean_corpus(options: argparse.Namespace, *, default: Path) -> tuple[list[co
 
 
 def count_table(num_read: int, dropped: Counter[str], written: dict[str, int]) -> str:
-    """Returns the account of a preparation: pairs read, dropped by reason, and written by file."""
+    """Returns the account of a preparation: what was read, dropped by reason, and written by file."""
     rows = {"read": num_read}
-    rows |= {f"dropped: {reason}": dropped[reason] for reason in corpora.DROP_REASONS}
+    rows |= {f"dropped: {reason}": dropped[reason] for reason in dict.fromkeys([*corpora.DROP_REASONS, *dropped])}
     rows |= {f"written: {name}": count for name, count in written.items()}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}} {count:>9,}" for name, count in rows.items())
 
 
-def _read(options: argparse.Namespace, default: Path) -> Iterator[corpora.Pair]:
-    groups = [("source", "target"), ("pairs",), ("test_set", "lang_pair")]
-    given = [group for group in groups if any(vars(options)[name] is not None for name in group)]
-    if len(given) > 1 or any(vars(options)[name] is None for group in given for name in group):
-        raise ValueError("Expected --source and --target, or --pairs, or --test-set and --lang-pair, and no other.")
-    if given == [groups[0]]:
-        return corpora.read_aligned(options.source, options.target)
-    if given == [groups[2]]:
-        return corpora.read_test_set(options.test_set, options.lang_pair)
-    return corpora.read_pairs(options.pairs or default, source_key=options.source_key, target_key=options.target_key)
+def write_datasets(
+    options: argparse.Namespace, datasets: dict[str, list[dict[str, Any]]]
+) -> tuple[dict[str, int], str]:
+    """Writes each dataset (name -> rows, one or more, all with the same columns) and its entry in dataset_info.json.
+
+    Returns:
+        the number of rows by file, and what to write into the training YAML.
+    """
+    files = {name: options.output / f"{name}.jsonl" for name in datasets}
+    dataset_info = options.dataset_info or options.output / "dataset_info.json"
+    # Everything that can be refused is refused before the first file is written.
+    corpora.check_absent(files.values(), overwrite=options.overwrite)
+    columns = {name: Dataset(files[name], list(rows[0])) for name, rows in datasets.items()}
+    entries = dataset_info_with(dataset_info, columns, overwrite=options.overwrite)
+    for name, rows in datasets.items():
+        corpora.write_rows(files[name], rows)
+    corpora.write_lines(dataset_info, [entries])
+    return (
+        {str(files[name]): len(rows) for name, rows in datasets.items()},
+        f"For the training YAML: dataset_dir: {dataset_info.parent}, dataset: {','.join(datasets)}",
+    )
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:

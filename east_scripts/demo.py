@@ -1,6 +1,7 @@
 """Goes the whole way on a synthetic language pair: data, model, two trainings, merge, streaming, curve.
 
     python east_scripts/demo.py                                # make demo: everything, into output/demo
+    python east_scripts/demo.py --method east                  # make demo-east: likewise, into output/demo_east
     python east_scripts/demo.py --output output/toy --prepare  # data and model, for yaml_configs/toy_*.yaml
 
 Every step is a command that you could type; its log, which begins with the command, is in OUTPUT/logs. A step
@@ -51,7 +52,48 @@ class Step:
     result: Path
 
 
-def all_steps(output: Path) -> list[Step]:
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What the demo of a method does otherwise than the others; its YAMLs are yaml_configs/toy_*.yaml."""
+
+    pair_options: tuple[str, ...]
+    stage1: str
+    stage1_title: str
+    stage2: str
+    stage2_title: str
+    merge: str
+    evaluation: str
+    evaluation_title: str
+    closing: str
+
+
+METHODS = {
+    "wait_k": Method(
+        pair_options=(),
+        stage1="toy_wait_k_stage1_full",
+        stage1_title="full; k = 5, 9 and offline",
+        stage2="toy_wait_k_stage2_lora",
+        stage2_title="LoRA on stage 1; every k",
+        merge="toy_merge",
+        evaluation="toy_eval",
+        evaluation_title="k = 1, 3, 5, 7, 9 and offline",
+        closing="One model, streamed at several k",
+    ),
+    "east": Method(
+        pair_options=("--chunks",),
+        stage1="toy_east_stage1_full",
+        stage1_title="full; chunks of three latencies",
+        stage2="toy_east_stage2_lora",
+        stage2_title="LoRA on stage 1; chunks and whole sentences",
+        merge="toy_east_merge",
+        evaluation="toy_east_eval",
+        evaluation_title="five latency prompts, four read thresholds",
+        closing="One model that decides for itself, at several latency prompts and read thresholds",
+    ),
+}
+
+
+def all_steps(output: Path, method: Method) -> list[Step]:
     """Returns the steps in order."""
     data, model, merged = output / "data", output / "model", output / "merged"
     stage1, stage2, evaluation = output / "stage1", output / "stage2", output / "eval"
@@ -60,7 +102,7 @@ def all_steps(output: Path) -> list[Step]:
         Step(
             "pairs",
             "making a synthetic language pair",
-            script("data/make_toy_pair.py", "--output", data, *SIZES),
+            script("data/make_toy_pair.py", "--output", data, *SIZES, *method.pair_options),
             data / "test.target",
         ),
         Step(
@@ -77,21 +119,21 @@ def all_steps(output: Path) -> list[Step]:
         ),
         Step(
             "stage1",
-            "training, stage 1 (full; k = 5, 9 and offline)",
-            train("toy_wait_k_stage1_full", data=data, model=model, output=stage1),
+            f"training, stage 1 ({method.stage1_title})",
+            train(method.stage1, data=data, model=model, output=stage1),
             stage1 / "train_results.json",
         ),
         Step(
             "stage2",
-            "training, stage 2 (LoRA on stage 1; every k)",
-            train("toy_wait_k_stage2_lora", data=data, model=stage1, output=stage2),
+            f"training, stage 2 ({method.stage2_title})",
+            train(method.stage2, data=data, model=stage1, output=stage2),
             stage2 / "train_results.json",
         ),
         Step(
             "merge",
             "merging the adapter",
             program(
-                *("llamafactory-cli", "export", "yaml_configs/toy_merge.yaml"),
+                *("llamafactory-cli", "export", f"yaml_configs/{method.merge}.yaml"),
                 *(f"model_name_or_path={stage1}", f"adapter_name_or_path={stage2}", f"export_dir={merged}"),
             ),
             merged / "simulmask.json",
@@ -104,9 +146,9 @@ def all_steps(output: Path) -> list[Step]:
         ),
         Step(
             "eval",
-            "streaming the test set through SimulEval (k = 1, 3, 5, 7, 9 and offline)",
+            f"streaming the test set through SimulEval ({method.evaluation_title})",
             program(
-                *("simulmask", "eval", "yaml_configs/toy_eval.yaml"),
+                *("simulmask", "eval", f"yaml_configs/{method.evaluation}.yaml"),
                 *(f"model={merged}", f"source={data / 'test.source'}", f"target={data / 'test.target'}"),
                 f"output={evaluation}",
             ),
@@ -178,7 +220,7 @@ def table(scores: Path) -> str:
         rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(file, delimiter="\t")]
     numbers = [[name, *(f"{float(value):.2f}" for value in values)] for name, *values in rows]
     lines = [list(COLUMNS.values()), *numbers]
-    return "\n".join(f"{name:<10}" + "".join(f"{value:>12}" for value in values) for name, *values in lines)
+    return "\n".join(f"{name:<25}" + "".join(f"{value:>12}" for value in values) for name, *values in lines)
 
 
 def open_folder(output: Path, *, fresh: bool) -> None:
@@ -198,18 +240,18 @@ def open_folder(output: Path, *, fresh: bool) -> None:
     (output / MARKER).touch()
 
 
-def demo(output: Path, *, prepare: bool, fresh: bool) -> str:
+def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> str:
     """Runs the steps and returns the closing words."""
     start = time.monotonic()
     open_folder(output, fresh=fresh)
-    steps = all_steps(output)
+    steps = all_steps(output, method)
     if prepare:
         steps = steps[: [step.name for step in steps].index(LAST_PREPARATION) + 1]
     run_steps(steps, output / "logs")
     if prepare:
         return f"Data and model: {output / 'data'}, {output / 'model'}"
     return (
-        f"\nDone in {time.monotonic() - start:.0f} s. One model, streamed at several k: quality (BLEU, chrF)"
+        f"\nDone in {time.monotonic() - start:.0f} s. {method.closing}: quality (BLEU, chrF)"
         "\nagainst latency (LAAL, AL: words behind the source).\n\n"
         f"{table(output / 'eval' / 'scores.tsv')}\n\n"
         f"report: {output / 'eval' / 'report.md'}   curve: {output / 'eval' / 'curve.png'}\n"
@@ -222,14 +264,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "output/demo", help="default: output/demo")
+    parser.add_argument("--method", choices=METHODS, default="wait_k", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, help="default: output/demo, with another method output/demo_METHOD")
     parser.add_argument("--prepare", action="store_true", help="stop once data and model are there")
     parser.add_argument("--fresh", action="store_true", help="start over; the old folder is renamed")
     options = parser.parse_args()
-    output = options.output.resolve()
+    folder = "output/demo" if options.method == "wait_k" else f"output/demo_{options.method}"
+    output = (options.output or ROOT / folder).resolve()
     os.chdir(ROOT)  # the YAMLs and scripts are named relative to it
     try:
-        print(demo(Path(os.path.relpath(output)), prepare=options.prepare, fresh=options.fresh))
+        print(
+            demo(Path(os.path.relpath(output)), METHODS[options.method], prepare=options.prepare, fresh=options.fresh)
+        )
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{parser.prog}: {error}")
 

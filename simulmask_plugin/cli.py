@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from simulmask_plugin import __version__
-from simulmask_plugin.config import LAYOUTS, POSITIONS, ROWS
-from simulmask_plugin.policies import POLICIES, SCHEDULE
+from simulmask_plugin.config import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
 from simulmask_plugin.units import UNITS
 
 BLOCK_OPTIONS = ("policy", "k", "n", "layout", "positions", "rows", "group_offset", "source_units", "target_units")
@@ -39,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"simulmask_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_validate, _add_show, _add_parity, _add_eval, _add_verify_merge, _add_env):
+    for add in (_add_validate, _add_show, _add_parity, _add_eval, _add_curve, _add_verify_merge, _add_env):
         add(commands)
     return parser
 
@@ -89,10 +88,10 @@ def _add_show(commands: Commands) -> None:
     parser.add_argument(
         "config", metavar="CONFIG.yaml", nargs="?", help="training YAML: its block, tokenizer and first row of data"
     )
-    parser.add_argument("--policy", choices=(*POLICIES, SCHEDULE), help="default: wait_k with k = 3")
+    parser.add_argument("--policy", choices=POLICY_NAMES, help="default: wait_k with k = 3")
     parser.add_argument("--k", help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
-    parser.add_argument("--schedule", metavar="1,2,3", help="g per target unit, for policy schedule")
+    parser.add_argument("--schedule", metavar="1,2,3", help="g per target unit, for policy schedule or model_driven")
     parser.add_argument("--layout", choices=LAYOUTS)
     parser.add_argument("--positions", choices=POSITIONS)
     parser.add_argument("--rows", choices=ROWS)
@@ -168,6 +167,24 @@ def _eval(options: argparse.Namespace) -> int:
     from simulmask_plugin.evaluation import run_evaluation
 
     return run_evaluation(options.config, options.overrides)
+
+
+def _add_curve(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "curve",
+        "draw the curves of several evaluations on the same axes",
+        "simulmask curve wait-k=output/demo/eval EAST=output/demo_east/eval --png curves.png",
+    )
+    parser.add_argument("evaluations", metavar="LABEL=FOLDER", nargs="+", help="output of `simulmask eval`")
+    parser.add_argument("--png", metavar="FILE", required=True, help="draw into this file")
+    parser.set_defaults(run=_curve)
+
+
+def _curve(options: argparse.Namespace) -> int:
+    from simulmask_plugin.curves import run_curve
+
+    return run_curve(options.evaluations, options.png)
 
 
 def _add_verify_merge(commands: Commands) -> None:

@@ -16,6 +16,7 @@ from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout, prefi
 from simulmask_plugin.masks import PADDING
 from simulmask_plugin.positions import position_ids
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.slots import slots_layout
 
 MASK_FIELDS = ("source_unit", "num_read", "num_hidden", "after_source")
 """What a batch carries beside input_ids, labels and position_ids; the model never sees these."""
@@ -27,7 +28,10 @@ def lay_out(
     """Lay an example out as the block says; ``look_ahead`` as in `prefix_layout`."""
     if config.layout in CHUNKED:
         return chunked_layout(example, schedule, layout=config.layout, loss_on=config.loss_on)
-    return prefix_layout(example, schedule, rows=config.laid_out_rows, look_ahead=look_ahead)
+    rows = config.laid_out_rows
+    if config.layout == "slots":
+        return slots_layout(example, schedule, rows=rows, look_ahead=look_ahead, slot_length=config.slot_length)
+    return prefix_layout(example, schedule, rows=rows, look_ahead=look_ahead)
 
 
 class SimulMaskCollator:

@@ -23,7 +23,7 @@ from simulmask_plugin.units import TOKEN, UNITS, WORD
 
 FILE_NAME = "simulmask.json"
 
-LAYOUTS = ("prefix", "interleaved", "turns")
+LAYOUTS = ("prefix", "interleaved", "turns", "slots")
 CHUNKED = ("interleaved", "turns")
 """Layouts in which source and target alternate; plain causal, with the positions of plain fine-tuning."""
 
@@ -33,7 +33,7 @@ MODEL_DRIVEN = "model_driven"
 LOSSES = ("all", "target")
 INFERENCE_KEYS = ("policy", "k", "n", "read_threshold")
 """What may be another in streaming than in training."""
-POSITIONS = ("contiguous", "modified_alibi", "group")
+POSITIONS = ("contiguous", "modified_alibi", "group", "slots")
 ROWS = ("look_ahead", "query_unit", "own_unit", "next_unit")
 PROMPTS = ("plain", "template")
 POLICY_NAMES = (*POLICIES, SCHEDULE, MODEL_DRIVEN)
@@ -50,15 +50,18 @@ class SimulMaskConfig:
     n: int | None = None
     """read_n: source units."""
     layout: str = "prefix"
-    """How an example becomes one sequence: prefix, interleaved (EAST), turns (chat turns of chunks)."""
+    """How an example becomes one sequence: prefix, interleaved (EAST), turns (chat turns), slots (ExPosST)."""
     positions: str = "group"
-    """contiguous, modified_alibi (ALiBi families), or group (source and target count separately)."""
+    """contiguous, modified_alibi (ALiBi families), group (source and target count separately), or slots (reserved
+    for the source of the layout slots, and only there)."""
     rows: str = "look_ahead"
     """What a target token sees as a query: look_ahead, query_unit, own_unit, next_unit (negative control)."""
     look_ahead_rate: float = 1.0
     """look_ahead: share of the target units, drawn per epoch, that get their look-ahead row."""
     group_offset: int = 0
     """group: position of the first header token, counted from the end of the prompt."""
+    slot_length: int = 16
+    """slots: positions reserved for the source of a slot, in tokens."""
     source_units: str = WORD
     """word, character or token."""
     target_units: str = WORD
@@ -70,7 +73,7 @@ class SimulMaskConfig:
     header: str = PLAIN_HEADER
     """plain: text between source and target; a chat template brings its own."""
     next_header: str = PLAIN_NEXT_HEADER
-    """turns, plain: text between a target chunk and the next source chunk; a chat template brings its own."""
+    """turns and slots, plain: text between a target chunk and the next source; a chat template brings its own."""
     loss_on: str = "all"
     """interleaved: all (tokens after the prompt, as published), or target (and both special tokens)."""
     special_token_weight: float = 1.0
@@ -122,6 +125,15 @@ class SimulMaskConfig:
                 f"simulmask.positions: {self.positions} does not go with layout: {self.layout}, in which every token "
                 "stays where it is; set positions: contiguous or remove the key."
             )
+        if (self.layout == "slots") != (self.positions == "slots"):
+            raise ValueError(
+                f"simulmask.positions: {self.positions} does not go with layout: {self.layout}; layout: slots and "
+                "positions: slots belong together."
+            )
+        if not isinstance(self.slot_length, int) or isinstance(self.slot_length, bool) or self.slot_length < 1:
+            raise ValueError(
+                f"simulmask.slot_length must be an integer of at least 1 (tokens), got {self.slot_length!r}."
+            )
         if self.layout in CHUNKED and TOKEN in (self.source_units, self.target_units):
             raise ValueError(
                 f"simulmask.layout: {self.layout} cuts between words or characters; units: token is neither."
@@ -133,6 +145,7 @@ class SimulMaskConfig:
             check_threshold("simulmask.read_threshold", threshold)
         own = {"rows": "look_ahead", "look_ahead_rate": 1.0} if self.layout in CHUNKED else {}
         own |= {} if interleaved else {"loss_on": "all", "special_token_weight": 1.0, "read_threshold": None}
+        own |= {} if self.layout == "slots" else {"slot_length": 16}
         for key, default in own.items():
             if getattr(self, key) != default:
                 raise ValueError(f"simulmask.{key} has no meaning in layout: {self.layout}; remove it.")
@@ -205,6 +218,7 @@ class SimulMaskConfig:
 LAYOUT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "interleaved": {"policy": MODEL_DRIVEN, "positions": "contiguous", "instruction": INTERLEAVED_INSTRUCTION},
     "turns": {"positions": "contiguous"},
+    "slots": {"positions": "slots"},
 }
 """Defaults that a layout has of its own."""
 
@@ -293,18 +307,23 @@ class ModelSettings:
             )
         return policies[0]
 
-    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+    def check_overrides(self, overrides: Mapping[str, Any], *, any_slot_length: bool = False) -> None:
         """Refuse settings that contradict what the model was trained with.
+
+        Args:
+            overrides: keys of the block and their values.
+            any_slot_length: let slot_length differ from that of training, on purpose (ExPosST wants the same in both).
 
         Raises:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = asdict(self.config)
+        free = (*INFERENCE_KEYS, "slot_length") if any_slot_length else INFERENCE_KEYS
         for key, value in overrides.items():
             if key not in trained:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
-            if key not in INFERENCE_KEYS and value != trained[key]:
+            if key not in free and value != trained[key]:
                 raise ValueError(
                     f"simulmask.{key} is {value!r}, but the model was trained with {trained[key]!r} ({FILE_NAME}); "
-                    f"remove the key: only {', '.join(INFERENCE_KEYS)} may change at inference."
+                    f"remove the key: only {', '.join(free)} may change at inference."
                 )

@@ -4,7 +4,7 @@
 
     read_aligned, read_pairs, read_test_set    files          ->  pairs (source, target, where)
     clean                                      pairs          ->  kept pairs, counts of the dropped ones
-    write_jsonl, write_lines                   kept pairs     ->  files
+    write_jsonl, write_rows, write_lines       kept pairs     ->  files
 
 Every error names the file and the line it comes from; nothing is skipped without being counted.
 """
@@ -13,10 +13,10 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 from simulmask_plugin.units import CHARACTER, WORD, split_units
@@ -31,6 +31,14 @@ _TALK_HEADER = re.compile(
 
 # JSON can spell half a character (\ud83d), which no UTF-8 file can hold.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+Item = TypeVar("Item")
+
+
+def is_text(value: object) -> bool:
+    """Whether a value of a JSON file is text that can be written again."""
+    return isinstance(value, str) and not _LONE_SURROGATE.search(value)
 
 
 class Pair(NamedTuple):
@@ -95,10 +103,26 @@ def read_tsv(path: Path, *, source_column: str = "1", target_column: str = "2") 
 
 def read_json(path: Path, *, source_key: str = "source", target_key: str = "target") -> Iterator[Pair]:
     """Yields the pairs of a JSON file: an array of objects if it opens with "[", else one object a line."""
-    for row, where in _json_rows(path):
+    for row, where in read_json_rows(path):
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected an object with the keys of a pair, got {type(row).__name__}.")
         yield Pair(_json_text(row, source_key, where), _json_text(row, target_key, where), where)
+
+
+def read_json_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Yields (value, where) of a JSON file: the items of an array if it opens with "[", else one value a line."""
+    lines = _numbered_lines(path)
+    for line, where in lines:
+        if where == f"{path}:1" and line.lstrip().startswith("["):
+            text = "\n".join([line, *(rest for rest, _ in lines)])
+            yield from ((row, f"{path}, item {number}") for number, row in enumerate(_parse(text, path), 1))
+            return
+        try:
+            yield json.loads(line), where
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column {error.colno})."
+            ) from error
 
 
 def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
@@ -142,6 +166,7 @@ def clean(
     max_ratio: float | None = None,
     drop_identical: bool = False,
     drop_duplicates: bool = False,
+    keep_spacing: bool = False,
 ) -> tuple[list[Pair], Counter[str]]:
     """Returns the pairs worth keeping and, by reason, how many were dropped.
 
@@ -156,6 +181,7 @@ def clean(
         max_ratio: how many times longer than the other a side may be.
         drop_identical: whether a pair whose sides are the same text is dropped.
         drop_duplicates: whether a pair that was kept before is dropped.
+        keep_spacing: whether white space inside a text stays as it is.
     """
     for unit in (source_unit, target_unit):
         if unit not in UNITS:
@@ -184,7 +210,9 @@ def clean(
     kept = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        source, target = (" ".join(text.split()) for text in (pair.source, pair.target))
+        source, target = (
+            text.strip() if keep_spacing else " ".join(text.split()) for text in (pair.source, pair.target)
+        )
         reason = reason_to_drop(source, target)
         if reason is not None:
             dropped[reason] += 1
@@ -195,7 +223,7 @@ def clean(
     return kept, dropped
 
 
-def split_off(pairs: list[Pair], *, num_valid: int, seed: int) -> tuple[list[Pair], list[Pair]]:
+def split_off(pairs: list[Item], *, num_valid: int, seed: int) -> tuple[list[Item], list[Item]]:
     """Returns (training pairs, validation pairs drawn at random), both in the order of the corpus."""
     if not 0 <= num_valid < len(pairs):
         raise ValueError(
@@ -225,13 +253,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_jsonl(path: Path, pairs: Iterable[Pair], *, languages: dict[str, str] | None = None) -> None:
     """Writes the rows of `formatting: simulmask`: source, target, and the given language columns."""
-    write_lines(
-        path,
-        (
-            json.dumps({"source": pair.source, "target": pair.target, **(languages or {})}, ensure_ascii=False)
-            for pair in pairs
-        ),
-    )
+    write_rows(path, ({"source": pair.source, "target": pair.target, **(languages or {})} for pair in pairs))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -315,21 +342,6 @@ def _column_index(column: str, header: list[str] | None, path: Path) -> int:
     return header.index(column)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[object, str]]:
-    lines = _numbered_lines(path)
-    for line, where in lines:
-        if where == f"{path}:1" and line.lstrip().startswith("["):
-            text = "\n".join([line, *(rest for rest, _ in lines)])
-            yield from ((row, f"{path}, item {number}") for number, row in enumerate(_parse(text, path), 1))
-            return
-        try:
-            yield json.loads(line), where
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column {error.colno})."
-            ) from error
-
-
 def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
@@ -343,6 +355,6 @@ def _json_text(row: dict, key: str, where: str) -> str:
             f"{where}: expected a key {key!r}, got the keys {', '.join(map(repr, row))}; name the right one "
             "by source_key or target_key."
         )
-    if not isinstance(row[key], str) or _LONE_SURROGATE.search(row[key]):
+    if not is_text(row[key]):
         raise ValueError(f"{where}: expected text under the key {key!r}, got {row[key]!r}.")
     return row[key]

@@ -20,6 +20,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
 from simulmask_plugin.report import draw_curve, write_report
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
@@ -61,6 +62,12 @@ class EvaluationConfig:
     dtype: str = "float32"
     attn_implementation: str | None = None
     max_target_tokens: int = 512
+    document_units: int | None = None
+    """Layouts of chunks: every line is a document; a sentence ends at punctuation after so many source units."""
+    context_sentences: int = 0
+    """Of a document: finished sentences that stay visible."""
+    extra_metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> command of another program, see `ExtraMetric`."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> EvaluationConfig:
@@ -80,6 +87,8 @@ class EvaluationConfig:
             raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
         if values.get("latency_unit") not in (None, *LATENCY_UNITS):
             raise ValueError(f"{where}: latency_unit must be word or char, got {values['latency_unit']!r}.")
+        for name, metric in (values.get("extra_metrics") or {}).items():
+            ExtraMetric.from_value(name, metric)
         return cls(**{**values, "policies": tuple(values["policies"])})
 
 
@@ -99,6 +108,8 @@ class Score:
     calls_per_token: float
     gflops_per_sentence: float
     truncated: int
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Scores of `extra_metrics`; columns of their own."""
 
 
 def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
@@ -192,7 +203,7 @@ def _check_same_settings(
     config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], path: Path
 ) -> None:
     """Results are kept only as long as they were made with the same settings and the same model."""
-    free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask")
+    free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
     weights = sorted(Path(config.model).glob("*.safetensors"))
     now = {key: value for key, value in asdict(config).items() if key not in free} | {
         "policy": dict(policy),
@@ -230,6 +241,8 @@ def _run_simuleval(
         "model-dtype": config.dtype,
         "attn-implementation": config.attn_implementation,
         "max-target-tokens": config.max_target_tokens,
+        "document-units": config.document_units,
+        "context-sentences": config.context_sentences,
         "session-log": directory / "sessions.jsonl",
         **{"read-n" if key == "n" else key.replace("_", "-"): value for key, value in policy.items()},
     }
@@ -282,6 +295,7 @@ def score(config: EvaluationConfig, settings: ModelSettings, directory: Path) ->
         calls_per_token=sum(session["calls"] for session in sessions) / max(written, 1),
         gflops_per_sentence=mean(session["flops"] for session in sessions) / 1e9,
         truncated=sum(session["truncated"] for session in sessions),
+        extra=run_metrics(config.extra_metrics, instances, directory),
     )
 
 
@@ -312,9 +326,9 @@ def signatures(config: EvaluationConfig, settings: ModelSettings) -> dict[str, s
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write scores.tsv."""
+    rows = [{k: v for k, v in asdict(score).items() if k != "extra"} | dict(score.extra) for score in scores]
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Score)], delimiter="\t")
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
         writer.writeheader()
-        for row in scores:
-            values = asdict(row)
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in values.items()})
+        for row in rows:
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import CHUNKED, FILE_NAME, ModelSettings, SimulMaskConfig
-from simulmask_plugin.prompts import Prompt, escape, interleaved_prompt, plain_prompt
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape, interleaved_prompt, plain_prompt
 
 FORMATTING = "simulmask"
 COLUMNS = (
@@ -80,7 +80,7 @@ def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetu
     refused = {
         f"flash_attn: {attention}": (
             attention in ("fa2", "fa3") and needs_mask,
-            f"layout: {config.layout} needs a mask; set flash_attn: sdpa (or disabled, that is eager)",
+            "set flash_attn: sdpa (or disabled, that is eager)",
         ),
         "packing": (packing and needs_mask, "set packing: false and neat_packing: false"),
         "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
@@ -91,11 +91,6 @@ def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetu
         "label_smoothing_factor": (
             training_args.label_smoothing_factor != 0 and has_own_loss(config),
             "remove it, or loss_on: target and special_token_weight",
-        ),
-        "finetuning_type: lora": (
-            config.layout == "interleaved" and not _trains_embeddings(model_args, finetuning_args),
-            "it would freeze the embeddings of the special tokens; set additional_target to the model's embedding and "
-            "head (embed_tokens,lm_head; Falcon, BLOOM: word_embeddings)",
         ),
     }
     for key, (is_set, remedy) in refused.items():
@@ -125,13 +120,6 @@ def is_flat(model_args: Any, data_args: Any) -> bool:
 def has_own_loss(config: SimulMaskConfig) -> bool:
     """Whether the loss is another than the cross entropy of the labels."""
     return config.loss_on == "target" or config.special_token_weight != 1
-
-
-def _trains_embeddings(model_args: Any, finetuning_args: Any) -> bool:
-    """Full fine-tuning does, and LoRA where the vocabulary grows or the embeddings are named."""
-    if finetuning_args.finetuning_type != "lora" or model_args.resize_vocab or model_args.add_special_tokens:
-        return True
-    return any("embed" in name or "wte" in name for name in finetuning_args.additional_target or [])
 
 
 def extend_launcher(launcher: ModuleType) -> None:
@@ -242,15 +230,20 @@ def _refuse_without_block(dataset_attr: Any, data_args: Any) -> Any:
 def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, flat: bool) -> Iterator[None]:
     """Swap in our pieces while run_sft runs; everything is put back at its end."""
     from llamafactory.data import loader
+    from llamafactory.model import adapter
 
     from simulmask_plugin.collator import SimulMaskCollator
     from simulmask_plugin.families import check_attention, check_length, family_of
+    from simulmask_plugin.features import check_special_tokens
     from simulmask_plugin.trainer import SimulMaskTrainer
 
     settings: list[ModelSettings] = []  # known once LLaMA-Factory has made tokenizer and template
 
     def get_dataset(template: Any, model_args: Any, data_args: Any, *args: Any, tokenizer: Any, **kwargs: Any) -> Any:
         settings.append(ModelSettings(config, resolve_prompt(config, template, tokenizer)))
+        if config.layout == "interleaved":
+            check_special_tokens(tokenizer)
+            tokens.extend(tokenizer.convert_tokens_to_ids(token) for token in (READ_END, WRITE_END))
         return stock_get_dataset(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
 
     def processor(template: Any, tokenizer: Any, data_args: Any, **kwargs: Any) -> SimulMaskDatasetProcessor:
@@ -294,6 +287,8 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
         return processed
 
     data_args_cutoff: list[int] = []
+    tokens: list[int] = []  # interleaved: ids of the special tokens
+    stock_set_up_lora = _seam(adapter, "_setup_lora_tuning")
     stock_get_dataset = _seam(workflow, "get_dataset")
     stock_load_model = _seam(workflow, "load_model")
     stock_preprocess = _seam(loader, "_get_preprocessed_dataset")
@@ -306,9 +301,19 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock_trainer), {"settings": settings[0]})
         return composed(**kwargs)
 
+    def set_up_lora(model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Let LoRA train the embeddings of the special tokens, which it would freeze."""
+        lora_config = _seam(adapter, "LoraConfig")
+        _replace(adapter, "LoraConfig", partial(lora_with_tokens, lora_config, model, tokens))
+        try:
+            return stock_set_up_lora(model_config, model, *args, **kwargs)
+        finally:
+            _replace(adapter, "LoraConfig", lora_config)
+
     replacements: list[tuple[ModuleType, str, Callable[..., Any]]] = [
         (workflow, "get_dataset", get_dataset),
         (workflow, "load_model", load_model),
+        (adapter, "_setup_lora_tuning", set_up_lora if config.layout == "interleaved" else stock_set_up_lora),
         (workflow, "SFTDataCollatorWith4DAttentionMask", collator),
         (workflow, "CustomSeq2SeqTrainer", trainer),
         (loader, "_load_single_dataset", partial(_load_dataset, _seam(loader, "_load_single_dataset"))),
@@ -325,6 +330,19 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
     finally:
         for module, name, original in stock:
             _replace(module, name, original)
+
+
+def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwargs: Any) -> Any:
+    """Return the LoRA configuration, with the embeddings (and head) of these tokens trained as well.
+
+    Where the YAML has whole embeddings trained (additional_target, resize_vocab) they are, with tied heads kept tied.
+    """
+    tied = bool(model.config.tie_word_embeddings)
+    if kwargs.get("modules_to_save"):
+        return lora_config(**kwargs, ensure_weight_tying=tied)
+    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})
 
 
 def check_positions(config: SimulMaskConfig, model_config: Any) -> None:
@@ -503,9 +521,10 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     Raises:
         ValueError: if the template does not keep the text of a user turn in one piece.
     """
+    has_turns = config.layout in ("turns", "slots")
     if config.prompt == "plain":
         bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header * (config.layout == "turns"))
+        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
         return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
     elements: list[Any] = list(template.format_prefix.apply())
     if template.default_system:
@@ -521,9 +540,11 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     if config.layout == "interleaved":
         return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
     next_header = ""
-    if config.layout == "turns":
+    if has_turns:
         turn = template.format_assistant.apply(content="") + template.format_user.apply(content=SENTINEL, idx="1")
         next_header = "".join(_element_text(element, tokenizer) for element in turn).partition(SENTINEL)[0]
+    if config.layout == "slots":
+        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
     return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
 
 

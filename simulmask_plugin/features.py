@@ -15,6 +15,7 @@ from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, roll_out
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.slots import longest
 from simulmask_plugin.units import Tokenizer, UnitTokenizer, split_units
 
 
@@ -130,11 +131,13 @@ def whole_schedule(row: Row, config: SimulMaskConfig) -> tuple[int, ...]:
 
 
 def longest_layout(config: SimulMaskConfig, feature: Mapping[str, Any]) -> int:
-    """Tokens that the example can have at most, look-ahead rows and chunk ends among them."""
+    """Tokens that the example can have at most, look-ahead rows and chunk ends among them; a slot counts as full."""
     length, num_target = len(feature["input_ids"]), len(feature["target_lengths"])
     if config.layout in CHUNKED:
         num_chunks = len(set(feature["schedule"])) or num_target + 1
         return length + num_chunks * (feature["num_header"] + len(feature["next_header"]))
+    if config.layout == "slots":
+        length = longest(from_feature(feature)[0], config.slot_length)
     return length + config.has_look_ahead * num_target
 
 
@@ -217,7 +220,7 @@ class ScheduleSampler:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
         if self.config.has_schedule_column:
             if not schedule:
-                raise ValueError(f"policy: {self.config.policy} needs a schedule in every row of the data.")
+                raise ValueError(f"policy: {self.config.policy} needs the column `schedule` in every row of the data.")
             read = ReadSchedule(schedule, num_source)
         else:
             which = int(random.integers(len(self.policies))) if random is not None else 0

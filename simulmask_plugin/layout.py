@@ -62,10 +62,12 @@ class SequenceLayout:
         source_unit: index of the source unit of the token; -1 for every other token, S for a look-ahead row.
         num_read: source units that the token may see as a query; S ("all") for prompt and source.
         labels: target of the row *before* (the shift is the model's); IGNORE_INDEX elsewhere.
-        token: index of the token in the sequence without look-ahead rows (a pair shares one).
+        token: index of the token in the sequence without look-ahead rows (a pair shares one); in ``slots`` of the
+            token in the example, -1 for a next header.
         num_hidden: source *tokens* that the row may not see.
         example: what was laid out.
         parts: prompt, source, header or target for every token; empty where the example's lengths tell it.
+        position: position of every token, where the layout itself decides it (``slots``).
     """
 
     input_ids: Ints
@@ -76,6 +78,7 @@ class SequenceLayout:
     num_hidden: Ints
     example: Example
     parts: tuple[str, ...] = ()
+    position: Ints | None = None
 
     @property
     def after_source(self) -> Bool[np.ndarray, " tokens"]:

@@ -198,18 +198,21 @@ def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator
             load = partial(tiny_model, name, len(tokenizer), seed, attention)
             cells = tuple(_cells(settings, family, matrix))
             if matrix:
-                cells += tuple(chain.from_iterable(_cells(chunked, family, matrix) for chunked in _chunked(tokenizer)))
+                cells += tuple(
+                    chain.from_iterable(_cells(other, family, matrix) for other in _other_layouts(tokenizer))
+                )
             if matrix and name in UNIT_FAMILIES and attention == family.implementations[0]:
                 cells += tuple(_unit_cells(settings))
             yield Subject(family, attention, load, tokenizer, cells)
 
 
-def _chunked(tokenizer: Any) -> Iterator[ModelSettings]:
-    """The settings of the layouts of chunks."""
+def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
+    """The settings of the layouts besides `prefix`."""
     for config in (
         SimulMaskConfig.from_dict({"layout": "interleaved"}),
         SimulMaskConfig.from_dict({"layout": "interleaved", "loss_on": "target"}),
         SimulMaskConfig.from_dict({"layout": "turns", "policy": "offline"}),
+        SimulMaskConfig.from_dict({"layout": "slots", "policy": "offline"}),
     ):
         yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
 
@@ -244,12 +247,14 @@ def _load_model(path: str, attention: str) -> PreTrainedModel:
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:
     """The settings under every policy; with ``matrix`` in every layout, positions and rows, too."""
     config = settings.config
-    possible = tuple(p for p in POSITIONS if p != "modified_alibi" or family.position == "alibi")
+    possible = [p for p in POSITIONS if p != "slots" and (p != "modified_alibi" or family.position == "alibi")]
+    if config.layout == "slots":
+        possible = ["slots"]
     if config.layout in CHUNKED:
         for policy in _policies(config):
             yield _with(settings, **policy)
         return
-    positions, rows = (possible, ROWS) if matrix else ((config.positions,), (config.rows,))
+    positions, rows = (possible, ROWS) if matrix else ([config.positions], (config.rows,))
     for position, row, policy in product(positions, rows, _policies(config)):
         yield _with(settings, positions=position, rows=row, **policy)
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from simulmask_plugin.collator import lay_out
 from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import ExampleEncoder, Row
-from simulmask_plugin.layout import SequenceLayout, prefix_layout
+from simulmask_plugin.layout import SequenceLayout
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.policies import make_policy, roll_out
+from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.terminal import console, table, verdict
 from simulmask_plugin.training_setup import check_location
 
@@ -99,6 +101,7 @@ def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
 
     inputs = make_inputs(settings, tokenizer)
     model, expected = load_model(base)
+    before = special_rows(model, settings, tokenizer)
     reference = logits(_with_adapter(model, adapter, len(tokenizer)), inputs)
     del model
     model, found = load_model(merged)
@@ -106,6 +109,8 @@ def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
     yield check_dtype(expected, found)
     yield check_vocabulary(expected, found, len(tokenizer))
     yield check_tied(expected, found)
+    if settings.config.layout == "interleaved":
+        yield check_special_rows(before, special_rows(model, settings, tokenizer))
     yield check_logits(reference, logits(model, inputs), expected, found)
 
 
@@ -155,6 +160,27 @@ def check_tied(base: Stored, merged: Stored) -> Check:
     return Check("tied weights", same, detail if same else f"{detail}; in the base: {words[base.is_tied]}")
 
 
+def special_rows(model: Any, settings: ModelSettings, tokenizer: Any) -> list[Tensor]:
+    """Rows of the two special tokens of the layout interleaved, (2, hidden), in the embedding and in the head."""
+    if settings.config.layout != "interleaved":
+        return []
+    ids = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+    matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    return [matrix.detach()[ids].clone() for matrix in matrices if max(ids) < len(matrix)]
+
+
+def check_special_rows(base: list[Tensor], merged: list[Tensor]) -> Check:
+    """The special tokens of the layout interleaved have rows of their own, which the adapter has trained."""
+    name = "special tokens"
+    if len(merged) < 2:
+        return Check(name, False, f"the merged model has no rows for {READ_END} and {WRITE_END}")
+    if any(torch.equal(rows[0], rows[1]) for rows in merged):
+        return Check(name, False, f"{READ_END} and {WRITE_END} have the same embedding")
+    if base and all(torch.equal(before, after) for before, after in zip(base, merged, strict=True)):
+        return Check(name, False, "their embeddings are those of the base: the adapter has not trained them")
+    return Check(name, True, f"{READ_END} and {WRITE_END} differ, and were trained")
+
+
 def check_logits(reference: list[Tensor], merged: list[Tensor], base: Stored, found: Stored) -> Check:
     """Every logit of the merged model is that of base and adapter."""
     if any(one.shape != other.shape for one, other in zip(reference, merged, strict=True)):
@@ -181,7 +207,7 @@ def make_inputs(settings: ModelSettings, tokenizer: Any) -> Inputs:
     for source, target in EXAMPLES:
         example = encoder.encode(Row(source, target, config.source_lang, config.target_lang))
         schedule = roll_out(make_policy("wait_k", k=2), len(example.source_lengths), len(example.target_lengths))
-        layouts.append(prefix_layout(example, schedule, rows=config.laid_out_rows))
+        layouts.append(lay_out(config, example, schedule))
     return Inputs(settings, sequences, layouts)
 
 

@@ -19,6 +19,7 @@ from simulmask_plugin.layout import SequenceLayout
 from simulmask_plugin.policies import roll_out
 from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.schedule import Action, ReadSchedule
+from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 from simulmask_plugin.units import split_units
 
@@ -86,20 +87,35 @@ def training_logits(model: PreTrainedModel, settings: ModelSettings, layout: Seq
 
 
 def scored_rows(layout: SequenceLayout) -> Iterator[tuple[int, int, str]]:
-    """Yield (row, target token index, kind) of every row that predicts; the header's last token has index -1."""
+    """Yield (row, target token index, kind) of every row that predicts.
+
+    The header's last token has the index of the target token before it, -1 for the first header, and the kind "header"
+    where another row with that index predicts the same.
+    """
     start = layout.example.source_end + layout.example.num_header
-    for row, token in enumerate(layout.token[:-1]):
-        if token >= start - 1:
+    for row, token in enumerate(layout.token[:-1].tolist()):
+        if token == start - 1:
+            before = int(layout.token[row + 1]) - start - 1
+            yield row, before, "header" if before >= 0 else "kept"
+        elif token >= start:
             is_look_ahead = layout.source_unit[row] == len(layout.example.source_lengths)
-            yield row, int(token) - start, "look_ahead" if is_look_ahead else "kept"
+            yield row, token - start, "look_ahead" if is_look_ahead else "kept"
 
 
 def stream_forced(
-    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, target_ids: list[int]
+    model: PreTrainedModel,
+    encoder: ExampleEncoder,
+    row: Row,
+    schedule: ReadSchedule,
+    target_ids: list[int],
+    last: tuple[int, str],
 ) -> tuple[StreamingSession, dict[tuple[int, str], Tensor]]:
-    """Stream one example by its schedule, with its own target tokens; return the logits of each row."""
+    """Stream one example by its schedule, with its own target tokens; return the logits of each row.
+
+    ``last`` is the target token index and the kind of the row that predicts the end of sentence.
+    """
     forced = _Forced(target_ids)
-    session = StreamingSession(
+    session = SESSIONS[encoder.settings.config.layout](
         model=model,
         encoder=encoder,
         policy=lambda t: schedule.num_read[t - 1],
@@ -111,8 +127,7 @@ def stream_forced(
         trace=forced.trace,
     )
     pieces = split_units(row.source, encoder.source.unit)
-    last = len(target_ids) - 2  # its row predicts the end of sentence
-    while (last, "kept") not in forced.rows:
+    while last not in forced.rows:
         if session.action() is Action.READ:
             session.read(pieces.pop(0))
             if not pieces:
@@ -149,9 +164,7 @@ def stream_chunks(
         for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels, strict=True)
         if part in ("header", "target") and label >= 0 and (is_turns or [token] != read_end)
     ]
-    if not is_turns:
-        tokens.pop()  # the end of sentence: the session has stopped at the write end before it
-    forced = _ForcedChunks(schedule, tokens)
+    forced = _ForcedChunks(schedule, tokens if is_turns else tokens[:-1])  # interleaved: no row is asked for the end
     session = ChunkedSession(
         model=model,
         encoder=encoder,
@@ -200,14 +213,13 @@ def compare(
         fed = chunked.feeder.fed_ids
         result.same_ids &= fed == layout.input_ids[: len(fed)].tolist()
         return
+    scored = list(scored_rows(layout))
     start = example.source_end + example.num_header
     target_ids = example.input_ids[start:].tolist()
-    session, streamed = stream_forced(model, encoder, row, schedule, target_ids)
-    for index, token, kind in scored_rows(layout):
+    session, streamed = stream_forced(model, encoder, row, schedule, target_ids, scored[-1][1:])
+    for index, token, kind in scored:
         result.add(logits[index], streamed[token, kind])
-    ids, kept = example.input_ids.tolist(), session.feeder.kept_ids()
-    written = ids[example.source_end : -1]
-    # The source may not have been read to its end; then the last token's row was taken back, to be fed again later.
-    result.same_ids &= any(
-        kept == ids[: min(len(kept) - len(tail), example.source_end)] + tail for tail in (written, written[:-1])
-    )
+    # Neither look-ahead rows nor source that has not been read are in the cache. Where the source has not been read to
+    # its end, the row that predicted the end of sentence was taken back, to be fed again: a target token, or a header.
+    ids, kept = layout.input_ids[layout.source_unit < session.num_read].tolist()[:-1], session.feeder.kept_ids()
+    result.same_ids &= any(kept == ids[: len(ids) - taken_back] for taken_back in (0, 1, example.num_header))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.masks import may_attend
@@ -193,7 +193,8 @@ def title(config: SimulMaskConfig) -> str:
     """The settings that decide what a picture looks like, in one line."""
     parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
     policy = " ".join([config.policy, *parameters])
-    return f"{policy} | layout {config.layout} | rows {config.rows} | positions {config.positions}"
+    rows = [] if config.layout in CHUNKED else [f"rows {config.rows}"]
+    return " | ".join([policy, f"layout {config.layout}", *rows, f"positions {config.positions}"])
 
 
 def describe_schedule(picture: Picture) -> str:

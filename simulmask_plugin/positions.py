@@ -17,7 +17,11 @@ def position_ids(layout: SequenceLayout, *, scheme: str, group_offset: int = 0) 
       (SimulMask, section 4.3).
     - ``group``: prompt and source count from 0; header and target count from the end of the prompt, ``group_offset``
       further on, so that they do not depend on the length of the source.
+    - ``slots``: those of the layout, see :mod:`~simulmask_plugin.slots`.
     """
+    if scheme == "slots":
+        assert layout.position is not None, "positions: slots belong to the layout slots"
+        return layout.position
     if scheme == "group":
         example = layout.example
         moved = (

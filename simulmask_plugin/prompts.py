@@ -48,7 +48,7 @@ class Prompt:
         if not self.header:
             raise ValueError("The prompt's header is empty; the first target token is predicted from it.")
         for text in (self.before, self.header, self.next_header):
-            for name in _placeholders(text):
+            for name in placeholders(text):
                 if name not in PLACEHOLDERS:
                     raise ValueError(
                         f"Unknown placeholder {{{name}}} in the prompt {text!r}; expected "
@@ -72,11 +72,16 @@ class Prompt:
         return self.source_is_spaced if self.header == READ_END else _wants_space(self.header)
 
 
-def _placeholders(text: str) -> list[str]:
+def placeholders(text: str) -> list[str]:
+    """Names in braces; doubled braces stand for themselves.
+
+    Raises:
+        ValueError: if a brace is left open.
+    """
     try:
         return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
-        raise ValueError(f"The prompt {text!r} is damaged ({error}); write {{{{ and }}}} for braces.") from error
+        raise ValueError(f"The text {text!r} is damaged ({error}); write {{{{ and }}}} for braces.") from error
 
 
 def _wants_space(text: str) -> bool:

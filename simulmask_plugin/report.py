@@ -52,9 +52,12 @@ def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
 
 def markdown_table(scores: Sequence[Score]) -> str:
     """Return the scores as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * len(COLUMNS)]
+    extra = list(scores[0].extra)
+    names = [*COLUMNS.values(), *extra]
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for score in scores:
-        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in (getattr(score, c) for c in COLUMNS)]
+        values = [*(getattr(score, c) for c in COLUMNS), *(score.extra[name] for name in extra)]
+        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in values]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -67,7 +70,7 @@ def write_report(
     signatures: Mapping[str, str],
 ) -> None:
     """Write report.md: the table, the curve, and every setting and version behind them."""
-    trained = asdict(settings.config) | {"before": settings.prompt.before, "header": settings.prompt.header}
+    trained = asdict(settings.config) | asdict(settings.prompt)
     sections = [
         f"# {config.model}",
         f"{scores[0].sentences} sentences of `{config.source}`.",

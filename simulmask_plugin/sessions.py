@@ -12,6 +12,7 @@ from simulmask_plugin.chunked_session import ChunkedSession, Document
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
+from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 
 Session = StreamingSession | ChunkedSession
@@ -94,11 +95,12 @@ def open_session(
         ValueError: if the model cannot be streamed like this.
     """
     policy = decision.check(encoder.settings)
-    if encoder.settings.config.layout not in CHUNKED:
+    layout = encoder.settings.config.layout
+    if layout not in CHUNKED:
         if document is not None:
-            raise ValueError("A document needs a model of layout: interleaved or turns, not prefix.")
+            raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout}.")
         assert policy is not None
-        return StreamingSession(
+        return SESSIONS[layout](
             model=model,
             encoder=encoder,
             policy=policy,

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.factory import resolve_prompt
-from simulmask_plugin.features import Row
+from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.terminal import console
 from simulmask_plugin.units import Tokenizer, split_units
 
@@ -20,6 +20,12 @@ EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
 WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
 END_OF_SENTENCE = "</s>"
 WORD_PROMPT = Prompt("", "->")
+WORD_PROMPTS = {
+    "interleaved": Prompt("", READ_END, WRITE_END),
+    "turns": Prompt("", "->", "<-"),
+    "slots": Prompt("", "->", "<-"),
+}
+"""Of the layouts that need more than a header."""
 
 
 class WordTokenizer:
@@ -97,13 +103,18 @@ def run_show(
     if config_path is not None and tokenizer_dir is not None:
         raise ValueError("Give a training YAML or --tokenizer, not both; the YAML names its own tokenizer.")
     if schedule is not None:
-        given = {"policy": SCHEDULE} | dict(given)
-        if given["policy"] != SCHEDULE:
-            raise ValueError(f"--schedule goes with --policy {SCHEDULE}, got --policy {given['policy']}.")
+        default = MODEL_DRIVEN if given.get("layout") == "interleaved" else SCHEDULE
+        given = {"policy": default} | dict(given)
+        if given["policy"] not in (SCHEDULE, MODEL_DRIVEN):
+            raise ValueError(
+                f"--schedule goes with --policy {SCHEDULE} or {MODEL_DRIVEN}, got --policy {given['policy']}."
+            )
     texts = None if source is None or target is None else (source, target)
     tokenizer, settings, row, seed = _inputs(config_path, tokenizer_dir, given, texts)
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
+    elif settings.config.policy == MODEL_DRIVEN and row.schedule is None:
+        row = replace(row, schedule=whole_schedule(row, settings.config))
     picture = draw(tokenizer, settings, row, seed=seed)
     heading = title(settings.config)
     short, left_out = shorten_prompt(picture)
@@ -141,17 +152,20 @@ def _inputs(
         return tokenizer, settings, _row(texts or EXAMPLE, settings.config), 0
     config = _block(given)
     row = _row(texts or EXAMPLE, config)
+    prompt = WORD_PROMPTS.get(config.layout, WORD_PROMPT)
     words = [
         *split_units(row.source, config.source_units),
-        *WORD_PROMPT.header.split(),
+        *prompt.header.split(),
         *split_units(row.target, config.target_units),
+        *prompt.next_header.split(),
     ]
-    return WordTokenizer(words), ModelSettings(config, WORD_PROMPT), row, 0
+    return WordTokenizer(words), ModelSettings(config, prompt), row, 0
 
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
     """A block of the given keys, wait-3 where they name no policy."""
-    return SimulMaskConfig.from_dict(dict(given) if "policy" in given else {**WAIT_3, **given})
+    needs_policy = "policy" not in given and given.get("layout") != "interleaved"
+    return SimulMaskConfig.from_dict({**WAIT_3, **given} if needs_policy else dict(given))
 
 
 def _row(texts: tuple[str, str], config: SimulMaskConfig) -> Row:

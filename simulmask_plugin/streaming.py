@@ -118,11 +118,22 @@ class StreamingSession:
         if self.source_finished:
             raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
         for ids in self.encoder.source_units(text, first=self.num_read == 0):
-            start = self._num_prompt + self._visible[-1]
-            for place, token in enumerate(ids, start=start):
-                self._pending.append(FedRow(token, place, self.num_read, ALL, place, 0, False))
-            self._visible.append(self._visible[-1] + len(ids))
+            self._take(ids)
             self.num_read += 1
+
+    def _take(self, ids: list[int]) -> None:
+        """Queue a source unit behind the last one."""
+        start = self._num_prompt + self._visible[-1]
+        for place, token in enumerate(ids, start=start):
+            self._pending.append(FedRow(token, place, self.num_read, ALL, place, 0, False))
+        self._visible.append(self._visible[-1] + len(ids))
+
+    def _release(self, num_read: int) -> None:
+        """Called before rows are fed that see so many units; all that have been taken are queued already."""
+
+    def _release_beside_output(self, num_read: int) -> bool:
+        """Likewise, while a unit is being written; False if these units can only stand behind its last token."""
+        return True
 
     def finish_source(self) -> None:
         """Declare that no more source will come."""
@@ -142,9 +153,9 @@ class StreamingSession:
             self.finished = self.truncated = True
             return None
         own = self._reads(self.num_written + 1)
+        self._release(own)
         if self._logits is None:
-            self._logits = self._feed([self._kept(i, own) for i in self._anchor_indices()])[-1]
-            self._record(len(self.target_ids) - 1, "kept", self._logits)
+            self._logits = self._predict_unit(own)
         token = self._choose(self._logits, opening=True)
         if token == self.encoder.tokenizer.eos_token_id:
             self._end_of_sentence(own)
@@ -152,6 +163,12 @@ class StreamingSession:
         unit = self._write_unit(token, own)
         self.num_written += 1
         return self.encoder.target.text(unit)
+
+    def _predict_unit(self, own: int) -> Tensor:
+        """Feed the anchor's kept rows; return what the last of them predicts, the next unit's first token."""
+        logits = self._feed([self._kept(i, own) for i in self._anchor_indices()])[-1]
+        self._record(len(self.target_ids) - 1, "kept", logits)
+        return logits
 
     def _end_of_sentence(self, own: int) -> None:
         """Stop if the row saw the whole source; else it means READ: take the row back and show it one unit more."""
@@ -168,14 +185,17 @@ class StreamingSession:
         rows = self.encoder.settings.config.rows
         while True:
             unit.append(token)
-            self.target_ids.append(token)
-            self.counters.written_tokens += 1
+            self._append(token)
             index = len(self.target_ids) - 1
-            self._anchor = [token]
             if self.encoder.target.unit == TOKEN and rows != "own_unit":
                 self._logits = None  # complete by definition: its only row is fed when g(t + 1) has been read
                 return unit
-            pair = rows != "own_unit" and following is not None and following > own
+            pair = (
+                rows != "own_unit"
+                and following is not None
+                and following > own
+                and self._release_beside_output(following)
+            )
             feed = [self._look_ahead(index, own) if pair else self._kept(index, own)]
             if pair:
                 assert following is not None
@@ -198,6 +218,12 @@ class StreamingSession:
                 if pair:
                     self._record(index, "kept", logits[1])
             return unit
+
+    def _append(self, token: int) -> None:
+        """Take a token into the target; its row is to be fed."""
+        self.target_ids.append(token)
+        self.counters.written_tokens += 1
+        self._anchor = [token]
 
     def _is_complete(self, unit: list[int], next_token: int) -> bool:
         guard = len(unit) >= self.max_unit_tokens or len(self.target_ids) >= self.max_target_tokens

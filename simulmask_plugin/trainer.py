@@ -14,6 +14,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
@@ -21,6 +22,7 @@ from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.losses import interleaved_loss
 from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.sampling import ShuffledGroups
 
 
 class SimulMaskTrainer(Trainer):
@@ -52,6 +54,14 @@ class SimulMaskTrainer(Trainer):
             weight=self.settings.config.special_token_weight,
             num_items=num_items_in_batch,
         )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With ``group_by_length``, shuffle the steps as well."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        step_size = sampler.batch_size * self.args.world_size
+        return ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Turn the integers of the batch into the mask, on the device, once per batch."""

@@ -93,8 +93,9 @@ def describe_block(config: SimulMaskConfig) -> dict[str, str]:
     """What the ``simulmask:`` block means, in words, by topic."""
     rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
     offset = f", target {config.group_offset} positions further on" if config.positions == "group" else ""
+    slots = f", slots of {config.slot_length} tokens" if config.layout == "slots" else ""
     return {
-        "layout": config.layout,
+        "layout": config.layout + slots,
         "policy": describe_policy(config),
         "rows": config.rows + rate,
         "positions": config.positions + offset,

@@ -15,7 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
-TENSOR_MODULES = "layout positions masks alibi collator delivery kv_cache feeding losses chunked streaming parity"
+TENSOR_MODULES = (
+    "layout slots chunked positions masks alibi collator delivery kv_cache feeding losses "
+    "streaming slots_session parity"
+)
 install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
 
 from simulmask_plugin.families import tiny_model  # noqa: E402
@@ -99,3 +102,15 @@ def tokenizer(request):
 def model_of():
     """Tiny random models by family, vocabulary size, seed and attention; each is built once."""
     return lru_cache(maxsize=None)(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    """Runs of real programs, shared by all test processes of a run."""
+    from end_to_end import Workshop
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "popen-gw" in base.name else base
+    folder = shared / "end_to_end"
+    folder.mkdir(exist_ok=True)
+    return Workshop(folder).prepare()

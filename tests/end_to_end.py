@@ -50,7 +50,7 @@ class Workshop:
         data, model = self.folder / "data", self.folder / "model"
         sizes = ("--train", NUM_TRAIN, "--valid", 1, "--test", NUM_TEST)
         python = sys.executable
-        self.run("pairs", python, "data/make_toy_pair.py", "--output", data, *sizes)
+        self.run("pairs", python, "data/make_toy_pair.py", "--output", data, *sizes, "--chunks")
         self.run(
             "model",
             *(python, "data/make_model.py", "--text", data / "train.jsonl", "--output", model),
@@ -58,11 +58,12 @@ class Workshop:
         )
         info = data / "dataset_info.json"
         with FileLock(self.folder / "info.lock"):
-            if not info.exists():
+            known = json.loads(info.read_text())
+            if "alpaca" not in known:
                 write_alpaca(data / "train.jsonl", data / "alpaca.json")
                 columns = {"source": "source", "target": "target"}
                 entry = {"file_name": "train.jsonl", "formatting": "simulmask", "columns": columns}
-                info.write_text(json.dumps({"toy_train": entry, "alpaca": {"file_name": "alpaca.json"}}))
+                info.write_text(json.dumps({**known, "toy_train": entry, "alpaca": {"file_name": "alpaca.json"}}))
         return self
 
     def without_block(self):

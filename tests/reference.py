@@ -189,7 +189,7 @@ def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> flo
 def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
     config = SimulMaskConfig.from_dict(block)
-    prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:" * (config.layout == "turns"))
+    prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:")
     return ModelSettings(config, interleaved_prompt(prompt) if config.layout == "interleaved" else prompt)
 
 
@@ -227,6 +227,10 @@ class Forced:
     def trace(self, index, kind, logits):
         self.rows.setdefault((index, kind), logits)
 
+    def rows_of_last_call(self, index, kind, logits):
+        """A trace that keeps the last call's instead."""
+        self.rows[index, kind] = logits
+
 
 lengths = st.integers(1, 8)
 unit_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
@@ -247,3 +251,60 @@ def scheduled_pieces(draw, num_next_header=0, least=0):
     source, target = draw(unit_lengths), draw(unit_lengths)
     pieces = pieces_of(draw(st.integers(0, 3)), source, draw(st.integers(1, 3)), target, num_next_header)
     return pieces, draw(schedules(len(source), len(target), least))[0]
+
+
+def lay_out_slots(pieces, next_header, g, rows, slot_length, look_ahead=None) -> list[Row]:
+    """Rows of the `slots` layout, segment by segment; a row's `place` is its position."""
+
+    def round_up(length):
+        return -(-length // slot_length) * slot_length
+
+    segments = [{"slots": [{"capacity": slot_length, "units": []}], "targets": []}]
+    read = 0
+    for t, now in enumerate(g):
+        for unit in range(read, now):
+            segment, length = segments[-1], len(pieces.source[unit])
+            slot = segment["slots"][-1]
+            used = sum(len(pieces.source[u]) for u in slot["units"])
+            if used + length <= slot["capacity"]:
+                slot["units"].append(unit)
+            elif segment["targets"]:
+                segments.append({"slots": [{"capacity": round_up(length), "units": [unit]}], "targets": []})
+            elif not slot["units"]:
+                slot.update(capacity=round_up(length), units=[unit])
+            else:
+                segment["slots"].append({"capacity": round_up(length), "units": [unit]})
+        read = now
+        segments[-1]["targets"].append(t)
+
+    everything, target = len(pieces.source), [*pieces.target, [pieces.eos]]
+    out = [Row(token, "prompt", -1, i, everything) for i, token in enumerate(pieces.prompt)]
+    position = len(out)
+    for number, segment in enumerate(segments):
+        if number:
+            out += [Row(token, "header", -1, position + i, everything) for i, token in enumerate(next_header)]
+            position += len(next_header)
+        for slot in segment["slots"]:
+            tokens = [(unit, token) for unit in slot["units"] for token in pieces.source[unit]]
+            out += [Row(token, "source", unit, position + i, everything) for i, (unit, token) in enumerate(tokens)]
+            position += slot["capacity"]
+        first = target[segment["targets"][0]][0]
+        for i, token in enumerate(pieces.header):
+            predicts = first if i == len(pieces.header) - 1 else None
+            out.append(Row(token, "header", -1, position, g[segment["targets"][0]], predicts))
+            position += 1
+        for t in segment["targets"]:
+            for i, token in enumerate(target[t]):
+                if t == len(pieces.target):
+                    out.append(Row(token, "target", -1, position, g[t]))
+                    break
+                ends = i == len(target[t]) - 1
+                following = target[t + 1][0] if ends else target[t][i + 1]
+                sees = {"own_unit": g[t], "query_unit": g[t + 1]}.get(rows, g[t + 1] if ends else g[t])
+                if ends and t == segment["targets"][-1]:
+                    sees = g[t]
+                elif ends and rows == "look_ahead" and g[t] < g[t + 1] and (look_ahead is None or look_ahead[t]):
+                    out.append(Row(token, "target", -1, position, g[t], following, is_look_ahead=True))
+                out.append(Row(token, "target", -1, position, sees, following))
+                position += 1
+    return out

@@ -59,8 +59,8 @@ BLOCKS = {
         r"simulmask\.rows has no meaning in layout: t",
     ),
     "unknown layout": (
-        {**WAIT_3, "layout": "slots"},
-        r"simulmask\.layout: unknown value 'slots'; expected one of pref",
+        {**WAIT_3, "layout": "blocks"},
+        r"simulmask\.layout: unknown value 'blocks'; expected one of pref",
     ),
     "loss_on in prefix": (
         {**WAIT_3, "loss_on": "target"},

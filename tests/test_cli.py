@@ -303,7 +303,7 @@ def test_parity_of_a_training_yaml(training, capsys):
 def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys):
     code, cells = records(capsys, "--matrix", "--family", "falcon", "--examples", "1")
     assert code == 0
-    assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 2 * 3 * 4 * 4
+    assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 2 * (3 * 4 * 4 + 1 + 4 + 4 * 4)
     assert len({(cell["source_units"], cell["target_units"]) for cell in cells}) == 6
     assert all(cell["holds"] for cell in cells if cell["promised"])
     assert not all(cell["holds"] for cell in cells)

@@ -15,6 +15,7 @@ BLOCKS = [
     {"policy": "read_n", "n": 2, "positions": "modified_alibi", "rows": "query_unit"},
     {"policy": "offline", "source_units": "character", "target_units": "token"},
     {"policy": "schedule", "group_offset": 64, "rows": "next_unit", "prompt": "template"},
+    {"policy": "wait_k", "k": 2, "layout": "slots", "positions": "slots", "slot_length": 8, "next_header": "\nX:"},
 ]
 
 
@@ -73,6 +74,17 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
         ({"policy": "offline", "group_offset": -1}, "group_offset must be an integer of at least 0, got -1"),
         ({"policy": "offline", "group_offset": 0.5}, "group_offset must be an integer of at least 0, got 0.5"),
         ({"policy": "offline", "group_offset": True}, "group_offset must be an integer of at least 0, got True"),
+        ({"policy": "offline", "slot_length": 8}, "simulmask.slot_length has no meaning in layout: prefix; remove it"),
+        ({"policy": "offline", "slot_length": 0}, r"slot_length must be an integer of at least 1 \(tokens\), got 0"),
+        ({"policy": "offline", "slot_length": 1.5}, "slot_length must be an integer of at least 1 .*, got 1.5"),
+        ({"policy": "offline", "slot_length": True}, "slot_length must be an integer of at least 1 .*, got True"),
+        (
+            {"policy": "offline", "layout": "slots", "positions": "group"},
+            "simulmask.positions: group does not go with layout: slots; layout: slots and positions: slots belong",
+        ),
+        ({"policy": "offline", "positions": "slots"}, "simulmask.positions: slots does not go with layout: prefix"),
+        ({"policy": "offline", "next_header": None}, "simulmask.next_header must be a text, got None"),
+        ({"policy": "offline", "next_header": "{lang}"}, r"Unknown placeholder \{lang\}"),
         ({"policy": "offline", "header": ""}, "header is empty"),
         ({"policy": "offline", "instruction": "{lang}"}, r"Unknown placeholder \{lang\}"),
         ({"policy": "offline", "instruction": 5}, "simulmask.instruction must be a text, got 5"),
@@ -135,6 +147,13 @@ def test_every_key_of_the_block_is_documented():
     assert documented == {field.name for field in fields(SimulMaskConfig)}
 
 
+def test_settings_of_a_version_without_slots_load(tmp_path):
+    config = {"policy": "wait_k", "k": 3, "positions": "group"}
+    content = {"simulmask_plugin": "0.1.0", "config": config, "prompt": {"before": "Tr:", "header": "\nAs:"}}
+    (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
+    assert ModelSettings.load(tmp_path) == ModelSettings(SimulMaskConfig.from_dict(config), Prompt("Tr:", "\nAs:"))
+
+
 def test_directory_without_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no simulmask.json: expected a checkpoint, adapter or merged model"):
         ModelSettings.load(tmp_path)
@@ -191,3 +210,12 @@ def test_only_the_policy_may_be_overridden():
         settings.check_overrides({"positions": "contiguous"})
     with pytest.raises(ValueError, match="Unknown key simulmask.polcy; known keys: policy, k"):
         settings.check_overrides({"polcy": "offline"})
+
+
+def test_slot_length_may_differ_only_where_that_is_allowed():
+    settings = settings_of(policy="wait_k", k=3, layout="slots", positions="slots", slot_length=8)
+    settings.check_overrides({"slot_length": 16}, any_slot_length=True)
+    with pytest.raises(ValueError, match="slot_length is 16, but the model was trained with 8"):
+        settings.check_overrides({"slot_length": 16})
+    with pytest.raises(ValueError, match="only policy, k, n, read_threshold, slot_length may change at inference"):
+        settings.check_overrides({"positions": "group"}, any_slot_length=True)

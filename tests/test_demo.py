@@ -86,9 +86,16 @@ def test_fresh_start_deletes_nothing(demo, tmp_path):
     assert (old / "notes").exists()
 
 
-def test_every_step_is_named_once_and_writes_below_the_output(demo):
-    steps = demo.all_steps(Path("output/demo"))
+@pytest.mark.parametrize("method", ["wait_k", "east"])
+def test_every_step_is_named_once_and_writes_below_the_output(demo, method):
+    steps = demo.all_steps(Path("output/demo"), demo.METHODS[method])
     assert len({step.name for step in steps}) == len(steps)
     assert demo.LAST_PREPARATION in {step.name for step in steps}
     for step in steps:
         assert step.result.is_relative_to("output/demo")
+
+
+def test_every_method_has_its_files(demo):
+    for method in demo.METHODS.values():
+        for config in (method.stage1, method.stage2, method.merge, method.evaluation):
+            assert (ROOT / "yaml_configs" / f"{config}.yaml").is_file(), config

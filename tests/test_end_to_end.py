@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE2, Workshop, first_input_ids, losses, stock_environment
+from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE2, first_input_ids, losses, stock_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -13,16 +13,6 @@ SETTINGS = (f"max_steps={NUM_STEPS}", "simulmask.look_ahead_rate=0.5", "learning
 CHECKPOINTS = ("save_strategy=steps", "save_steps=10", "save_only_model=false")
 TWO_PROCESSES = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 CHAT = ("template=deepseek",)
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    """Shared by all test processes of a run."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "popen-gw" in base.name else base
-    folder = shared / "end_to_end"
-    folder.mkdir(exist_ok=True)
-    return Workshop(folder).prepare()
 
 
 @pytest.fixture(scope="module")

@@ -162,5 +162,5 @@ def test_schedule_column_is_taken_as_it_is():
 
 
 def test_missing_schedule_column_is_refused():
-    with pytest.raises(ValueError, match="policy: schedule needs a schedule in every row"):
+    with pytest.raises(ValueError, match="policy: schedule needs the column `schedule` in every row"):
         drawn(policy="schedule")

@@ -11,7 +11,7 @@ import simulmask_plugin
 
 PACKAGE = Path(simulmask_plugin.__file__).parent
 
-STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config"]
+STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config", "chunks"]
 """Import nothing but the standard library and each other, so that a wrong YAML is refused without delay."""
 
 ORDER = [
@@ -19,7 +19,10 @@ ORDER = [
     "terminal",
     *STDLIB_ONLY,
     "corpora",
+    "dataset_info",
+    "simt_corpora",
     "layout",
+    "slots",
     "chunked",
     "positions",
     "masks",
@@ -33,15 +36,19 @@ ORDER = [
     "feeding",
     "beam",
     "streaming",
+    "slots_session",
     "chunked_session",
     "parity",
+    "sampling",
     "trainer",
     "factory",
     "cost",
     "sessions",
     "agents",
+    "extra_metrics",
     "report",
     "evaluation",
+    "curves",
     "environment",
     "training_setup",
     "picture",

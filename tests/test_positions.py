@@ -6,10 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.config import POSITIONS, ROWS
+from simulmask_plugin.config import ROWS
 from simulmask_plugin.layout import prefix_layout
 from simulmask_plugin.positions import key_rank, position_ids, target_start
 from simulmask_plugin.schedule import ReadSchedule
+
+POSITIONS = ("contiguous", "modified_alibi", "group")  # of the layout `prefix`
 
 
 def wait_1(num_prompt=1, source=(1, 2), num_header=1, target=(2, 1)):

@@ -14,9 +14,9 @@ from simulmask_plugin.prompts import (
 )
 
 
-def test_languages_fill_the_placeholders_of_both_parts():
-    prompt = Prompt("From {source_lang} to {target_lang}: ", " {target_lang}:")
-    assert prompt.render("English", "German") == ("From English to German: ", " German:", "")
+def test_languages_fill_the_placeholders_of_all_parts():
+    prompt = Prompt("From {source_lang} to {target_lang}: ", " {target_lang}:", "\n{source_lang}:")
+    assert prompt.render("English", "German") == ("From English to German: ", " German:", "\nEnglish:")
 
 
 def test_golden_plain_prompt():

@@ -1,6 +1,7 @@
 """The synthetic language pair: determinism, the facts of its grammar, and the model made for it."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -213,6 +214,44 @@ def test_script_writes_the_splits_and_does_not_overwrite_them(tmp_path):
     assert list(read_lines(tmp_path / "toy/test.source")) == [pair.source for pair in pairs]
     assert list(read_lines(tmp_path / "toy/test.target")) == [pair.target for pair in pairs]
     assert "give --overwrite" in run("make_toy_pair.py", "--output", "toy", *sizes, cwd=tmp_path, status=1)
+
+
+def test_links_of_the_grammar_are_those_of_the_lexicon(lexicon):
+    """Every target word is linked to the word that it translates; the tense to the verbs, and to nothing else."""
+    groups = [value for name, value in vars(lexicon).items() if not name.startswith("_") and name != "tenses"]
+    words = [word for group in groups for item in group for word in (item if isinstance(item, tuple) else [item])]
+    for sentence in toy.draw_splits({"train": 300}, seed=SEED)["train"]:
+        last = len(sentence.source) - 1
+        assert {target for _, target in sentence.links} == set(range(len(sentence.target)))
+        assert {source for source, _ in sentence.links} == set(range(len(sentence.source)))
+        for source, target in sentence.links:
+            if source == last:
+                assert sentence.target[target][-1] in toy.TENSE_ENDINGS
+            else:
+                assert any(
+                    sentence.source[source].startswith(word.source) and sentence.target[target].startswith(word.target)
+                    for word in words
+                )
+
+
+def test_script_writes_chunks_of_the_same_sentences(tmp_path):
+    sizes = ["--train", 5, "--valid", 2, "--test", 3]
+    run("make_toy_pair.py", "--output", "plain", *sizes, cwd=tmp_path)
+    printed = run("make_toy_pair.py", "--output", "toy", "--chunks", *sizes, cwd=tmp_path)
+    assert "toy/train.chunks.jsonl: 15 rows" in printed
+    for file in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "toy" / file.name).read_bytes() == file.read_bytes()
+    rows = [json.loads(line) for line in read_lines(tmp_path / "toy/train.chunks.jsonl")]
+    pairs = [pair for pair in read_pairs(tmp_path / "toy/train.jsonl") for _ in range(3)]
+    assert [row["latency"] for row in rows] == ["low", "medium", "high"] * 5
+    for row, pair in zip(rows, pairs, strict=True):
+        assert ("".join(row["source_chunks"]), "".join(row["target_chunks"])) == pair[:2]
+        assert len(row["source_chunks"]) == len(row["target_chunks"])
+    known = json.loads((tmp_path / "toy/dataset_info.json").read_text())
+    assert list(known) == ["toy_test_chunks", "toy_valid_chunks", "toy_train_chunks"]
+    assert known["toy_train_chunks"]["file_name"] == "train.chunks.jsonl"
+    message = run("make_toy_pair.py", "--output", "other", "--chunks", "--latencies", "slow=1", cwd=tmp_path, status=1)
+    assert "Unknown latency 'slow'" in message
 
 
 def test_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch):

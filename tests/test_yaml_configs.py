@@ -12,6 +12,7 @@ import yaml
 
 from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation import load_evaluation
+from simulmask_plugin.prompts import LATENCIES
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
@@ -90,14 +91,15 @@ def test_llama_factory_parses_training(parsed, name):
         if isinstance(expected, list):
             continue
         found = parsed[name][key]
-        found = found[0] if isinstance(found, list) else found
+        found = ",".join(found) if isinstance(found, list) else found
         assert str(found).removeprefix("SaveStrategy.").lower() == str(expected).lower(), key
 
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_block_is_valid_and_suits_the_family(name):
     config = SimulMaskConfig.from_dict(CONFIGS[name]["simulmask"])
-    assert config.positions == ("group" if name.startswith(("llama", "qwen")) else "modified_alibi")
+    positions = "group" if name.startswith(("llama", "qwen")) else "modified_alibi"
+    assert config.positions == ("contiguous" if config.layout == "interleaved" else positions)
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")
 
 
@@ -110,7 +112,12 @@ def test_llama_factory_parses_merge(parsed, name):
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_evaluation_is_accepted(name):
     config = load_evaluation(FOLDER / f"{name}.yaml")
-    assert [policy.get("k") for policy in config.policies] == [1, 3, 5, 7, 9, None]
+    if "east" in name:
+        assert [policy["latency"] for policy in config.policies[:5]] == list(LATENCIES)
+        thresholds = [policy["read_threshold"] for policy in config.policies[5:]]
+        assert thresholds == sorted(thresholds)
+    else:
+        assert [policy.get("k") for policy in config.policies] == [1, 3, 5, 7, 9, None]
 
 
 @pytest.mark.parametrize("family", [name.removesuffix("_merge") for name in MERGES])

@@ -1,0 +1,48 @@
+"""Entries of `formatting: simulmask` in the dataset_info.json of LLaMA-Factory."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Dataset(NamedTuple):
+    """A JSONL file and the columns that its rows have."""
+
+    file: Path
+    columns: Sequence[str]
+
+
+def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, overwrite: bool) -> str:
+    """Returns the text of a dataset_info.json of LLaMA-Factory with `formatting: simulmask` entries added.
+
+    Args:
+        dataset_info: the file, which need not exist; its folder is the ``dataset_dir`` of the training YAML.
+        datasets: by name.
+        overwrite: whether an entry of the same name may be replaced by a different one.
+
+    Raises:
+        ValueError: the file is not a JSON object, or has an entry of that name which differs.
+    """
+    known = {}
+    if dataset_info.exists():
+        try:
+            known = json.loads(dataset_info.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{dataset_info}: expected JSON, got: {error}.") from error
+        if not isinstance(known, dict):
+            raise ValueError(f"{dataset_info}: expected a JSON object, got {type(known).__name__}.")
+    for name, dataset in datasets.items():
+        entry = {
+            "file_name": Path(os.path.relpath(dataset.file, dataset_info.parent)).as_posix(),
+            "formatting": "simulmask",
+            "columns": {column: column for column in dataset.columns},
+        }
+        if known.get(name, entry) != entry and not overwrite:
+            raise ValueError(
+                f"{dataset_info} has another dataset named {name!r}: {json.dumps(known[name])}; choose "
+                "another --name or give --overwrite."
+            )
+        known[name] = entry
+    return json.dumps(known, ensure_ascii=False, indent=2)

@@ -1,0 +1,380 @@
+"""The layout `slots`; `~` marks a look-ahead row, `.` no label. N is the next header, a..d source, p..r target."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from simulmask_plugin.alibi import prepare
+from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.delivery import training_inputs
+from simulmask_plugin.factory import COLUMNS, SimulMaskDatasetProcessor, resolve_prompt
+from simulmask_plugin.features import from_feature, to_feature
+from simulmask_plugin.layout import IGNORE_INDEX
+from simulmask_plugin.masks import may_attend
+from simulmask_plugin.policies import make_policy, roll_out
+from simulmask_plugin.positions import position_ids
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.slots import SlotPlanner, longest, slots_layout
+
+IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
+slot_lengths = st.integers(1, 9)
+
+
+def example_of(pieces, next_header=(350,)):
+    return replace(pieces.example(), next_header=tuple(next_header))
+
+
+def lay_out(source, target, g, slot_length, rows="look_ahead", look_ahead=None):
+    example = example_of(reference.pieces_of(1, source, 1, target))
+    schedule = ReadSchedule(g, len(source))
+    return slots_layout(example, schedule, rows=rows, slot_length=slot_length, look_ahead=look_ahead)
+
+
+def show(layout):
+    """A layout as text, one column per token."""
+    num_source = len(layout.example.source_lengths)
+    columns = {
+        "token": [
+            IDS[i] + ("~" if unit == num_source else "")
+            for i, unit in zip(layout.input_ids, layout.source_unit, strict=True)
+        ],
+        "position": layout.position,
+        "num_read": layout.num_read,
+        "labels": ["." if i == IGNORE_INDEX else IDS[i] for i in layout.labels],
+    }
+    return [" ".join(str(value) for value in [name, *values]) for name, values in columns.items()]
+
+
+def mask_of(layout):
+    order, source_unit, num_read = (
+        torch.as_tensor(values)[None] for values in (np.arange(len(layout.token)), layout.source_unit, layout.num_read)
+    )
+    return may_attend(order, order, source_unit, num_read)[0, 0]
+
+
+# Source and target units of given lengths, g, slot length.
+GOLDEN = {
+    "figure 2: c fills the reserved slot without moving p, d opens a slot right after the current output": (
+        [1, 1, 1, 1],
+        [1, 1, 1],
+        (2, 3, 4, 4),
+        3,
+        """
+        token     P  a  b  c  H p~  p  q  N  d  H  r  E
+        position  0  1  2  3  4  5  5  6  7  8 11 12 13
+        num_read  4  4  4  4  2  2  3  3  4  4  4  4  4
+        labels    .  .  .  .  .  p  q  q  r  .  .  r  E""",
+    ),
+    "b is read in time for its slot, c d (one unit) is not; p q is one unit": (
+        [1, 1, 2],
+        [2, 1],
+        (1, 3, 3),
+        3,
+        """
+        token     P  a  b  H  p  q  N  c  d  H  r  E
+        position  0  1  2  4  5  6  7  8  9 11 12 13
+        num_read  3  3  3  1  1  1  3  3  3  3  3  3
+        labels    .  .  .  .  p  q  r  .  .  .  r  E""",
+    ),
+    "a slot that overflows before anything is written has no header, nor has the one that follows it": (
+        [1, 2, 2],
+        [1, 1],
+        (3, 3, 3),
+        3,
+        """
+        token     P  a  b  c  d  e  H  p  q  E
+        position  0  1  2  3  4  5  7  8  9 10
+        num_read  3  3  3  3  3  3  3  3  3  3
+        labels    .  .  .  .  .  .  .  p  q  E""",
+    ),
+    "a b c (one unit) is longer than a slot and gets two, whose rest d fills": (
+        [3, 1, 1],
+        [1, 1],
+        (1, 2, 3),
+        2,
+        """
+        token     P  a  b  c  d  H p~  p  q  N  e  H  E
+        position  0  1  2  3  4  5  6  6  7  8  9 11 12
+        num_read  3  3  3  3  3  1  1  2  2  3  3  3  3
+        labels    .  .  .  .  .  .  p  q  q  E  .  .  E""",
+    ),
+    "a slot that is written behind before anything is read is reserved all the same": (
+        [1, 2],
+        [1, 1],
+        (0, 1, 2),
+        2,
+        """
+        token     P  a  H p~  p  q  N  b  c  H  E
+        position  0  1  3  4  4  5  6  7  8  9 10
+        num_read  2  2  0  0  1  1  2  2  2  2  2
+        labels    .  .  .  p  q  q  E  .  .  .  E""",
+    ),
+    "source that is never read has no place": (
+        [1, 1],
+        [1],
+        (1, 1),
+        2,
+        """
+        token     P  a  H  p  E
+        position  0  1  3  4  5
+        num_read  2  2  1  1  1
+        labels    .  .  .  p  E""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name):
+    *args, expected = GOLDEN[name]
+    assert show(lay_out(*args)) == [" ".join(line.split()) for line in expected.strip().splitlines()]
+
+
+GOLDEN_MASKS = {
+    "figure 2": (
+        ([1, 1, 1, 1], [1, 1, 1], (2, 3, 4, 4), 3),
+        """
+           P a b c H p p q N d H r E
+        P  1 0 0 0 0 0 0 0 0 0 0 0 0
+        a  1 1 0 0 0 0 0 0 0 0 0 0 0
+        b  1 1 1 0 0 0 0 0 0 0 0 0 0
+        c  1 1 1 1 0 0 0 0 0 0 0 0 0
+        H  1 1 1 0 1 0 0 0 0 0 0 0 0
+        p~ 1 1 1 0 1 1 0 0 0 0 0 0 0
+        p  1 1 1 1 1 0 1 0 0 0 0 0 0
+        q  1 1 1 1 1 0 1 1 0 0 0 0 0
+        N  1 1 1 1 1 0 1 1 1 0 0 0 0
+        d  1 1 1 1 1 0 1 1 1 1 0 0 0
+        H  1 1 1 1 1 0 1 1 1 1 1 0 0
+        r  1 1 1 1 1 0 1 1 1 1 1 1 0
+        E  1 1 1 1 1 0 1 1 1 1 1 1 1""",
+    ),
+    "b is in the first slot, but read only together with c": (
+        ([1, 1, 2], [1, 1], (1, 3, 3), 3),
+        """
+           P a b H p N c d H q E
+        P  1 0 0 0 0 0 0 0 0 0 0
+        a  1 1 0 0 0 0 0 0 0 0 0
+        b  1 1 1 0 0 0 0 0 0 0 0
+        H  1 1 0 1 0 0 0 0 0 0 0
+        p  1 1 0 1 1 0 0 0 0 0 0
+        N  1 1 1 1 1 1 0 0 0 0 0
+        c  1 1 1 1 1 1 1 0 0 0 0
+        d  1 1 1 1 1 1 1 1 0 0 0
+        H  1 1 1 1 1 1 1 1 1 0 0
+        q  1 1 1 1 1 1 1 1 1 1 0
+        E  1 1 1 1 1 1 1 1 1 1 1""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_MASKS)
+def test_golden_mask(name):
+    args, expected = GOLDEN_MASKS[name]
+    header, *lines = (line.split() for line in expected.strip().splitlines())
+    layout = lay_out(*args)
+    assert [IDS[i] for i in layout.input_ids] == header == [name.rstrip("~") for name, *_ in lines]
+    assert mask_of(layout).int().tolist() == [[int(cell) for cell in cells] for _, *cells in lines]
+
+
+@st.composite
+def slots_pieces(draw):
+    pieces, g = draw(reference.scheduled_pieces())
+    return pieces, g, tuple(range(350, 350 + draw(st.integers(0, 3))))
+
+
+@given(st.data(), slots_pieces(), st.sampled_from(ROWS), slot_lengths)
+def test_layout_equals_the_reference(data, drawn, rows, slot_length):
+    pieces, g, next_header = drawn
+    num_source, num_target = len(pieces.source), len(pieces.target)
+    flags = data.draw(st.none() | st.lists(st.booleans(), min_size=num_target, max_size=num_target))
+    layout = slots_layout(
+        example_of(pieces, next_header),
+        ReadSchedule(g, num_source),
+        rows=rows,
+        slot_length=slot_length,
+        look_ahead=None if flags is None else np.array(flags),
+    )
+    expected = reference.lay_out_slots(pieces, next_header, g, rows, slot_length, flags)
+    assert layout.input_ids.tolist() == [row.id for row in expected]
+    assert position_ids(layout, scheme="slots").tolist() == [row.place for row in expected]
+    assert layout.num_read.tolist() == [row.sees for row in expected]
+    assert layout.source_unit.tolist() == [num_source if row.is_look_ahead else row.unit for row in expected]
+    assert layout.labels.tolist() == reference.labels(expected)
+    assert layout.parts == tuple(row.part for row in expected)
+    assert mask_of(layout).tolist() == reference.mask([expected], len(expected))[0]
+    is_next_header = np.isin(layout.input_ids, next_header)
+    assert (layout.token[is_next_header] == -1).all()
+    rest = ~is_next_header
+    assert (layout.example.input_ids[layout.token[rest]] == layout.input_ids[rest]).all()
+
+
+@given(st.data(), reference.scheduled_pieces(), st.sampled_from(ROWS), slot_lengths)
+def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows, slot_length):
+    """Any other source from unit g(t) on, and any other schedule after it."""
+    pieces, g = drawn
+    t = data.draw(st.integers(0, len(pieces.target) - 1))
+    others = data.draw(st.lists(st.integers(1, 20), max_size=6))
+    num_source = g[t] + len(others)
+    assume(num_source)
+    later = data.draw(st.lists(st.integers(g[t], num_source), min_size=len(g) - t - 1, max_size=len(g) - t - 1))
+    other = replace(pieces, source=[*pieces.source[: g[t]], *([20] * length for length in others)])
+    last = sum(map(len, pieces.target[: t + 1])) - 1  # token of unit t
+    positions = []
+    for changed, read in ((pieces, g), (other, (*g[: t + 1], *sorted(later)))):
+        example = example_of(changed)
+        layout = slots_layout(example, ReadSchedule(read, len(changed.source)), rows=rows, slot_length=slot_length)
+        index = layout.token - example.source_end - example.num_header
+        positions.append(dict(zip(index.tolist(), layout.position.tolist(), strict=True)))
+    assert [positions[0][i] for i in range(last + 1)] == [positions[1][i] for i in range(last + 1)]
+
+
+@given(slots_pieces(), st.sampled_from(ROWS), slot_lengths)
+def test_no_schedule_takes_more_than_the_longest(drawn, rows, slot_length):
+    pieces, g, next_header = drawn
+    example = example_of(pieces, next_header)
+    layout = slots_layout(example, ReadSchedule(g, len(pieces.source)), rows=rows, slot_length=slot_length)
+    num_look_ahead = (layout.source_unit == len(pieces.source)).sum()
+    assert len(layout.token) - num_look_ahead <= layout.position[-1] + 1 <= longest(example, slot_length)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), slot_lengths)
+def test_the_longest_is_reached_where_a_unit_is_written_before_each_read(source, slot_length):
+    example = example_of(reference.pieces_of(2, source, 1, [2] * len(source)))
+    schedule = ReadSchedule(tuple(range(len(source) + 1)), len(source))
+    layout = slots_layout(example, schedule, rows="own_unit", slot_length=slot_length)
+    assert layout.position[-1] + 1 == longest(example, slot_length)
+
+
+def test_planner_places_units_and_output():
+    planner = SlotPlanner(num_prompt=2, num_header=1, num_next_header=1, slot_length=3)
+    assert planner.read(2) == (2, False)
+    assert planner.header_start == 5
+    assert planner.write() == 6  # behind the header at 5
+    assert planner.fits(1)
+    assert planner.read(1) == (4, False)  # fills the slot exactly
+    assert not planner.fits(1)
+    assert planner.write() == 7
+    assert planner.read(4) == (9, True)  # the next header stands at 8; two slots' worth of positions, 9..14
+    assert planner.header_start == 15
+    assert planner.read(3) == (15, False)  # nothing has been written: right behind, without a next header
+    assert planner.write() == 19
+
+
+# No peeking
+
+SOURCE, TARGET = [1, 3, 2, 1, 2, 4], [2, 1, 3, 1, 1]
+CELLS = [("llama", 3), ("llama", 5), ("falcon", 3), ("mpt", 5), ("qwen3", 3)]
+LAYERS = {"llama": "num_hidden_layers", "qwen3": "num_hidden_layers", "falcon": "num_hidden_layers", "mpt": "n_layers"}
+
+
+@torch.no_grad()
+def logits_of(model, batch):
+    prepare(model)
+    inputs = training_inputs(batch, model.config, model.dtype)
+    del inputs["labels"]
+    return model(**inputs, use_cache=False).logits[0]
+
+
+@pytest.mark.parametrize("name, slot_length", CELLS)
+@pytest.mark.parametrize("rows", ["look_ahead", "own_unit", "next_unit"])
+@pytest.mark.parametrize("policy", [make_policy("wait_k", k=1), make_policy("read_n", n=2)], ids=["wait-1", "read-2"])
+def test_unread_source_cannot_change_target(model_of, name, slot_length, rows, policy):
+    """Through four layers; what has been read does change it."""
+    model = model_of(name, 450, 0, **{LAYERS[name]: 4})
+    example = example_of(reference.pieces_of(2, SOURCE, 1, TARGET))
+    schedule = roll_out(policy, len(SOURCE), len(TARGET))
+    layout = slots_layout(example, schedule, rows=rows, slot_length=slot_length)
+    assert (layout.token == -1).sum() >= 1
+    config = SimulMaskConfig(policy="offline", layout="slots", positions="slots", slot_length=slot_length, rows=rows)
+    batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=0).pad([layout])
+    before = logits_of(model, batch)
+    output = torch.tensor([part == "target" or token >= 0 and part == "header" for part, token in layout_parts(layout)])
+    for unit in range(len(SOURCE)):
+        changed = torch.from_numpy(layout.source_unit == unit) & ~output
+        after = logits_of(model, batch | {"input_ids": batch["input_ids"].masked_fill(changed, 7)})
+        same = (before == after).all(-1)
+        sighted = torch.from_numpy(layout.num_read > unit)
+        earlier = torch.arange(len(changed)) < changed.nonzero()[0]
+        assert same[output & ~sighted].all(), f"a row has seen source unit {unit}"
+        assert same[~output & earlier].all(), f"a row has seen source unit {unit}, which comes after it"
+        assert not same[~earlier & (sighted | ~output)].any(), f"a row has not seen source unit {unit}"
+
+
+def layout_parts(layout):
+    return zip(layout.parts, layout.token.tolist(), strict=True)
+
+
+# From the data to the batch
+
+
+def test_next_header_travels_to_the_batch():
+    config = SimulMaskConfig(policy="wait_k", k=1, layout="slots", positions="slots", slot_length=2)
+    feature = to_feature(example_of(reference.pieces_of(1, [1, 2], 1, [1, 1])), None)
+    assert from_feature(feature)[0].next_header == (350,)
+    batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=9, pad_to_multiple_of=4)([feature])
+    assert [IDS.get(i, "_") for i in batch["input_ids"][0].tolist()] == list("PaHpNbcHqE__")
+    assert batch["position_ids"][0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]
+    assert not batch["num_hidden"].any()
+    assert not batch["after_source"].any()
+
+
+def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(byte_level):
+    """Counted with full slots and a segment for each: no schedule may exceed it."""
+    config = SimulMaskConfig(policy="schedule", layout="slots", positions="slots", slot_length=4, rows="own_unit")
+    settings = ModelSettings(config, Prompt("a:", "\nb:", "\nc:"))
+    values = {"source": "dog cat the abc dog", "target": "abc abd", "source_lang": "A", "target_lang": "B"}
+    values |= {"schedule": [1, 5], "where": "here"}
+    row = {f"_{key}": [values.get(key)] for key in (*COLUMNS, "where")}
+    prompt, header, next_header, target = (len(byte_level.encode(t)) for t in ("a:", "\nb:", "\nc:", " abc abd"))
+    most = prompt + 2 * (4 + header) + next_header + target + 1
+    for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
+        features = SimulMaskDatasetProcessor(byte_level, settings, cutoff_len).preprocess_dataset(row)
+        assert len(features["input_ids"]) == num_kept
+
+
+def test_other_layouts_have_no_positions_of_slots():
+    from simulmask_plugin.layout import prefix_layout
+
+    example = example_of(reference.pieces_of(1, [1], 1, [1]))
+    with pytest.raises(AssertionError, match="positions: slots belong to the layout slots"):
+        position_ids(prefix_layout(example, ReadSchedule((1, 1), 1), rows="look_ahead"), scheme="slots")
+
+
+class Formatter:
+    """As LLaMA-Factory's: its elements are texts, tokens by name, and sets that name a special token."""
+
+    def __init__(self, *elements):
+        self.elements = elements
+
+    def apply(self, content="", idx="0"):
+        return [e.replace("{{content}}", content) if isinstance(e, str) else e for e in self.elements]
+
+
+CHAT_TEMPLATES = {
+    "<|user|>\n": ({"token": "<|user|>"}, "\n{{content}}", {"token": "<|assistant|>"}),
+    "</s><s>[INST]": ({"bos_token"}, "[INST] {{content}} [/INST]"),
+}
+
+
+@pytest.mark.parametrize("next_header", CHAT_TEMPLATES)
+def test_chat_template_brings_its_own_next_header(next_header):
+    template = SimpleNamespace(
+        format_prefix=Formatter(),
+        default_system="",
+        format_user=Formatter(*CHAT_TEMPLATES[next_header]),
+        format_assistant=Formatter("{{content}}", *[{"eos_token"}] * next_header.startswith("</s>")),
+    )
+    tokenizer = SimpleNamespace(bos_token="<s>", eos_token="</s>")
+    block = {"policy": "offline", "layout": "slots", "prompt": "template", "instruction": "{source_lang}:"}
+    config = SimulMaskConfig.from_dict(block)
+    prompt = resolve_prompt(config, template, tokenizer)
+    assert prompt.next_header == next_header
+    assert prompt.render("A", "B")[2] == next_header

@@ -99,7 +99,7 @@ def test_llama_factory_parses_training(parsed, name):
 def test_block_is_valid_and_suits_the_family(name):
     config = SimulMaskConfig.from_dict(CONFIGS[name]["simulmask"])
     positions = "group" if name.startswith(("llama", "qwen")) else "modified_alibi"
-    assert config.positions == ("contiguous" if config.layout == "interleaved" else positions)
+    assert config.positions == {"interleaved": "contiguous", "slots": "slots"}.get(config.layout, positions)
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")
 
 

@@ -141,16 +141,6 @@ def test_packing_and_a_list_of_k_are_refused_together(parse):
     parse(simulmask=several)
 
 
-def test_lora_that_freezes_the_special_tokens_is_refused(parse):
-    lora = {"finetuning_type": "lora", "lora_target": "all", "simulmask": {"layout": "interleaved"}}
-    with pytest.raises(
-        ValueError, match=r"finetuning_type: lora does not work.*set additional_target to.*embed_tokens"
-    ):
-        parse(**lora)
-    parse(**lora, additional_target="embed_tokens,lm_head")
-    parse(**lora | {"simulmask": WAIT_3})
-
-
 @pytest.mark.parametrize("block", [{"loss_on": "target"}, {"special_token_weight": 2.0}])
 def test_label_smoothing_beside_a_loss_of_our_own_is_refused(parse, block):
     keys = {"finetuning_type": "full", "label_smoothing_factor": 0.1}

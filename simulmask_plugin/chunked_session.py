@@ -25,6 +25,11 @@ CLOSING = "\"'»”’)]」』"
 Trace = Callable[[int, Tensor], None]
 
 
+def _is_final(unit: str) -> bool:
+    """Whether a source unit ends a sentence."""
+    return unit.rstrip(CLOSING).endswith(SENTENCE_FINAL)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """How a text of any length is streamed in constant memory.
@@ -142,6 +147,7 @@ class ChunkedSession:
     _decision: Action | None = field(default=Action.READ, init=False)  # None: to be asked for
     _before: tuple[int, int] = field(default=(0, 0), init=False)  # units read and written before this sentence
     _last_unit: str = field(default="", init=False)
+    _has_sentence_end: bool = field(default=False, init=False)  # among what was read since the last sentence left
     _sentence_starts: list[int] = field(default_factory=list, init=False)  # places of the visible sentences
     _shift: int = field(default=0, init=False)  # place minus position
     _is_first_source: bool = field(default=True, init=False)  # nothing but the prompt stands before
@@ -187,6 +193,7 @@ class ChunkedSession:
             self.num_read += 1
             self._unread += 1
             self._is_first_source, self._decision, self._last_unit = False, None, text
+            self._has_sentence_end |= _is_final(text)
 
     def finish_source(self) -> None:
         """Declare that no more source will come; what has been read is written."""
@@ -208,8 +215,7 @@ class ChunkedSession:
 
     def _ends_sentence(self) -> bool:
         """Whether a document's sentence ends here, so that the model is not asked."""
-        final = self._last_unit.rstrip(CLOSING).endswith(SENTENCE_FINAL)
-        return self.document is not None and final and self._unread >= self.document.min_units
+        return self.document is not None and _is_final(self._last_unit) and self._unread >= self.document.min_units
 
     # WRITE
 
@@ -235,7 +241,7 @@ class ChunkedSession:
         self.finished = self.source_finished or self.truncated
         if not self.finished:
             self._queue(self._write_end)
-            if self.document is not None and self._last_unit.rstrip(CLOSING).endswith(SENTENCE_FINAL):
+            if self.document is not None and self._has_sentence_end:
                 self._end_sentence(self.document)
         return text or None
 
@@ -269,7 +275,11 @@ class ChunkedSession:
     # Document
 
     def _end_sentence(self, document: Document) -> None:
-        """Let the earliest finished sentences leave the cache; what stays keeps its distances to what follows."""
+        """Let the earliest finished sentences leave the cache; what stays keeps its distances to what follows.
+
+        A sentence is over with the first WRITE behind its end, which may have taken a few words of the next one in.
+        """
+        self._has_sentence_end = False
         self._sentence_starts.append(self._place)
         self._before = self.num_read, self.num_written
         if len(self._sentence_starts) - 1 <= document.context_sentences:

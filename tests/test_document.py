@@ -81,6 +81,27 @@ def test_memory_of_a_long_document_is_flat(model_of, with_ends, name, context_se
     assert len(session.target_ids) == 800 > 512
 
 
+def test_memory_is_bounded_where_no_write_meets_the_end_of_a_sentence(model_of, with_ends):
+    """A WRITE after every third word of sentences of five; then the first WRITE behind the end of one is its end."""
+
+    class EveryThird(Echo):
+        asked = 0
+
+        def ends_read(self, logits):
+            self.asked += 1
+            return self.asked % 3 == 0
+
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = ChunkedSession(
+        model=model_of("llama", VOCAB, 0), encoder=encoder, document=Document(), chooser=EveryThird(encoder, 2)
+    )
+    sizes = []
+    for _ in range(100):
+        assert stream(session, "the dog abc cat xyz.", is_last=False) != []
+        sizes.append(session.feeder.num_keys)
+    assert max(sizes[50:]) == max(sizes[:50]) < 80
+
+
 @pytest.mark.parametrize("name", ["llama", "falcon", "qwen3", "mpt"])
 @pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
 def test_without_context_every_sentence_is_alone(model_of, with_ends, name, block):

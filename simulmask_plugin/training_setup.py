@@ -15,6 +15,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import Row, row_of
+from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset
 
 FIRST_ROWS = 100
 """Rows read of each data set."""
@@ -187,15 +188,15 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
 
     disable_progress_bars()
     rows = _first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
-    aligned = factory.align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
-    processor = factory.SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
+    aligned = align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
+    processor = SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
     lengths = [len(ids) for ids in processor.preprocess_dataset(aligned[:])["input_ids"]]
     if not lengths:
         raise ValueError(
             f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
             f"{setup.data_args.cutoff_len} and would be dropped; raise cutoff_len."
         )
-    first = row_of({column: aligned[0][f"_{column}"] for column in factory.COLUMNS}, setup.settings.config)
+    first = row_of({column: aligned[0][f"_{column}"] for column in COLUMNS}, setup.settings.config)
     return DataSample(
         name=entry.dataset_name,
         columns=entry.simulmask_columns,

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from simulmask_plugin import factory
+from simulmask_plugin import factory, training_data
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation import check_evaluation, load_evaluation
 from simulmask_plugin.families import check_attention, tiny_config
@@ -204,12 +204,12 @@ def test_unknown_column_name_is_refused():
 def test_missing_column_is_named_with_those_that_are_there():
     dataset = Dataset.from_list([{"source": "a", "translation": "b"}])
     with pytest.raises(ValueError, match=r"mine: column 'target' \(target\) is missing; the data has source, trans"):
-        factory.align_dataset(dataset, attributes(), None, None)
+        training_data.align_dataset(dataset, attributes(), None, None)
 
 
 def test_other_formatting_beside_the_block_is_refused():
     with pytest.raises(ValueError, match=r"mine has formatting: alpaca; with the simulmask: block every dataset"):
-        factory.align_dataset(None, attributes(formatting="alpaca"), None, None)
+        training_data.align_dataset(None, attributes(formatting="alpaca"), None, None)
 
 
 def test_our_formatting_without_the_block_is_refused():
@@ -222,7 +222,7 @@ def test_our_formatting_without_the_block_is_refused():
 def test_empty_side_is_named_with_its_row(side, text):
     row = {"source": "a", "target": "b", side: text}
     with pytest.raises(ValueError, match=rf"Dataset mine, example 8: the {side} is empty"):
-        factory.convert_row(row, 7, columns=attributes().simulmask_columns, name="mine")
+        training_data.convert_row(row, 7, columns=attributes().simulmask_columns, name="mine")
 
 
 SCHEDULES = {
@@ -239,10 +239,10 @@ SCHEDULES = {
 def test_bad_schedule_is_named_with_its_row(byte_level, schedule, message):
     columns = attributes(schedule="schedule").simulmask_columns
     settings = ModelSettings(SimulMaskConfig(policy="schedule"), Prompt("a:", "\nb:"))
-    processor = factory.SimulMaskDatasetProcessor(byte_level, settings, cutoff_len=100)
+    processor = training_data.SimulMaskDatasetProcessor(byte_level, settings, cutoff_len=100)
     with pytest.raises(ValueError, match=message):
         row = {"source": "dog cat the", "target": "abc abd", "schedule": schedule}
-        converted = factory.convert_row(row, 0, columns=columns, name="mine")
+        converted = training_data.convert_row(row, 0, columns=columns, name="mine")
         processor.preprocess_dataset({key: [value] for key, value in converted.items()})
 
 
@@ -257,11 +257,11 @@ CHUNKS = {
 @pytest.mark.parametrize(("source", "target", "latency", "message"), CHUNKS.values(), ids=CHUNKS)
 def test_bad_chunks_are_named_with_their_row(with_ends, source, target, latency, message):
     settings = ModelSettings(SimulMaskConfig.from_dict({"layout": "interleaved"}), Prompt("a:", READ_END, WRITE_END))
-    processor = factory.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
+    processor = training_data.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
     names = ("source_chunks", "target_chunks", "latency")
     row = dict(zip(names, (source, target, latency), strict=True))
     with pytest.raises(ValueError, match=f"Dataset mine, example 1: {message}"):
-        converted = factory.convert_row(row, 0, columns={name: name for name in names}, name="mine")
+        converted = training_data.convert_row(row, 0, columns={name: name for name in names}, name="mine")
         processor.preprocess_dataset({key: [value] for key, value in converted.items()})
 
 
@@ -270,10 +270,10 @@ def test_chunk_without_source_is_named(with_ends):
     settings = ModelSettings(
         SimulMaskConfig.from_dict({"layout": "turns", "policy": "schedule"}), Prompt("a:", "\nb:", "\nc:")
     )
-    processor = factory.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
+    processor = training_data.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
     columns = attributes(schedule="schedule").simulmask_columns
     row = {"source": "dog cat", "target": "abc abd", "schedule": [0, 1]}
-    converted = factory.convert_row(row, 0, columns=columns, name="mine")
+    converted = training_data.convert_row(row, 0, columns=columns, name="mine")
     with pytest.raises(ValueError, match=r"Dataset mine, example 1: .*g\(1\) is 0; expected at least 1"):
         processor.preprocess_dataset({key: [value] for key, value in converted.items()})
 

@@ -41,6 +41,7 @@ ORDER = [
     "parity",
     "sampling",
     "trainer",
+    "training_data",
     "factory",
     "cost",
     "sessions",

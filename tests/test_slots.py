@@ -14,7 +14,7 @@ from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.factory import COLUMNS, SimulMaskDatasetProcessor, resolve_prompt
+from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.masks import may_attend
@@ -23,6 +23,7 @@ from simulmask_plugin.positions import position_ids
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import SlotPlanner, longest, slots_layout
+from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
 
 IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
 slot_lengths = st.integers(1, 9)

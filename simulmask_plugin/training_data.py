@@ -1,0 +1,179 @@
+"""Rows of a data set on their way through LLaMA-Factory's loader: our columns, checked, then our features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, longest_layout, row_of, to_feature
+
+FORMATTING = "simulmask"
+COLUMNS = (
+    "source",
+    "target",
+    "source_lang",
+    "target_lang",
+    "schedule",
+    "source_chunks",
+    "target_chunks",
+    "latency",
+)
+
+
+def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, data_args: Any, *args: Any) -> Any:
+    """Load one dataset; say file and line where a JSON file cannot be read."""
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return load(dataset_attr, model_args, data_args, *args)
+    except DatasetGenerationError as error:
+        path = Path(str(data_args.dataset_dir), dataset_attr.dataset_name)
+        if path.suffix in (".json", ".jsonl") and path.is_file():
+            _check_json(path)
+        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+
+
+def _check_json(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = [text] if text.lstrip().startswith("[") else text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except json.JSONDecodeError as error:
+            if line.strip():
+                raise ValueError(f"{path}, line {max(number, error.lineno)}: not JSON ({error.msg}).") from error
+
+
+def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
+    """Bring a dataset of ``formatting: simulmask`` to our own columns.
+
+    Raises:
+        ValueError: for another formatting, or a column that the data does not have.
+    """
+    if dataset_attr.formatting != FORMATTING:
+        raise ValueError(
+            f"Dataset {dataset_attr.dataset_name} has formatting: {dataset_attr.formatting}; with the simulmask: block "
+            "every dataset needs formatting: simulmask with the columns source and target (dataset_info.json)."
+        )
+    columns = dataset_attr.simulmask_columns
+    for name, column in columns.items():
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"Dataset {dataset_attr.dataset_name}: column {column!r} ({name}) is missing; "
+                f"the data has {', '.join(dataset.column_names)}."
+            )
+    return dataset.map(
+        partial(convert_row, columns=columns, name=dataset_attr.dataset_name),
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        num_proc=data_args.preprocessing_num_workers,
+        load_from_cache_file=(not data_args.overwrite_cache) or (training_args.local_process_index != 0),
+        desc="Converting format of dataset",
+        # Other code, or other columns, must never meet rows of an earlier run; datasets itself looks at neither.
+        new_fingerprint=digest(dataset._fingerprint, dict(columns), dataset_attr.dataset_name, code_digest())[:32],
+    )
+
+
+def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Take our columns from one row, and remember where it came from for messages."""
+    values: dict[str, Any] = {column: None for column in COLUMNS} | {key: row[c] for key, c in columns.items()}
+    where = f"Dataset {name}, example {index + 1}"
+    for side in ("source", "target"):
+        key = f"{side}_chunks" if f"{side}_chunks" in columns else side
+        text = "".join(values[key] or []) if key != side else values[key]
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
+    return {f"_{key}": value for key, value in values.items()} | {
+        "_schedule": parse_schedule(values["schedule"], where),
+        "_where": where,
+    }
+
+
+def parse_schedule(value: Any, where: str) -> list[int] | None:
+    """Return g(1..T) from a list, or from text such as "1 2 4" or "[1, 2, 4]" (CSV has no lists)."""
+    if value is None or isinstance(value, list):
+        return value
+    numbers = str(value).strip("[] ").replace(",", " ").split()
+    if not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{where}: the schedule must be a list of integers, got {value!r}.")
+    return [int(number) for number in numbers]
+
+
+class SimulMaskDatasetProcessor:
+    """Stands in for LLaMA-Factory's SupervisedDatasetProcessor: rows to tokenized examples."""
+
+    def __init__(self, tokenizer: Any, settings: ModelSettings, cutoff_len: int) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.cutoff_len = cutoff_len
+        # Part of the fingerprint of the map cache, so that other code or another block never meets stale features.
+        self.fingerprint = digest(asdict(settings), code_digest())
+
+    def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """Encode a batch of rows; examples longer than cutoff_len are left out (and counted by the caller)."""
+        features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
+        for feature in self.encode(examples):
+            for column in FEATURE_COLUMNS:
+                features[column].append(feature[column])
+        return features
+
+    def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the features of the rows that are not too long."""
+        encoder = ExampleEncoder(self.tokenizer, self.settings)
+        for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
+            *columns, where = values
+            try:
+                row = row_of(dict(zip(COLUMNS, columns, strict=True)), self.settings.config)
+                example = encoder.encode(row)
+                feature = to_feature(example, row.schedule)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if longest_layout(self.settings.config, feature) <= self.cutoff_len:
+                yield feature
+
+    def print_data_example(self, example: Mapping[str, Any]) -> None:
+        """Print one example, as LLaMA-Factory does."""
+        print(f"input_ids:\n{example['input_ids']}\ninputs:\n{self.tokenizer.decode(example['input_ids'])}")
+
+
+def flatten(stock: Any) -> Any:
+    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
+
+    class FlatProcessor(stock):
+        def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
+            super().__init__(template, tokenizer, processor, data_args)
+            self.rows = rows
+
+        def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            """Give LLaMA-Factory each encoded row as the only message of a prompt."""
+            prompts = [[feature] for feature in self.rows.encode(examples)]
+            rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
+            return super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+
+        def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
+            layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])
+            return layout.input_ids.tolist(), layout.labels.tolist()
+
+        def print_data_example(self, example: Mapping[str, Any]) -> None:
+            self.rows.print_data_example(example)
+
+    return FlatProcessor
+
+
+def digest(*values: Any) -> str:
+    """Hash of values that JSON can write."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Hash of the plugin's code."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

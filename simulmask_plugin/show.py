@@ -35,7 +35,7 @@ class WordTokenizer:
         self.words = list(dict.fromkeys([*words, END_OF_SENTENCE]))
         self.eos_token_id = self.words.index(END_OF_SENTENCE)
 
-    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
         """Ids of the words of a text; white space has none."""
         return [self.words.index(word) for word in text.split()]
 

@@ -24,8 +24,8 @@ class Tokenizer(Protocol):
     def eos_token_id(self) -> Any:
         """Id of the token that ends a sentence; None where there is none."""
 
-    def encode(self, text: Any, *, add_special_tokens: bool = ...) -> Any:
-        """Token ids of a text."""
+    def encode(self, text: Any, *, add_special_tokens: bool = ..., split_special_tokens: bool = ...) -> Any:
+        """Token ids of a text; split: the name of a special token is text."""
 
     def decode(self, token_ids: Any) -> Any:
         """Text of token ids."""
@@ -72,7 +72,8 @@ class UnitTokenizer:
         self._opens_word: list[bool] | None = None
 
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
-        ids = self.tokenizer.encode(ANCHOR + text, add_special_tokens=False)
+        # "</s>" in a text of the web is text, and must not end the sentence.
+        ids = self.tokenizer.encode(ANCHOR + text, add_special_tokens=False, split_special_tokens=True)
         if ids[: len(self._anchor)] != self._anchor or len(ids) == len(self._anchor):
             raise ValueError(
                 f"The tokenizer merges {text!r} with the line break before it or has no token for it; units need "

@@ -37,6 +37,7 @@ ORDER = [
     "beam",
     "streaming",
     "slots_session",
+    "recompute_session",
     "chunked_session",
     "parity",
     "sampling",

@@ -55,6 +55,7 @@ ORDER = [
     "picture",
     "drawing",
     "show",
+    "attention",
     "merge_check",
     "matrix",
     "validation",

@@ -71,9 +71,11 @@ def save_attention_png(
             axes.spines[:].set_visible(False)
             _label_tokens(picture, axes)
             axes.set_title(title, fontsize=10, loc="left")
-        bar = figure.colorbar(image, ax=figure.axes[-1], fraction=0.03, pad=0.02, label=note)
+        bar = figure.colorbar(
+            image, cax=figure.add_axes((1.01 - width * LABEL_INCHES / side, 0.1, 0.01, 0.8)), label=note
+        )
         bar.set_ticks([tick**0.5 for tick in SCALE_TICKS], labels=[f"{tick:g}" for tick in SCALE_TICKS])
-        figure.suptitle(heading, fontsize=10, x=0, y=1 + 0.7 / side, ha="left")
+        figure.suptitle(heading, fontsize=10, x=0, y=1 + 0.6 / side, ha="left")
         figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 

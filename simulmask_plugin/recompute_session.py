@@ -43,8 +43,9 @@ class RecomputeSession(StreamingSession):
         """Feed what the cache lacks of header and target; return what the last row predicts."""
         text = self._header + self.target_ids
         start = max(0, self.feeder.num_keys - self._source_end)
-        rows = [_plain_row(token, self._source_end + i) for i, token in enumerate(text[start:], start)]
-        logits = self._feed(rows)[-1]
+        *fed_again, last = (_plain_row(token, self._source_end + i) for i, token in enumerate(text[start:], start))
+        self._pending += fed_again  # only the last row predicts
+        logits = self._feed([last])[-1]
         self._record(len(self.target_ids) - 1, "kept", logits)
         return logits
 

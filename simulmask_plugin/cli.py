@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
+from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.units import UNITS
 
 BLOCK_OPTIONS = ("policy", "k", "n", "layout", "positions", "rows", "group_offset", "source_units", "target_units")
@@ -38,7 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"simulmask_plugin {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_validate, _add_show, _add_parity, _add_eval, _add_curve, _add_verify_merge, _add_env):
+    for add in (
+        _add_validate,
+        _add_show,
+        _add_parity,
+        _add_attention,
+        _add_eval,
+        _add_curve,
+        _add_verify_merge,
+        _add_env,
+    ):
         add(commands)
     return parser
 
@@ -148,6 +158,40 @@ def _parity(options: argparse.Namespace) -> int:
         matrix=options.matrix,
         examples=options.examples,
         seed=options.seed,
+        as_json=options.json,
+    )
+
+
+def _add_attention(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "attention",
+        "compare the attention of a model in training and in streaming on one example",
+        'simulmask attention saves/merged --k 3 --source "ein Haus" --target "a house" --png attention.png',
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a trained model with its simulmask.json")
+    parser.add_argument("--source", metavar="TEXT", required=True)
+    parser.add_argument("--target", metavar="TEXT", required=True, help="what is written, in training and in streaming")
+    parser.add_argument("--policy", choices=POLICIES, help="default: as trained")
+    parser.add_argument("--k", type=int, help="of wait_k, in source units")
+    parser.add_argument("--n", type=int, help="of read_n, in source units")
+    parser.add_argument("--layer", type=int, help="only this one, from 0; default: the mean of all")
+    parser.add_argument("--head", type=int, help="only this one, from 0; default: the mean of all")
+    parser.add_argument("--png", metavar="FILE", help="draw both side by side into this file")
+    parser.add_argument("--json", action="store_true", help="print the numbers, and nothing else")
+    parser.set_defaults(run=_attention)
+
+
+def _attention(options: argparse.Namespace) -> int:
+    from simulmask_plugin.attention import run_attention
+
+    return run_attention(
+        options.model,
+        texts=(options.source, options.target),
+        decision={"policy": options.policy, "k": options.k, "n": options.n},
+        layer=options.layer,
+        head=options.head,
+        png=options.png,
         as_json=options.json,
     )
 

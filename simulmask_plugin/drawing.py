@@ -1,7 +1,8 @@
-"""The mask of one example as a PNG."""
+"""The mask of one example as a PNG, and the attention that is paid under it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ CELL_INCHES = 0.34
 READS_POINTS, POSITION_POINTS, LEGEND_POINTS = 26, 72, 100
 """How far to the right of the mask the columns and the legend stand."""
 
+LABEL_INCHES = 1.2
+"""Space for the tokens on the left of an attention map."""
+
+SCALE_TICKS = (0, 0.05, 0.2, 0.5, 1)
+"""Probabilities that the scale of an attention map names; colours follow their square root, so that small ones show."""
+
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
 
 
@@ -38,6 +45,37 @@ def save_png(picture: Picture, path: str | Path, heading: str) -> None:
         _label_rows(picture, axes)
         _add_legend(picture, axes, figure)
         axes.set_title(heading, fontsize=10, loc="left", pad=24)
+        figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+
+
+def save_attention_png(
+    picture: Picture, maps: Mapping[str, np.ndarray], path: str | Path, heading: str, *, note: str
+) -> None:
+    """Draw attention probabilities, a map beside the other: rows are queries, columns keys, a row without any is grey.
+
+    Args:
+        picture: the example.
+        maps: title and probabilities (rows, columns) of each map, nan where a row has none.
+        path: of the PNG.
+        heading: over all of it.
+        note: beside the scale of the colours.
+    """
+    side = CELL_INCHES * len(picture.tokens)
+    with rc_context({"font.family": _fonts(), "font.size": 9, "text.parse_math": False}):
+        figure = Figure(figsize=(len(maps) * (side + LABEL_INCHES), side))
+        FigureCanvasAgg(figure)
+        width = side / (len(maps) * (side + LABEL_INCHES))
+        for place, (title, probabilities) in enumerate(maps.items()):
+            axes = figure.add_axes((place / len(maps), 0, width, 1), facecolor=HIDDEN_COLOR)
+            image = axes.imshow(np.sqrt(probabilities), cmap="Blues", vmin=0, vmax=1)
+            axes.spines[:].set_visible(False)
+            _label_tokens(picture, axes)
+            axes.set_title(title, fontsize=10, loc="left")
+        bar = figure.colorbar(
+            image, cax=figure.add_axes((1.01 - width * LABEL_INCHES / side, 0.1, 0.01, 0.8)), label=note
+        )
+        bar.set_ticks([tick**0.5 for tick in SCALE_TICKS], labels=[f"{tick:g}" for tick in SCALE_TICKS])
+        figure.suptitle(heading, fontsize=10, x=0, y=1 + 0.6 / side, ha="left")
         figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 

@@ -246,7 +246,8 @@ def _run_simuleval(
         "session-log": directory / "sessions.jsonl",
         **{"read-n" if key == "n" else key.replace("_", "-"): value for key, value in policy.items()},
     }
-    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
     log = directory / "simuleval.log"
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}

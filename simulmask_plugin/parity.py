@@ -48,16 +48,18 @@ class ParityResult:
         return self.same_ids and self.rows > 0 and self.max_abs_diff <= TOLERANCE
 
 
-def promises_parity(settings: ModelSettings) -> bool:
+def promises_parity(settings: ModelSettings, *, whole_source: bool | None = None) -> bool:
     """Whether the method promises parity; the others have a known mismatch (docs/architecture.md).
 
+    ``whole_source``: all of it is read before anything is written; None: as the policy of training does.
     ``query_unit`` shows the inner tokens of a unit one source unit more than streaming can; ``contiguous`` counts the
     whole source, of which a growing cache knows only a part.
     """
     config = settings.config
     if config.layout in CHUNKED:
         return True
-    whole_source = config.policy == "offline"
+    if whole_source is None:
+        whole_source = config.policy == "offline"
     rows = config.rows != "query_unit" or config.target_units == "token" or whole_source
     return rows and (config.positions != "contiguous" or whole_source)
 
@@ -102,18 +104,10 @@ def scored_rows(layout: SequenceLayout) -> Iterator[tuple[int, int, str]]:
             yield row, token - start, "look_ahead" if is_look_ahead else "kept"
 
 
-def stream_forced(
-    model: PreTrainedModel,
-    encoder: ExampleEncoder,
-    row: Row,
-    schedule: ReadSchedule,
-    target_ids: list[int],
-    last: tuple[int, str],
+def forced_session(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, target_ids: list[int]
 ) -> tuple[StreamingSession, dict[tuple[int, str], Tensor]]:
-    """Stream one example by its schedule, with its own target tokens; return the logits of each row.
-
-    ``last`` is the target token index and the kind of the row that predicts the end of sentence.
-    """
+    """Return a session that follows a schedule and writes the given tokens, and what will hold the logits per row."""
     forced = _Forced(target_ids)
     session = SESSIONS[encoder.settings.config.layout](
         model=model,
@@ -126,15 +120,24 @@ def stream_forced(
         choose=forced.choose,
         trace=forced.trace,
     )
-    pieces = split_units(row.source, encoder.source.unit)
-    while last not in forced.rows:
+    return session, forced.rows
+
+
+def stream_forced(
+    session: StreamingSession, source: str, rows: dict[tuple[int, str], Tensor], last: tuple[int, str]
+) -> None:
+    """Drive a forced session over its source.
+
+    ``last`` is the target token index and the kind of the row that predicts the end of sentence.
+    """
+    pieces = split_units(source, session.encoder.source.unit)
+    while last not in rows:
         if session.action() is Action.READ:
             session.read(pieces.pop(0))
             if not pieces:
                 session.finish_source()
         else:
             session.write()
-    return session, forced.rows
 
 
 class _ForcedChunks(ChunkChooser):
@@ -216,7 +219,8 @@ def compare(
     scored = list(scored_rows(layout))
     start = example.source_end + example.num_header
     target_ids = example.input_ids[start:].tolist()
-    session, streamed = stream_forced(model, encoder, row, schedule, target_ids, scored[-1][1:])
+    session, streamed = forced_session(model, encoder, row, schedule, target_ids)
+    stream_forced(session, row.source, streamed, scored[-1][1:])
     for index, token, kind in scored:
         result.add(logits[index], streamed[token, kind])
     # Neither look-ahead rows nor source that has not been read are in the cache. Where the source has not been read to

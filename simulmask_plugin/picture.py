@@ -16,6 +16,7 @@ from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.masks import may_attend
+from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.terminal import table
 from simulmask_plugin.units import Tokenizer
 
@@ -71,8 +72,14 @@ def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int =
     feature = to_feature(example, row.schedule if settings.config.has_schedule_column else None)
     collator = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id, seed=seed)
     schedule, _ = collator.sampler.draw(*from_feature(feature), epoch=0)
-    layout = collator.lay_out(feature)
-    batch = collator.pad([layout])
+    return picture_of(tokenizer, settings, collator.lay_out(feature), schedule)
+
+
+def picture_of(
+    tokenizer: Tokenizer, settings: ModelSettings, layout: SequenceLayout, schedule: ReadSchedule
+) -> Picture:
+    """The picture of an example that has been laid out by a schedule."""
+    batch = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id).pad([layout])
     order = torch.arange(len(layout.input_ids))[None]
     mask = may_attend(order, order, batch["source_unit"], batch["num_read"])[0, 0].numpy()
     lists = {name: batch[name][0].tolist() for name in ("input_ids", "source_unit", "num_read", "labels")}

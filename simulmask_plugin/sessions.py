@@ -12,6 +12,7 @@ from simulmask_plugin.chunked_session import ChunkedSession, Document
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
+from simulmask_plugin.recompute_session import RecomputeSession
 from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 
@@ -29,6 +30,7 @@ class Decision:
         latency: interleaved: for the prompt; medium where nothing is said.
         read_threshold: interleaved: WRITE when P(end of read) reaches it.
         beam_width: layouts of chunks: hypotheses of the search inside a WRITE.
+        recompute: prefix with positions contiguous: compute the target anew whenever source has arrived (baseline).
     """
 
     policy: str | None = None
@@ -37,6 +39,7 @@ class Decision:
     latency: str | None = None
     read_threshold: float | None = None
     beam_width: int | None = None
+    recompute: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
@@ -55,7 +58,8 @@ class Decision:
     def name(self) -> str:
         """Name in tables and folders, e.g. wait_k-3 or model_driven-low-0.3."""
         beam = None if self.beam_width is None else f"beam{self.beam_width}"
-        parts = (self.policy or MODEL_DRIVEN, self.k, self.n, self.latency, self.read_threshold, beam)
+        recompute = "recompute" if self.recompute else None
+        parts = (self.policy or MODEL_DRIVEN, self.k, self.n, self.latency, self.read_threshold, beam, recompute)
         return "-".join(str(part) for part in parts if part is not None)
 
     def check(self, settings: ModelSettings) -> Policy | None:
@@ -74,9 +78,23 @@ class Decision:
             check_latency(self.latency)
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
+        self._check_recompute(settings)
         if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
             return None
         return settings.inference_policy(self.policy, self.k, self.n)
+
+    def _check_recompute(self, settings: ModelSettings) -> None:
+        if not isinstance(self.recompute, bool):
+            raise ValueError(f"recompute must be true or false, got {self.recompute!r}.")
+        if not self.recompute:
+            return
+        for key, expected in (("layout", "prefix"), ("positions", "contiguous")):
+            trained = getattr(settings.config, key)
+            if trained != expected:
+                raise ValueError(
+                    f"recompute streams plain causal text and needs a model of {key}: {expected}, but this one was "
+                    f"trained with {key}: {trained}; remove recompute, or take a model that was."
+                )
 
 
 def open_session(
@@ -100,7 +118,8 @@ def open_session(
         if document is not None:
             raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout}.")
         assert policy is not None
-        return SESSIONS[layout](
+        session_of = RecomputeSession if decision.recompute else SESSIONS[layout]
+        return session_of(
             model=model,
             encoder=encoder,
             policy=policy,

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
 TENSOR_MODULES = (
     "layout slots chunked positions masks alibi collator delivery kv_cache feeding losses "
-    "streaming slots_session parity"
+    "streaming slots_session recompute_session parity"
 )
 install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
 

@@ -328,6 +328,23 @@ DECISIONS = {
         r"latency has no meaning for a model of layout: prefix; remove it",
     ),
     "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
+    "recompute of slots": (
+        WAIT_3 | {"layout": "slots"},
+        {"recompute": True},
+        r"recompute .* needs a model of layout: prefix, but this one was trained with layout: slots; remove recompute",
+    ),
+    "recompute of interleaved": (INTERLEAVED, {"recompute": True}, r"trained with layout: interleaved"),
+    "recompute of group": (
+        WAIT_3 | {"positions": "group"},
+        {"recompute": True},
+        r"recompute .* needs a model of positions: contiguous, but this one was trained with positions: group",
+    ),
+    "recompute of modified_alibi": (
+        WAIT_3 | {"positions": "modified_alibi"},
+        {"recompute": True},
+        r"trained with positions: modified_alibi",
+    ),
+    "recompute is no boolean": (WAIT_3, {"recompute": "no"}, r"recompute must be true or false, got 'no'"),
     "threshold of turns": (
         WAIT_3 | {"layout": "turns"},
         {"read_threshold": 0.4},

@@ -15,7 +15,7 @@ from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.startup import LlamaFactoryFinder
 
-COMMANDS = ("validate", "show", "parity", "eval", "verify-merge", "env")
+COMMANDS = ("validate", "show", "parity", "attention", "eval", "verify-merge", "env")
 
 RECORD_KEYS = [
     "family",

@@ -1,0 +1,135 @@
+"""The baseline that computes the target anew: its predictions are those of plain text, encoded from scratch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import Forced, drive, encoder_of
+from test_streaming import HEADER, PROMPT, SOURCE, TARGET, Calls, session_of, target_ids_of
+
+from simulmask_plugin.policies import make_policy
+from simulmask_plugin.recompute_session import RecomputeSession
+from simulmask_plugin.sessions import Decision, open_session
+
+VOCAB = 320
+PLAIN = {"policy": "offline", "positions": "contiguous"}
+WAIT_1, READ_2, OFFLINE = make_policy("wait_k", k=1), make_policy("read_n", n=2), make_policy("offline")
+LONG_SOURCE, LONG_TARGET = "abc the dog cd xyz abcde", "cat dexyzz house dog"
+words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
+
+
+def recompute_of(model, encoder, policy, **options):
+    return RecomputeSession(model=model, encoder=encoder, policy=policy, **options)
+
+
+class FromScratch:
+    """Compares every prediction with the stock model's for the same text, encoded from scratch."""
+
+    def __init__(self, model, encoder, source, policy):
+        self.model, self.policy = model, policy
+        self.before, self.header, _ = encoder.frame(None, None)
+        self.source = encoder.source_units(source, first=True)
+        self.rows = 0
+
+    def __call__(self, index, kind, logits):
+        assert index == len(self.session.target_ids) - 1
+        own = min(self.session._wanted(self.session.num_written + 1), self.session.num_read)
+        source = [token for unit in self.source[: int(own)] for token in unit]
+        ids = torch.tensor([[*self.before, *source, *self.header, *self.session.target_ids]])
+        with torch.no_grad():
+            stock = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1]
+        torch.testing.assert_close(logits, stock, atol=1e-4, rtol=0)
+        self.rows += 1
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+@pytest.mark.parametrize(
+    "policy, units, ahead",
+    [(WAIT_1, "word", False), (WAIT_1, "token", True), (READ_2, "word", True), (OFFLINE, "word", False)],
+)
+def test_every_prediction_is_that_of_the_text_encoded_from_scratch(model_of, byte_level, name, policy, units, ahead):
+    model = model_of(name, VOCAB, 0)
+    encoder = encoder_of(byte_level, target_units=units, **PLAIN)
+    check = FromScratch(model, encoder, LONG_SOURCE, policy)
+    forced = Forced(target_ids_of(encoder, LONG_SOURCE, LONG_TARGET))
+    check.session = recompute_of(model, encoder, policy, choose=forced.choose, max_unit_tokens=99, trace=check)
+    drive(check.session, LONG_SOURCE.split(), ahead=ahead)
+    assert check.rows == check.session.counters.calls >= len(forced.target_ids)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_offline_it_writes_what_the_kept_cache_writes(model_of, byte_level, name):
+    encoder = encoder_of(byte_level, **PLAIN)
+    for seed in range(2):
+        model, written = model_of(name, VOCAB, seed), []
+        for new in (session_of, recompute_of):
+            session = new(model, encoder, OFFLINE, max_target_tokens=15)
+            drive(session, LONG_SOURCE.split())
+            cost = session.counters.calls, session.counters.fed_tokens
+            written.append((session.target_ids, session.truncated, cost))
+        assert written[0] == written[1]
+        assert len(session.target_ids) > 5
+
+
+def forced_recompute(model, tokenizer, policy, source=SOURCE, target=TARGET):
+    encoder = encoder_of(tokenizer, **PLAIN)
+    forced = Forced(target_ids_of(encoder, source, target))
+    return recompute_of(model, encoder, policy, choose=forced.choose, max_unit_tokens=99)
+
+
+GOLDEN_CALLS = [
+    [*PROMPT, " the", *HEADER],
+    [" cat"],
+    [" dog", *HEADER, " cat"],
+    [" abcde"],
+    [" abc", *HEADER, " cat", " abcde"],
+    [" xyz"],
+]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_header_and_target_are_fed_again_behind_new_source(model_of, byte_level, ahead):
+    """However early it has come; prompt and source are fed once."""
+    model = model_of("llama", len(byte_level), 0)
+    session = forced_recompute(model, byte_level, WAIT_1)
+    with Calls(model, byte_level) as calls:
+        assert drive(session, SOURCE.split(), ahead=ahead) == TARGET.split()
+    assert calls == GOLDEN_CALLS
+    assert session.counters.calls == session.counters.predicting_rows == len(calls)
+    assert session.counters.fed_tokens == sum(map(len, calls))
+    assert session.counters.written_tokens == 3
+
+
+@given(words, words, st.integers(1, 5), st.booleans())
+@settings(max_examples=10)
+def test_the_cache_ends_as_the_plain_text(model_of, byte_level, source, target, k, ahead):
+    model = model_of("llama", len(byte_level), 0)
+    session = forced_recompute(model, byte_level, make_policy("wait_k", k=k), " ".join(source), " ".join(target))
+    drive(session, source, ahead=ahead)
+    text = f"Tr: {' '.join(source)}\nAs: {' '.join(target)}"
+    assert byte_level.decode(session.feeder.fed_ids) == text
+    assert session.feeder.kept_ids() == session.feeder.fed_ids
+    fed_once = len(session.feeder.fed_ids)
+    reads = min(len(target), len(source) - min(k, len(source)))  # after the first WRITE
+    assert session.counters.fed_tokens >= fed_once + reads * len(HEADER)
+    assert (session.counters.fed_tokens == fed_once) == (k >= len(source))
+
+
+def test_early_end_of_sentence_means_read(model_of, byte_level):
+    """And feeds the header again; where the source ends without a further word, only the row that asked."""
+    model = model_of("llama", len(byte_level), 0)
+    eos = byte_level.eos_token_id
+    session = recompute_of(model, encoder_of(byte_level, **PLAIN), WAIT_1, choose=lambda *_: eos)
+    with Calls(model, byte_level) as calls:
+        drive(session, ["the", "dog"])
+    assert calls == [[*PROMPT, " the", *HEADER], [" dog", *HEADER]]
+    assert session.finished
+    assert session.target_ids == []
+
+
+def test_decision_names_and_opens_it(model_of, byte_level):
+    decision = Decision.from_dict({"policy": "wait_k", "k": 3, "recompute": True})
+    assert decision.name == "wait_k-3-recompute"
+    session = open_session(model_of("llama", VOCAB, 0), encoder_of(byte_level, **PLAIN), decision)
+    assert type(session) is RecomputeSession
+    assert Decision.from_dict({"policy": "wait_k", "k": 3, "recompute": False}).name == "wait_k-3"

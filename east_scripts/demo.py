@@ -199,11 +199,16 @@ def run_steps(steps: list[Step], logs: Path) -> None:
 def run_step(step: Step, log: Path) -> None:
     """Runs one step; its log gets its name once the step has succeeded."""
     unfinished = log.with_suffix(".unfinished")
-    environment = os.environ | {
-        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}",
-        "HF_HUB_OFFLINE": "1",  # nothing is downloaded, so nothing has to wait for a network
-        "CUDA_VISIBLE_DEVICES": "",  # sized for a CPU; several GPUs would make another batch of it
-    }
+    # One thread: for models so small a second one gains little, and loses much on a machine that is not idle.
+    environment = (
+        {"OMP_NUM_THREADS": "1"}
+        | os.environ
+        | {
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}",
+            "HF_HUB_OFFLINE": "1",  # nothing is downloaded, so nothing has to wait for a network
+            "CUDA_VISIBLE_DEVICES": "",  # sized for a CPU; several GPUs would make another batch of it
+        }
+    )
     with unfinished.open("w", encoding="utf-8") as file:
         print("$", *step.command, file=file, flush=True)
         code = subprocess.run(step.command, env=environment, stdout=file, stderr=file, check=False).returncode

@@ -25,7 +25,7 @@ from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.schedule import Action
 
-WORDS, WRITTEN = 12, 14
+WORDS, WRITTEN = 6, 7
 """Source words and target tokens of a sentence; it is written in one chunk, at its end."""
 
 CONTEXTS = {"no context": 0, "2 sentences of context": 2}

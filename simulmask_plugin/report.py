@@ -44,7 +44,7 @@ def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
             if s.name == OFFLINE:
                 axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=f"{label}, offline")
     axes.set(xlabel="LAAL (source units)", ylabel="BLEU")
-    axes.margins(x=0.12)  # room for the labels
+    axes.margins(x=0.18)  # room for the labels
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -56,11 +56,12 @@ class Decision:
 
     @property
     def name(self) -> str:
-        """Name in tables and folders, e.g. wait_k-3 or model_driven-low-0.3."""
+        """Name in tables and folders, e.g. wait_k-3 or low-0.3."""
         beam = None if self.beam_width is None else f"beam{self.beam_width}"
         recompute = "recompute" if self.recompute else None
-        parts = (self.policy or MODEL_DRIVEN, self.k, self.n, self.latency, self.read_threshold, beam, recompute)
-        return "-".join(str(part) for part in parts if part is not None)
+        policy = self.policy if self.policy != MODEL_DRIVEN else None
+        parts = (policy, self.k, self.n, self.latency, self.read_threshold, beam, recompute)
+        return "-".join(str(part) for part in parts if part is not None) or MODEL_DRIVEN
 
     def check(self, settings: ModelSettings) -> Policy | None:
         """Return the policy to stream with; None: the model decides.

@@ -108,11 +108,11 @@ def test_sweep_over_latency_prompts_and_thresholds(workshop, merged):
         *(f"output={output}", "jobs=1", "max_target_tokens=24"),
         "policies=[{latency: low}, {latency: high, read_threshold: 0.001}, {latency: high, beam_width: 3}]",
     )
-    for name in ("model_driven-low", "model_driven-high-0.001", "model_driven-high-beam3"):
+    for name in ("low", "high-0.001", "high-beam3"):
         instances = [json.loads(line) for line in (output / name / "instances.log").read_text().splitlines()]
         assert len(instances) == NUM_TEST
         assert all(one["delays"] == sorted(one["delays"]) for one in instances)
-    eager = (output / "model_driven-high-0.001" / "instances.log").read_text().splitlines()
+    eager = (output / "high-0.001" / "instances.log").read_text().splitlines()
     assert all(json.loads(line)["delays"][:1] in ([], [1]) for line in eager)  # P reaches 0.001 after the first word
 
 

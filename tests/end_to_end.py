@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import yaml
 from filelock import FileLock
 
@@ -18,6 +19,7 @@ SCRIPTS = Path(sys.executable).parent
 STAGE1 = ROOT / "yaml_configs" / "toy_wait_k_stage1_full.yaml"
 STAGE2 = ROOT / "yaml_configs" / "toy_wait_k_stage2_lora.yaml"
 NUM_TRAIN, NUM_TEST = 200, 6
+PATIENCE = 400  # seconds; the longest program takes some 40, on a busy machine several times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +29,34 @@ class Workshop:
     folder: Path
 
     def run(self, name, *command, **environment):
-        """Run a program and return its log; `name` stands for the run."""
-        log = self.folder / f"{name}.log"
+        """Run a program and return its log; `name` stands for the run. A run that failed is not tried again."""
+        log, failed = (self.folder / f"{name}.{kind}" for kind in ("log", "failed"))
         with FileLock(self.folder / f"{name}.lock"):
-            if not log.exists():
+            if not log.exists() and not failed.exists():
                 unfinished = log.with_suffix(".unfinished")
                 with unfinished.open("w") as file:
-                    code = subprocess.run(
-                        [str(part) for part in command],
-                        cwd=ROOT,
-                        env=clean_environment() | environment,
-                        stdout=file,
-                        stderr=file,
-                        check=False,
-                    ).returncode
-                assert code == 0, unfinished.read_text()[-4000:]
-                unfinished.rename(log)
+                    code = self.wait_for(self.start(command, file, **environment))
+                    file.write(f"exit status: {code}\n")
+                unfinished.rename(failed if code else log)
+            assert log.exists(), failed.read_text()[-4000:]
         return log.read_text()
+
+    def start(self, command, log, **environment):
+        """Start a program in the project's folder, all its output in `log`."""
+        # DeepSpeed compiles an extension; the user's own folder of them may hold the lock of a build that was killed
+        known = clean_environment() | {"TORCH_EXTENSIONS_DIR": str(self.folder / "torch_extensions")}
+        command = [str(part) for part in command]
+        return subprocess.Popen(command, cwd=ROOT, env=known | environment, stdout=log, stderr=log)
+
+    @staticmethod
+    def wait_for(process):
+        """Return the exit status; a program that hangs, or whose test is stopped, ends with all that it started."""
+        try:
+            return process.wait(timeout=PATIENCE)
+        except BaseException:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
+            raise
 
     def prepare(self):
         """Make the data (ours and LLaMA-Factory's alpaca format) and a random Falcon; return the workshop."""
@@ -96,13 +109,7 @@ class Workshop:
         with FileLock(self.folder / f"{name}.lock"):
             if not (output / checkpoint).exists():
                 with (self.folder / f"{name}.log").open("w") as log:
-                    process = subprocess.Popen(
-                        self.training_command(name, *overrides),
-                        cwd=ROOT,
-                        env=clean_environment(),
-                        stdout=log,
-                        stderr=log,
-                    )
+                    process = self.start(self.training_command(name, *overrides), log)
                     while not (output / checkpoint / "trainer_state.json").exists():
                         assert process.poll() is None, Path(log.name).read_text()[-4000:]
                         time.sleep(0.01)

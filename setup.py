@@ -78,7 +78,10 @@ setup(
     # cannot be met beside LLaMA-Factory.
     install_requires=[
         "jaxtyping",
+        "jinja2",
         "matplotlib>=3.7.0",
+        "omegaconf",
+        "pandas",
         "pyyaml",
         "rich",
         "sacrebleu",

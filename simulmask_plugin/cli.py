@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from simulmask_plugin import __version__
 from simulmask_plugin.config import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
 from simulmask_plugin.policies import POLICIES
+from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.units import UNITS
 
 BLOCK_OPTIONS = ("policy", "k", "n", "layout", "positions", "rows", "group_offset", "source_units", "target_units")
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"simulmask: error: {error}", file=sys.stderr)
         return 2
+    except ProgramFailed as error:
+        print(f"simulmask: {error}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_attention,
         _add_eval,
         _add_curve,
+        _add_compare,
         _add_verify_merge,
         _add_env,
     ):
@@ -229,6 +234,24 @@ def _curve(options: argparse.Namespace) -> int:
     from simulmask_plugin.curves import run_curve
 
     return run_curve(options.evaluations, options.png)
+
+
+def _add_compare(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "train and stream all systems of a study; write one table, one figure and a report",
+        "simulmask compare yaml_configs/toy_compare.yaml jobs=1",
+    )
+    parser.add_argument("study", metavar="STUDY.yaml")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a key, e.g. evaluation.limit=50")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from simulmask_plugin.compare import run_compare
+
+    return run_compare(options.study, options.overrides)
 
 
 def _add_verify_merge(commands: Commands) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +13,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
 from sacrebleu.metrics import BLEU, CHRF
 
 from simulmask_plugin import __version__
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
+from simulmask_plugin.programs import run_program
 from simulmask_plugin.report import draw_curve, write_report
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
+from simulmask_plugin.yaml_files import read_yaml
 
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
 LATENCY_UNITS = ("word", "char")
@@ -118,17 +117,7 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
     Raises:
         ValueError: if the file is missing or no mapping, or a key is wrong.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; expected an evaluation YAML.")
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}.")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ValueError(f"Overrides have the form key=value, got {override!r}.")
-        values[key] = yaml.safe_load(value)
-    return EvaluationConfig.from_dict(values, str(path))
+    return EvaluationConfig.from_dict(read_yaml(path, list(overrides)), str(path))
 
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:
@@ -158,13 +147,29 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
-    """Run what is missing of an evaluation, write scores.tsv, curve.png and report.md; return the exit code.
+    """Run what is missing of an evaluation YAML, and say where the results are; return the exit code.
 
     Raises:
         ValueError: if the YAML, the model or the files are wrong, or the output was made with other settings.
-        RuntimeError: if SimulEval fails; the message holds the end of its log.
+        ProgramFailed: if SimulEval fails; the message holds the end of its log.
     """
     config = load_evaluation(path, overrides)
+    evaluate(config)
+    print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
+    return 0
+
+
+def evaluate(config: EvaluationConfig, title: str = "") -> list[Score]:
+    """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
+
+    Args:
+        config: the evaluation.
+        title: stands before every line of progress.
+
+    Raises:
+        ValueError: if the model or the files are wrong, or the output was made with other settings.
+        ProgramFailed: if SimulEval fails; the message holds the end of its log.
+    """
     settings = check_evaluation(config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -175,7 +180,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     def run(index: int) -> Score:
         score = run_policy(config, settings, config.policies[index], output / names[index])
         print(
-            f"[{index + 1}/{len(names)}] {score.name}: BLEU {score.bleu:.2f} at LAAL {score.laal:.2f} "
+            f"{title}[{index + 1}/{len(names)}] {score.name}: BLEU {score.bleu:.2f} at LAAL {score.laal:.2f} "
             f"({score.sentences} sentences, {score.calls_per_token:.2f} calls a token)",
             flush=True,
         )
@@ -186,8 +191,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     write_scores(output / "scores.tsv", scores)
     draw_curve(output / "curve.png", {Path(config.model).name: scores})
     write_report(output / "report.md", config, settings, scores, signatures(config, settings))
-    print(f"Results: {output / 'report.md'}, {output / 'curve.png'}, {output / 'scores.tsv'}")
-    return 0
+    return scores
 
 
 def run_policy(config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path) -> Score:
@@ -249,13 +253,8 @@ def _run_simuleval(
     given = {key: value for key, value in options.items() if value is not None and value is not False}
     command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
-    log = directory / "simuleval.log"
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    with log.open("a", encoding="utf-8") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, env=os.environ | threads, check=False).returncode
-    if code:
-        tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
-        raise RuntimeError(f"SimulEval stopped with code {code}; the end of {log}:\n{tail}")
+    run_program("SimulEval", command, directory / "simuleval.log", threads)
 
 
 def _trim_logs(directory: Path) -> None:
@@ -271,16 +270,23 @@ def _trim_logs(directory: Path) -> None:
         sessions.write_text("".join(lines[: len(whole)]), encoding="utf-8")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a log of one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def translations(instances: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the predictions and, as sacrebleu takes them, the references of a run's instances.log."""
+    pairs = [(instance["prediction"], instance["reference"].strip()) for instance in instances]
+    return [prediction for prediction, _ in pairs], [[reference for _, reference in pairs]]
+
+
 def score(config: EvaluationConfig, settings: ModelSettings, directory: Path) -> Score:
     """Score one finished run: BLEU and chrF by sacrebleu, latency by SimulEval, cost by our own log."""
-    instances, sessions = (
-        [json.loads(line) for line in (directory / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("instances.log", "sessions.jsonl")
-    )
+    instances, sessions = (read_lines(directory / name) for name in ("instances.log", "sessions.jsonl"))
     with (directory / "scores.tsv").open(encoding="utf-8", newline="") as file:
         latency = next(csv.DictReader(file, delimiter="\t"))
-    predictions = [instance["prediction"] for instance in instances]
-    references = [[instance["reference"].strip() for instance in instances]]
+    predictions, references = translations(instances)
     bleu, chrf = metrics(config, settings)
     written = sum(session["written_tokens"] for session in sessions)
     return Score(

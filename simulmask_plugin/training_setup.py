@@ -16,6 +16,7 @@ from simulmask_plugin.environment import check_hook
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import Row, row_of
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset
+from simulmask_plugin.yaml_files import read_yaml
 
 FIRST_ROWS = 100
 """Rows read of each data set."""
@@ -75,31 +76,6 @@ class DataSample:
     num_kept: int
     longest: int
     first: Row
-
-
-def read_yaml(path: str, overrides: list[str]) -> dict[str, Any]:
-    """Read a YAML file, with ``key=value`` overrides.
-
-    Raises:
-        ValueError: if there is no such file, or it is no mapping of keys to values.
-    """
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file.")
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"Overrides have the form key=value, got {override!r}.")
-    try:
-        content = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(content):
-        raise ValueError(f"{path}: expected a mapping of keys to values.")
-    values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def is_training(values: Mapping[str, Any]) -> bool:

@@ -15,7 +15,8 @@ from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.terminal import console, table
-from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data, read_yaml
+from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data
+from simulmask_plugin.yaml_files import read_yaml
 
 
 def run_validate(path: str, overrides: list[str]) -> int:

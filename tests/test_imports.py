@@ -17,6 +17,8 @@ STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config", "chunks"]
 ORDER = [
     "startup",
     "terminal",
+    "yaml_files",
+    "programs",
     *STDLIB_ONLY,
     "corpora",
     "dataset_info",
@@ -51,6 +53,9 @@ ORDER = [
     "report",
     "evaluation",
     "curves",
+    "study",
+    "comparison",
+    "compare",
     "environment",
     "training_setup",
     "picture",

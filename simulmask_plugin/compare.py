@@ -1,0 +1,156 @@
+"""``simulmask compare``: trains and streams what a study lacks, then writes one table, one figure and a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simulmask_plugin.comparison import Comparison, Run, Training, write_comparison
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.evaluation import evaluate, metrics, read_lines, signatures, translations
+from simulmask_plugin.programs import run_program
+from simulmask_plugin.sessions import Decision
+from simulmask_plugin.study import Stage, Study, load_study, model_folder
+
+TRAINING_STATE = "trainer_state.json"
+
+
+def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
+    """Run what is missing of a study, and write its comparison; return the exit code.
+
+    Raises:
+        ValueError: if the study is wrong, or its output was made with other settings.
+        ProgramFailed: if a training, a merge or SimulEval fails; the message holds the end of its log.
+    """
+    study = load_study(path, overrides)
+    with ThreadPoolExecutor(study.jobs) as pool:
+        futures = {name: pool.submit(_run_model, study, name) for name in study.models}
+        try:
+            trainings, runs = {}, []
+            for name, future in futures.items():
+                trainings[name], of_model = future.result()
+                runs += of_model
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs))
+    print(f"Comparison: {', '.join(map(str, written))}")
+    return 0
+
+
+def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs: list[Run]) -> Comparison:
+    order = list(study.systems)
+    first = study.systems[order[0]].evaluation
+    settings = {
+        name: ModelSettings.load(model_folder(Path(study.output), name, len(stages)))
+        for name, stages in study.models.items()
+    }
+    of_first = settings[study.systems[order[0]].model]
+    return Comparison(
+        study=path,
+        runs=sorted(runs, key=lambda run: order.index(run.system)),
+        trainings=trainings,
+        plain=study.plain,
+        reference=study.reference_run,
+        bleu=metrics(first, of_first)[0],
+        blocks={name: asdict(of_model.config) for name, of_model in settings.items()},
+        versions=signatures(first, of_first),
+    )
+
+
+def _run_model(study: Study, name: str) -> tuple[Training, list[Run]]:
+    """Train one model, and stream it as every system does that has it."""
+    training = Training()
+    base: Path | None = None
+    adapter: Path | None = None
+    for number, stage in enumerate(study.models[name], 1):
+        folder = model_folder(Path(study.output), name, number)
+        values = dict(stage.values)
+        if base is not None:
+            values["model_name_or_path"] = str(base)
+        if adapter is not None:
+            values["adapter_name_or_path"] = str(adapter)
+        title = f"{name}: stage {number} of {len(study.models[name])} ({stage.kind})"
+        _run_stage(replace(stage, values=values), folder, title, study.threads)
+        if stage.kind == "train":
+            training += _training(folder)
+        adapter = folder if stage.makes_adapter else None
+        if not stage.makes_adapter:
+            base = folder
+        elif base is None:
+            base = Path(values["model_name_or_path"])
+    runs = []
+    for system, settings in study.systems.items():
+        if settings.model != name:
+            continue
+        scores = evaluate(settings.evaluation, f"{system} ")
+        for policy, score in zip(settings.evaluation.policies, scores, strict=True):
+            folder = Path(settings.evaluation.output, score.name)
+            predictions, references = translations(read_lines(folder / "instances.log"))
+            runs.append(Run(system, name, Decision.from_dict(policy), score, predictions, references))
+    return training, runs
+
+
+def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> None:
+    """Run a stage unless it is finished; its log gets its name when it is.
+
+    Raises:
+        ValueError: if the folder was made with other settings.
+    """
+    config, log = (folder.with_name(f"{folder.name}.{ending}") for ending in ("yaml", "log"))
+    values = {**stage.values, ("output_dir" if stage.kind == "train" else "export_dir"): str(folder)}
+    if stage.kind == "train":
+        values |= {"include_num_input_tokens_seen": "non_padding", "overwrite_output_dir": False}
+    _check_same(values, config)
+    if log.is_file():
+        print(f"{title}: done before", flush=True)
+        return
+    print(f"{title} ...", flush=True)
+    start = time.monotonic()
+    unfinished = log.with_suffix(".unfinished")
+    command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
+    if stage.kind == "train":
+        command += _resume(values, folder)
+    run_program(title, command, unfinished, {"OMP_NUM_THREADS": str(threads)} if threads else {})
+    unfinished.replace(log)
+    print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _check_same(values: Mapping[str, Any], config: Path) -> None:
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if not config.is_file():
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(text, encoding="utf-8")
+        return
+    before = yaml.safe_load(config.read_text(encoding="utf-8"))
+    changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))
+    if changed:
+        raise ValueError(
+            f"{config.parent} was trained with other settings ({', '.join(changed)} changed since {config.name}); "
+            "take another output, or delete this folder."
+        )
+
+
+def _resume(values: Mapping[str, Any], folder: Path) -> list[str]:
+    """Overrides for an interrupted training: go on from its last checkpoint, or start again where there is none."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if not folder.is_dir():
+        return []
+    checkpoint = None if values.get("save_only_model") else get_last_checkpoint(str(folder))
+    return [f"resume_from_checkpoint={checkpoint}"] if checkpoint else ["overwrite_output_dir=true"]
+
+
+def _training(folder: Path) -> Training:
+    results, state = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("train_results.json", TRAINING_STATE)
+    )
+    return Training(results["epoch"], results["train_runtime"], state["num_input_tokens_seen"])

@@ -1,0 +1,177 @@
+"""A study: models to train, and systems that stream them, to be compared on one test set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.evaluation import EvaluationConfig
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.sessions import Decision
+from simulmask_plugin.yaml_files import read_yaml
+
+KINDS = ("train", "export")
+NAME = re.compile(r"[\w.+-]+(?: [\w.+-]+)*")
+"""Of models and systems, which are folders, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of ``llamafactory-cli``: a training, or the export that merges an adapter.
+
+    Attributes:
+        kind: train or export.
+        values: the keys of its YAML, but for the folders that the study gives it.
+    """
+
+    kind: str
+    values: Mapping[str, Any]
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether what it makes is no model without its base."""
+        return self.kind == "train" and self.values.get("finetuning_type", "lora") != "full"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A way of streaming a model.
+
+    Attributes:
+        model: name of the model.
+        evaluation: as `simulmask eval` takes it.
+    """
+
+    model: str
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The keys of a study YAML; a key that is not listed here is an error."""
+
+    output: str
+    """Directory of everything that the study makes."""
+    models: Mapping[str, tuple[Stage, ...]]
+    """Name -> its stages in order, each a mapping: {train: YAML} or {export: YAML}, and overrides of that YAML, e.g.
+    {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it."""
+    systems: Mapping[str, System]
+    """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
+    plain: str
+    """Name of the model whose training stands for plain fine-tuning: time and tokens are given as multiples of its."""
+    reference: str
+    """SYSTEM: BLEU is tested against its run with the same policy; or SYSTEM/RUN: all against this one."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides for the first stage of every model, e.g. model_name_or_path and dataset_dir."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of an evaluation YAML that all systems share, e.g. source and target."""
+    jobs: int = 1
+    """Models that are trained, and then streamed, side by side."""
+    threads: int | None = None
+    """CPU threads of each."""
+
+    @property
+    def reference_run(self) -> tuple[str, str | None]:
+        """System and run of the reference; None: the run with the same policy."""
+        system, _, run = self.reference.partition("/")
+        return system, run or None
+
+
+def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
+    """Read a study, with ``key=value`` overrides, and check all that can be checked before anything runs.
+
+    Raises:
+        ValueError: saying what is wrong, and where.
+    """
+    values = read_yaml(path, list(overrides))
+    known = [f.name for f in fields(Study)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{path}: unknown key {key!r}; known keys: {', '.join(known)}.")
+    for key in ("output", "models", "systems", "plain", "reference"):
+        if not values.get(key):
+            raise ValueError(f"{path}: the key {key} is missing or empty.")
+    for key in ("models", "systems"):
+        for name in values[key]:
+            if not NAME.fullmatch(str(name)):
+                raise ValueError(f"{path}: {key}.{name}: a name is made of letters, digits and single spaces.")
+    training = values.get("training", {})
+    models = {
+        name: _read_stages(stages, training, f"{path}: models.{name}") for name, stages in values["models"].items()
+    }
+    folder = Path(values["output"])
+    systems = {
+        name: _read_system(system, values, folder / "systems" / name, f"{path}: systems.{name}")
+        for name, system in values["systems"].items()
+    }
+    study = Study(**{**values, "models": models, "systems": systems})
+    _check(study, path)
+    return study
+
+
+def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        raise ValueError(f"{where} must be a list of stages such as [{{train: stage1.yaml, simulmask.k: 3}}].")
+    result: list[Stage] = []
+    for number, stage in enumerate(stages, 1):
+        kinds = [kind for kind in KINDS if kind in stage]
+        if len(kinds) != 1:
+            raise ValueError(f"{where}, stage {number}: expected one of {' and '.join(KINDS)}, got {dict(stage)!r}.")
+        own = {key: value for key, value in stage.items() if key != kinds[0]}
+        given = {**({} if result else training), **own}
+        try:
+            values = read_yaml(stage[kinds[0]], [f"{key}={json.dumps(value)}" for key, value in given.items()])
+            if kinds[0] == "train":
+                SimulMaskConfig.from_dict(values.get("simulmask", {}))
+        except ValueError as error:
+            raise ValueError(f"{where}, stage {number}: {error}") from error
+        made = Stage(kinds[0], values)
+        follows_adapter = bool(result) and result[-1].makes_adapter
+        if (made.kind == "export") != follows_adapter:
+            expected = "an export behind the training of an adapter" if follows_adapter else "a training"
+            raise ValueError(f"{where}, stage {number}: expected {expected}, got {kinds[0]}: {stage[kinds[0]]}.")
+        result.append(made)
+    if not result or result[-1].makes_adapter:
+        raise ValueError(f"{where} ends without a whole model; add a stage export: YAML, which merges the adapter.")
+    return tuple(result)
+
+
+def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: str) -> System:
+    if not isinstance(system, Mapping) or "model" not in system:
+        raise ValueError(f"{where} must be a mapping such as {{model: NAME, policies: [{{policy: wait_k, k: 3}}]}}.")
+    if system["model"] not in values["models"]:
+        raise ValueError(f"{where}: unknown model {system['model']!r}; expected one of {', '.join(values['models'])}.")
+    own = {key: value for key, value in system.items() if key != "model"}
+    shared = {"threads": values.get("threads"), **values.get("evaluation", {})}
+    model = model_folder(Path(values["output"]), system["model"], len(values["models"][system["model"]]))
+    config = EvaluationConfig.from_dict({**shared, **own, "model": str(model), "output": str(output)}, where)
+    return System(system["model"], config)
+
+
+def model_folder(output: Path, name: str, stage: int) -> Path:
+    """Folder of what a stage of a model makes; stages count from 1."""
+    return output / "models" / name / f"stage{stage}"
+
+
+def _check(study: Study, path: str) -> None:
+    if study.plain not in study.models:
+        raise ValueError(f"{path}: plain: unknown model {study.plain!r}; expected one of {', '.join(study.models)}.")
+    for name, system in study.systems.items():
+        trained = [stage for stage in study.models[system.model] if stage.kind == "train"][-1]
+        # of the prompt, which only the tokenizer can tell, no policy needs anything
+        settings = ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
+        for policy in system.evaluation.policies:
+            try:
+                Decision.from_dict(policy).check(settings)
+            except ValueError as error:
+                raise ValueError(f"{path}: systems.{name}: {error}") from error
+    reference, run = study.reference_run
+    runs = {name: [Decision.from_dict(p).name for p in s.evaluation.policies] for name, s in study.systems.items()}
+    if reference not in runs or run not in (None, *runs[reference]):
+        known = ", ".join(f"{name}, {', '.join(f'{name}/{run}' for run in runs[name])}" for name in runs)
+        raise ValueError(f"{path}: reference: no system or run {study.reference!r}; expected one of {known}.")

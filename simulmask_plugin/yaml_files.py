@@ -1,0 +1,31 @@
+"""YAML files with ``key=value`` overrides, read as LLaMA-Factory reads its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
+    """Read a YAML file; an override such as ``simulmask.k=5`` replaces one key, however deep.
+
+    Raises:
+        ValueError: if there is no such file, or it is no mapping of keys to values.
+    """
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file.")
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"Overrides have the form key=value, got {override!r}.")
+    try:
+        content = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(content):
+        raise ValueError(f"{path}: expected a mapping of keys to values.")
+    values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

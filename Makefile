@@ -1,7 +1,7 @@
-# make install   the environment .venv, from the lock file          make demo    one small run from end to end (wait-k)
-# make demo-east the same for EAST
-# make test      linters, types and tests: all that CI runs         make bench   the measurements in benchmarks/
-# make lock      a new .ci/requirements.txt                         make clean   everything that these targets made
+# make install   the environment .venv, from the lock file          make demo          one small run from end to end (wait-k)
+# make test      linters, types and tests: all that CI runs         make demo-east     the same for EAST
+# make bench     the measurements in benchmarks/                    make demo-compare  every method, side by side
+# make lock      a new .ci/requirements.txt                         make clean         everything that these targets made
 
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
@@ -15,7 +15,7 @@ endif
 # LLaMA-Factory looks for torchrun in PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install test lint demo demo-east bench lock clean
+.PHONY: install test lint demo demo-east demo-compare bench lock clean
 
 install: .venv/.installed
 
@@ -43,6 +43,9 @@ demo: install
 
 demo-east: install
 	.venv/bin/python east_scripts/demo.py --method east
+
+demo-compare: install
+	.venv/bin/python east_scripts/demo.py --method compare
 
 bench: install
 	.venv/bin/python benchmarks/run.py

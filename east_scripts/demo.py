@@ -2,6 +2,7 @@
 
     python east_scripts/demo.py                                # make demo: everything, into output/demo
     python east_scripts/demo.py --method east                  # make demo-east: likewise, into output/demo_east
+    python east_scripts/demo.py --method compare               # make demo-compare: every method, side by side
     python east_scripts/demo.py --output output/toy --prepare  # data and model, for yaml_configs/toy_*.yaml
 
 Every step is a command that you could type; its log, which begins with the command, is in OUTPUT/logs. A step
@@ -9,13 +10,16 @@ that has finished is not repeated, unless one before it was; --fresh starts over
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import pandas
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -31,16 +35,6 @@ LAST_PREPARATION = "model"
 TAIL = 20
 """Lines of a failed step's log that are printed."""
 
-COLUMNS = {
-    "name": "policy",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "laal": "LAAL",
-    "al": "AL",
-    "calls_per_token": "calls/token",
-    "seconds_per_sentence": "s/sentence",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -54,51 +48,23 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What the demo of a method does otherwise than the others; its YAMLs are yaml_configs/toy_*.yaml."""
+    """What the demo of a method does otherwise than the others."""
 
     pair_options: tuple[str, ...]
-    stage1: str
-    stage1_title: str
-    stage2: str
-    stage2_title: str
-    merge: str
-    evaluation: str
-    evaluation_title: str
+    steps: Callable[[Path], list[Step]]
+    """What follows on the preparation; its argument is the output folder."""
+    columns: dict[str, str]
+    """Of the table: columns of the file of scores, and their titles."""
     closing: str
-
-
-METHODS = {
-    "wait_k": Method(
-        pair_options=(),
-        stage1="toy_wait_k_stage1_full",
-        stage1_title="full; k = 5, 9 and offline",
-        stage2="toy_wait_k_stage2_lora",
-        stage2_title="LoRA on stage 1; every k",
-        merge="toy_merge",
-        evaluation="toy_eval",
-        evaluation_title="k = 1, 3, 5, 7, 9 and offline",
-        closing="One model, streamed at several k",
-    ),
-    "east": Method(
-        pair_options=("--chunks",),
-        stage1="toy_east_stage1_full",
-        stage1_title="full; chunks of three latencies",
-        stage2="toy_east_stage2_lora",
-        stage2_title="LoRA on stage 1; chunks and whole sentences",
-        merge="toy_east_merge",
-        evaluation="toy_east_eval",
-        evaluation_title="five latency prompts, four read thresholds",
-        closing="One model that decides for itself, at several latency prompts and read thresholds",
-    ),
-}
+    results: dict[str, str]
+    """Where things are, below the output; `scores` is the file of scores."""
 
 
 def all_steps(output: Path, method: Method) -> list[Step]:
     """Returns the steps in order."""
-    data, model, merged = output / "data", output / "model", output / "merged"
-    stage1, stage2, evaluation = output / "stage1", output / "stage2", output / "eval"
+    data, model = output / "data", output / "model"
     pairs = data / "train.jsonl"
-    return [
+    preparation = [
         Step(
             "pairs",
             "making a synthetic language pair",
@@ -117,23 +83,40 @@ def all_steps(output: Path, method: Method) -> list[Step]:
             script("data/make_model.py", "--text", pairs, "--output", model, "--heads", HEADS),
             model / "model.safetensors",
         ),
+    ]
+    return preparation + method.steps(output)
+
+
+def two_stages(output: Path, name: str, *, merge: str, titles: tuple[str, str, str]) -> list[Step]:
+    """Returns training in two stages, merge and evaluation with yaml_configs/toy_*.yaml.
+
+    Args:
+        output: folder of the demo.
+        name: stands in the names of the YAMLs of both stages.
+        merge: YAML of the merge; that of the evaluation has eval in place of merge in its name.
+        titles: of stage 1, stage 2 and the evaluation.
+    """
+    data, model, merged = output / "data", output / "model", output / "merged"
+    stage1, stage2, evaluation = output / "stage1", output / "stage2", output / "eval"
+    first, second, third = titles
+    return [
         Step(
             "stage1",
-            f"training, stage 1 ({method.stage1_title})",
-            train(method.stage1, data=data, model=model, output=stage1),
+            f"training, stage 1 ({first})",
+            train(f"toy_{name}_stage1_full", data=data, model=model, output=stage1),
             stage1 / "train_results.json",
         ),
         Step(
             "stage2",
-            f"training, stage 2 ({method.stage2_title})",
-            train(method.stage2, data=data, model=stage1, output=stage2),
+            f"training, stage 2 ({second})",
+            train(f"toy_{name}_stage2_lora", data=data, model=stage1, output=stage2),
             stage2 / "train_results.json",
         ),
         Step(
             "merge",
             "merging the adapter",
             program(
-                *("llamafactory-cli", "export", f"yaml_configs/{method.merge}.yaml"),
+                *("llamafactory-cli", "export", f"yaml_configs/{merge}.yaml"),
                 *(f"model_name_or_path={stage1}", f"adapter_name_or_path={stage2}", f"export_dir={merged}"),
             ),
             merged / "simulmask.json",
@@ -146,15 +129,100 @@ def all_steps(output: Path, method: Method) -> list[Step]:
         ),
         Step(
             "eval",
-            f"streaming the test set through SimulEval ({method.evaluation_title})",
+            f"streaming the test set through SimulEval ({third})",
             program(
-                *("simulmask", "eval", f"yaml_configs/{method.evaluation}.yaml"),
+                *("simulmask", "eval", f"yaml_configs/{merge.replace('merge', 'eval')}.yaml"),
                 *(f"model={merged}", f"source={data / 'test.source'}", f"target={data / 'test.target'}"),
                 f"output={evaluation}",
             ),
             evaluation / "report.md",
         ),
     ]
+
+
+def comparison(output: Path) -> list[Step]:
+    """Returns the study, which trains, merges and streams on its own, and goes on where it stopped."""
+    data, study = output / "data", output / "compare"
+    return [
+        Step(
+            "compare",
+            "training and streaming every method (its progress: the log of this step)",
+            program(
+                *("simulmask", "compare", "yaml_configs/toy_compare.yaml", f"output={study}"),
+                *(f"training.model_name_or_path={output / 'model'}", f"training.dataset_dir={data}"),
+                *(f"evaluation.source={data / 'test.source'}", f"evaluation.target={data / 'test.target'}"),
+            ),
+            study / "compare.html",
+        )
+    ]
+
+
+EVALUATION_COLUMNS = {
+    "name": "policy",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "laal": "LAAL",
+    "al": "AL",
+    "calls_per_token": "calls/token",
+    "seconds_per_sentence": "s/sentence",
+}
+EVALUATION_RESULTS = {
+    "scores": "eval/scores.tsv",
+    "report": "eval/report.md",
+    "curve": "eval/curve.png",
+    "model": "merged",
+}
+
+METHODS = {
+    "wait_k": Method(
+        pair_options=(),
+        steps=partial(
+            two_stages,
+            name="wait_k",
+            merge="toy_merge",
+            titles=("full; k = 5, 9 and offline", "LoRA on stage 1; every k", "k = 1, 3, 5, 7, 9 and offline"),
+        ),
+        columns=EVALUATION_COLUMNS,
+        closing="One model, streamed at several k",
+        results=EVALUATION_RESULTS,
+    ),
+    "east": Method(
+        pair_options=("--chunks",),
+        steps=partial(
+            two_stages,
+            name="east",
+            merge="toy_east_merge",
+            titles=(
+                "full; chunks of three latencies",
+                "LoRA on stage 1; chunks and whole sentences",
+                "five latency prompts, four read thresholds",
+            ),
+        ),
+        columns=EVALUATION_COLUMNS,
+        closing="One model that decides for itself, at several latency prompts and read thresholds",
+        results=EVALUATION_RESULTS,
+    ),
+    "compare": Method(
+        pair_options=("--chunks",),
+        steps=comparison,
+        columns={
+            "system": "system",
+            "policy": "policy",
+            "BLEU": "BLEU",
+            "LAAL": "LAAL",
+            "calls / token": "calls/token",
+            "time / epoch": "time/epoch",
+            "tokens / epoch": "tokens/epoch",
+        },
+        closing="Every method on the same data (time and tokens of an epoch: multiples of plain fine-tuning)",
+        results={
+            "scores": "compare/compare.tsv",
+            "report": "compare/compare.html",
+            "figure": "compare/compare.png",
+            "models": "compare/models",
+        },
+    ),
+}
 
 
 def script(path: str, *options: object) -> tuple[str, ...]:
@@ -219,13 +287,13 @@ def run_step(step: Step, log: Path) -> None:
     unfinished.replace(log)
 
 
-def table(scores: Path) -> str:
-    """Returns the main columns of scores.tsv, aligned."""
-    with scores.open(encoding="utf-8", newline="") as file:
-        rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(file, delimiter="\t")]
-    numbers = [[name, *(f"{float(value):.2f}" for value in values)] for name, *values in rows]
-    lines = [list(COLUMNS.values()), *numbers]
-    return "\n".join(f"{name:<25}" + "".join(f"{value:>12}" for value in values) for name, *values in lines)
+def table(scores: Path, columns: dict[str, str]) -> str:
+    """Returns some columns of a file of scores, aligned; what is no number stands on the left."""
+    frame = pandas.read_csv(scores, sep="\t")[list(columns)].rename(columns=columns)
+    texts = frame.select_dtypes("object")
+    for name in texts:
+        frame[name] = frame[name].str.ljust(frame[name].str.len().max())
+    return frame.to_string(index=False, float_format="{:.2f}".format)
 
 
 def open_folder(output: Path, *, fresh: bool) -> None:
@@ -256,11 +324,10 @@ def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> str:
     if prepare:
         return f"Data and model: {output / 'data'}, {output / 'model'}"
     return (
-        f"\nDone in {time.monotonic() - start:.0f} s. {method.closing}: quality (BLEU, chrF)"
-        "\nagainst latency (LAAL, AL: words behind the source).\n\n"
-        f"{table(output / 'eval' / 'scores.tsv')}\n\n"
-        f"report: {output / 'eval' / 'report.md'}   curve: {output / 'eval' / 'curve.png'}\n"
-        f"model:  {output / 'merged'}   logs: {output / 'logs'}"
+        f"\nDone in {time.monotonic() - start:.0f} s. {method.closing}: quality (BLEU)"
+        "\nagainst latency (LAAL: words behind the source).\n\n"
+        f"{table(output / method.results['scores'], method.columns)}\n\n"
+        + "   ".join(f"{name}: {output / path}" for name, path in {**method.results, "logs": "logs"}.items())
     )
 
 

@@ -118,7 +118,7 @@ def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> N
     unfinished = log.with_suffix(".unfinished")
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
     if stage.kind == "train":
-        command += _resume(values, folder)
+        command += resume_options(values, folder)
     run_program(title, command, unfinished, {"OMP_NUM_THREADS": str(threads)} if threads else {})
     unfinished.replace(log)
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
@@ -139,7 +139,7 @@ def _check_same(values: Mapping[str, Any], config: Path) -> None:
         )
 
 
-def _resume(values: Mapping[str, Any], folder: Path) -> list[str]:
+def resume_options(values: Mapping[str, Any], folder: Path) -> list[str]:
     """Overrides for an interrupted training: go on from its last checkpoint, or start again where there is none."""
     from transformers.trainer_utils import get_last_checkpoint
 

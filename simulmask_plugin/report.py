@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from simulmask_plugin.evaluation import EvaluationConfig, Score
 
 OFFLINE = "offline"
+FEW = 3
+"""Curves that leave room for the names of their points."""
+MARKERS = "osD^v<>Pp*"
 
 COLUMNS = {
     "name": "policy",
@@ -33,20 +36,27 @@ def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
     """Draw BLEU against LAAL, a line per model, and each model's offline score as a dashed level."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    few = len(curves) <= FEW
+    figure = Figure(figsize=(6.4, 4.2) if few else (9, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for i, (label, scores) in enumerate(curves.items()):
         streamed = sorted((s for s in scores if s.name != OFFLINE), key=lambda s: s.laal)
-        axes.plot([s.laal for s in streamed], [s.bleu for s in streamed], "o-", color=f"C{i}", label=label)
-        for s in streamed:
+        if streamed:
+            points = [s.laal for s in streamed], [s.bleu for s in streamed]
+            axes.plot(*points, color=f"C{i}", marker=MARKERS[i % len(MARKERS)], label=label)
+        for s in streamed if few else ():
             axes.annotate(s.name, (s.laal, s.bleu), xytext=(4, -10), textcoords="offset points", fontsize=8)
         for s in scores:
             if s.name == OFFLINE:
-                axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=f"{label}, offline")
+                name = f"{label}, offline" if streamed else label
+                axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=name)
     axes.set(xlabel="LAAL (source units)", ylabel="BLEU")
-    axes.margins(x=0.18)  # room for the labels
+    axes.margins(x=0.18 if few else 0.05)  # room for the labels
     axes.grid(alpha=0.3)
-    axes.legend()
+    if few:
+        axes.legend()
+    else:
+        figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=150)
 
 

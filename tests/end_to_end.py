@@ -19,7 +19,7 @@ SCRIPTS = Path(sys.executable).parent
 STAGE1 = ROOT / "yaml_configs" / "toy_wait_k_stage1_full.yaml"
 STAGE2 = ROOT / "yaml_configs" / "toy_wait_k_stage2_lora.yaml"
 NUM_TRAIN, NUM_TEST = 200, 6
-PATIENCE = 400  # seconds; the longest program takes some 40, on a busy machine several times that
+PATIENCE = 300  # seconds; the longest program takes some 40, on a busy machine several times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,7 @@ class Workshop:
         try:
             return process.wait(timeout=PATIENCE)
         except BaseException:
-            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-                one.kill()
+            kill(process)
             raise
 
     def prepare(self):
@@ -116,6 +115,13 @@ class Workshop:
                     process.send_signal(signal.SIGKILL)
                     assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
         return output
+
+
+def kill(process):
+    """SIGKILL a program and all that it started."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
+    process.wait()
 
 
 def clean_environment():

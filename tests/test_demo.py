@@ -86,16 +86,22 @@ def test_fresh_start_deletes_nothing(demo, tmp_path):
     assert (old / "notes").exists()
 
 
-@pytest.mark.parametrize("method", ["wait_k", "east"])
+@pytest.mark.parametrize("method", ["wait_k", "east", "compare"])
 def test_every_step_is_named_once_and_writes_below_the_output(demo, method):
     steps = demo.all_steps(Path("output/demo"), demo.METHODS[method])
     assert len({step.name for step in steps}) == len(steps)
     assert demo.LAST_PREPARATION in {step.name for step in steps}
     for step in steps:
         assert step.result.is_relative_to("output/demo")
+        for yaml in (part for part in step.command if part.endswith(".yaml")):
+            assert (ROOT / yaml).is_file(), yaml
 
 
-def test_every_method_has_its_files(demo):
-    for method in demo.METHODS.values():
-        for config in (method.stage1, method.stage2, method.merge, method.evaluation):
-            assert (ROOT / "yaml_configs" / f"{config}.yaml").is_file(), config
+def test_table_has_its_texts_on_the_left(demo, tmp_path):
+    scores = tmp_path / "scores.tsv"
+    scores.write_text("name\tbleu\textra\nwait_k-3\t20.125\t1\noffline\t30\t2\n")
+    assert demo.table(scores, {"name": "policy", "bleu": "BLEU"}).splitlines() == [
+        "  policy  BLEU",
+        "wait_k-3 20.12",
+        "offline  30.00",
+    ]

@@ -1,0 +1,134 @@
+"""What a study YAML may say, and what is refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from simulmask_plugin.compare import resume_options
+from simulmask_plugin.study import load_study
+
+ROOT = Path(__file__).parents[1]
+STAGE1, STAGE2, MERGE = (
+    str(ROOT / "yaml_configs" / f"toy_{name}.yaml") for name in ("wait_k_stage1_full", "wait_k_stage2_lora", "merge")
+)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes a study with changed keys and loads it."""
+
+    def load(*overrides, **changes):
+        values = {
+            "output": str(tmp_path / "out"),
+            "plain": "plain",
+            "reference": "SimulMask",
+            "training": {"dataset_dir": "here", "max_steps": 7},
+            "evaluation": {"source": "a", "target": "b", "limit": 5},
+            "models": {
+                "plain": [{"train": STAGE1, "simulmask.policy": "offline", "simulmask.k": None}],
+                "two stages": [{"train": STAGE1, "simulmask.k": 5}, {"train": STAGE2}, {"export": MERGE}],
+            },
+            "systems": {
+                "offline": {"model": "plain", "policies": [{"policy": "offline"}]},
+                "SimulMask": {"model": "two stages", "policies": [{"policy": "wait_k", "k": 3}]},
+            },
+        }
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(values | changes, sort_keys=False))
+        return load_study(str(path), overrides)
+
+    return load
+
+
+def test_stages_have_their_overrides(study):
+    plain, two = study().models.values()
+    assert plain[0].values["simulmask"] | {"policy": "offline", "k": None} == plain[0].values["simulmask"]
+    assert plain[0].values["dataset_dir"] == two[0].values["dataset_dir"] == "here"
+    assert [stage.kind for stage in two] == ["train", "train", "export"]
+    assert [stage.makes_adapter for stage in two] == [False, True, False]
+    assert two[0].values["simulmask"]["k"] == 5
+    assert two[0].values["max_steps"] == 7
+    assert two[1].values["max_steps"] != 7, "the common overrides are for the first stage"
+
+
+def test_systems_stream_the_last_stage_of_their_model(study, tmp_path):
+    system = study("threads=3").systems["SimulMask"]
+    assert system.evaluation.model == str(tmp_path / "out" / "models" / "two stages" / "stage3")
+    assert system.evaluation.output == str(tmp_path / "out" / "systems" / "SimulMask")
+    assert (system.evaluation.source, system.evaluation.limit, system.evaluation.threads) == ("a", 5, 3)
+
+
+def test_overrides_reach_every_depth(study):
+    changed = study("jobs=4", "evaluation.limit=9", "training.max_steps=2")
+    assert changed.jobs == 4
+    assert changed.systems["offline"].evaluation.limit == 9
+    assert changed.models["plain"][0].values["max_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"), [("offline", ("offline", None)), ("offline/offline", ("offline", "offline"))]
+)
+def test_reference_is_a_system_or_one_of_its_runs(study, reference, expected):
+    assert study(reference=reference).reference_run == expected
+
+
+PLAIN = [{"train": STAGE1}]
+OFFLINE = {"model": "plain", "policies": [{"policy": "offline"}]}
+BAD = {
+    "unknown key": ({"model": {}}, r"study\.yaml: unknown key 'model'; known keys: output, models, systems"),
+    "no models": ({"models": {}}, r"study\.yaml: the key models is missing or empty"),
+    "name that is no folder": ({"models": {"a/b": PLAIN}}, r"models\.a/b: a name is made of letters, digits"),
+    "stages that are no list": ({"models": {"plain": PLAIN[0]}}, r"models\.plain must be a list of stages such as"),
+    "stage of no kind": (
+        {"models": {"plain": [{"merge": MERGE}]}},
+        r"plain, stage 1: expected one of train and export",
+    ),
+    "missing YAML": ({"models": {"plain": [{"train": "no.yaml"}]}}, r"models\.plain, stage 1: no\.yaml: no such file"),
+    "bad block": (
+        {"models": {"plain": [{"train": STAGE1, "simulmask.k": 0}]}},
+        r"models\.plain, stage 1: simulmask\.k must be an integer of at least 1",
+    ),
+    "adapter at the end": ({"models": {"plain": [*PLAIN, {"train": STAGE2}]}}, r"plain ends without a whole model"),
+    "adapter on an adapter": (
+        {"models": {"plain": [{"train": STAGE2}, {"train": STAGE2}]}},
+        r"stage 2: expected an export behind the training of an adapter, got train",
+    ),
+    "nothing to merge": (
+        {"models": {"plain": [*PLAIN, {"export": MERGE}]}},
+        r"plain, stage 2: expected a training, got export",
+    ),
+    "system without a model": ({"systems": {"a": {"policies": []}}}, r"systems\.a must be a mapping such as"),
+    "unknown model": ({"systems": {"a": {**OFFLINE, "model": "b"}}}, r"systems\.a: unknown model 'b'; expected one of"),
+    "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),
+    "policy that the model cannot": (
+        {"systems": {"a": {"model": "plain", "policies": [{"latency": "low"}]}}},
+        r"systems\.a: latency has no meaning for a model of layout: prefix",
+    ),
+    "unknown plain": ({"plain": "base"}, r"plain: unknown model 'base'; expected one of plain, two stages"),
+    "unknown reference": (
+        {"reference": "SimulMask/wait_k-9"},
+        r"reference: no system or run 'SimulMask/wait_k-9'; expected one of offline, offline/offline, SimulMask, ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_study_is_refused(study, changes, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+def test_study_of_the_toy_is_accepted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = load_study("yaml_configs/toy_compare.yaml")
+    assert {system.model for system in study.systems.values()} == set(study.models)
+
+
+def test_interrupted_training_goes_on_from_its_last_checkpoint(tmp_path):
+    folder = tmp_path / "stage1"
+    assert resume_options({}, folder) == []
+    for step in (20, 100):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+    assert resume_options({}, folder) == [f"resume_from_checkpoint={folder / 'checkpoint-100'}"]
+    assert resume_options({"save_only_model": True}, folder) == ["overwrite_output_dir=true"]

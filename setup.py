@@ -88,6 +88,8 @@ setup(
         "torch>=2.4.0",
         "transformers>=4.55.0",
     ],
+    # word alignments for make_chunks.py; it is compiled at installation
+    extras_require={"chunks": ["eflomal"]},
     entry_points={"console_scripts": ["simulmask = simulmask_plugin.cli:main"]},
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

@@ -50,6 +50,7 @@ class SimulMaskAgent(TextToTextAgent):
             read_threshold=args.read_threshold,
             beam_width=args.beam_width,
             recompute=args.recompute,
+            slot_length=args.slot_length,
         )
         self.decision.check(settings)
         self.document = Document(args.document_units, args.context_sentences) if args.document_units else None
@@ -71,6 +72,7 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--read-threshold", type=float, help="interleaved: WRITE when P(end of read) reaches it")
         parser.add_argument("--beam-width", type=int, help="chunks: hypotheses inside a WRITE (default: 1)")
         parser.add_argument("--recompute", action="store_true", help="baseline: target anew after every READ")
+        parser.add_argument("--slot-length", type=int, help="slots: another than in training, for a study")
         parser.add_argument("--document-units", type=int, help="chunks: a line is a document; see Document.min_units")
         parser.add_argument("--context-sentences", type=int, default=0, help="document: finished ones still visible")
         parser.add_argument("--source-lang", help="for the prompt; default: as trained")

@@ -307,23 +307,21 @@ class ModelSettings:
             )
         return policies[0]
 
-    def check_overrides(self, overrides: Mapping[str, Any], *, any_slot_length: bool = False) -> None:
+    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Refuse settings that contradict what the model was trained with.
 
         Args:
             overrides: keys of the block and their values.
-            any_slot_length: let slot_length differ from that of training, on purpose (ExPosST wants the same in both).
 
         Raises:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = asdict(self.config)
-        free = (*INFERENCE_KEYS, "slot_length") if any_slot_length else INFERENCE_KEYS
         for key, value in overrides.items():
             if key not in trained:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
-            if key not in free and value != trained[key]:
+            if key not in INFERENCE_KEYS and value != trained[key]:
                 raise ValueError(
                     f"simulmask.{key} is {value!r}, but the model was trained with {trained[key]!r} ({FILE_NAME}); "
-                    f"remove the key: only {', '.join(free)} may change at inference."
+                    f"remove the key: only {', '.join(INFERENCE_KEYS)} may differ here."
                 )

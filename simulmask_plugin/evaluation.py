@@ -42,7 +42,8 @@ class EvaluationConfig:
     output: str
     """Directory of the results."""
     policies: tuple[Mapping[str, Any], ...]
-    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision."""
+    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision.
+    One that says slot_length streams with slots of another length than in training, and is named in the report."""
     simulmask: Mapping[str, Any] = field(default_factory=dict)
     """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
     latency_unit: str | None = None

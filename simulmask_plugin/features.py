@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -48,6 +49,12 @@ class ExampleEncoder:
         self.settings = settings
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
         self.target = UnitTokenizer(tokenizer, settings.config.target_units)
+
+    def with_settings(self, settings: ModelSettings) -> ExampleEncoder:
+        """The same tokenizer and units for settings that differ in what is laid out, and not in units or prompt."""
+        encoder = copy.copy(self)
+        encoder.settings = settings
+        return encoder
 
     def frame(
         self, source_lang: str | None, target_lang: str | None, latency: str | None = None

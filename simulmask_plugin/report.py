@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.sessions import Decision
 
 if TYPE_CHECKING:
     from simulmask_plugin.evaluation import EvaluationConfig, Score
@@ -33,22 +34,22 @@ COLUMNS = {
 
 
 def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
-    """Draw BLEU against LAAL, a line per model, and each model's offline score as a dashed level."""
+    """Draw BLEU against LAAL, a line per model, and each model's offline scores as dashed levels."""
     from matplotlib.figure import Figure
 
     few = len(curves) <= FEW
     figure = Figure(figsize=(6.4, 4.2) if few else (9, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for i, (label, scores) in enumerate(curves.items()):
-        streamed = sorted((s for s in scores if s.name != OFFLINE), key=lambda s: s.laal)
+        streamed = sorted((s for s in scores if not _is_offline(s)), key=lambda s: s.laal)
         if streamed:
             points = [s.laal for s in streamed], [s.bleu for s in streamed]
             axes.plot(*points, color=f"C{i}", marker=MARKERS[i % len(MARKERS)], label=label)
         for s in streamed if few else ():
             axes.annotate(s.name, (s.laal, s.bleu), xytext=(4, -10), textcoords="offset points", fontsize=8)
         for s in scores:
-            if s.name == OFFLINE:
-                name = f"{label}, offline" if streamed else label
+            if _is_offline(s):
+                name = f"{label}, {s.name}" if streamed else label
                 axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=name)
     axes.set(xlabel="LAAL (source units)", ylabel="BLEU")
     axes.margins(x=0.18 if few else 0.05)  # room for the labels
@@ -58,6 +59,19 @@ def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
     else:
         figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=150)
+
+
+def _is_offline(score: Score) -> bool:
+    """Whether all of the source is read first, with whatever slots."""
+    return score.name.partition("-")[0] == OFFLINE
+
+
+def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """Name the runs that were streamed with another slot_length than trained with; empty where there are none."""
+    decisions = [Decision.from_dict(policy) for policy in config.policies]
+    others = [decision.name for decision in decisions if decision.streamed_with(settings) != settings]
+    trained = settings.config.slot_length
+    return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
 
 
 def markdown_table(scores: Sequence[Score]) -> str:
@@ -85,6 +99,7 @@ def write_report(
         f"# {config.model}",
         f"{scores[0].sentences} sentences of `{config.source}`.",
         markdown_table(scores),
+        slot_length_note(config, settings),
         "![BLEU against LAAL](curve.png)",
         "## How the model was trained (simulmask.json)",
         "\n".join(f"- {key}: `{value!r}`" for key, value in trained.items() if value is not None),
@@ -93,4 +108,4 @@ def write_report(
         "## Signatures and versions",
         "\n".join(f"- {key}: `{value}`" for key, value in signatures.items()),
     ]
-    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -31,6 +31,7 @@ class Decision:
         read_threshold: interleaved: WRITE when P(end of read) reaches it.
         beam_width: layouts of chunks: hypotheses of the search inside a WRITE.
         recompute: prefix with positions contiguous: compute the target anew whenever source has arrived (baseline).
+        slot_length: slots: positions of a slot, in place of those of training (for a study; ExPosST wants the same).
     """
 
     policy: str | None = None
@@ -40,6 +41,7 @@ class Decision:
     read_threshold: float | None = None
     beam_width: int | None = None
     recompute: bool = False
+    slot_length: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
@@ -56,11 +58,12 @@ class Decision:
 
     @property
     def name(self) -> str:
-        """Name in tables and folders, e.g. wait_k-3 or low-0.3."""
+        """Name in tables and folders, e.g. wait_k-3, low-0.3 or wait_k-3-slot8."""
         beam = None if self.beam_width is None else f"beam{self.beam_width}"
+        slot = None if self.slot_length is None else f"slot{self.slot_length}"
         recompute = "recompute" if self.recompute else None
         policy = self.policy if self.policy != MODEL_DRIVEN else None
-        parts = (policy, self.k, self.n, self.latency, self.read_threshold, beam, recompute)
+        parts = (policy, self.k, self.n, self.latency, self.read_threshold, beam, recompute, slot)
         return "-".join(str(part) for part in parts if part is not None) or MODEL_DRIVEN
 
     def check(self, settings: ModelSettings) -> Policy | None:
@@ -72,6 +75,7 @@ class Decision:
         layout = settings.config.layout
         own = {"beam_width": layout in CHUNKED, "latency": layout == "interleaved"}
         own["read_threshold"] = own["latency"]
+        own["slot_length"] = layout == "slots"
         for key, has_meaning in own.items():
             if getattr(self, key) is not None and not has_meaning:
                 raise ValueError(f"{key} has no meaning for a model of layout: {layout}; remove it.")
@@ -80,9 +84,20 @@ class Decision:
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
         self._check_recompute(settings)
+        settings = self.streamed_with(settings)
         if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
             return None
         return settings.inference_policy(self.policy, self.k, self.n)
+
+    def streamed_with(self, settings: ModelSettings) -> ModelSettings:
+        """The settings to stream with: those of training, but for a slot_length of the decision's own.
+
+        Raises:
+            ValueError: if the slot_length is no integer of at least 1.
+        """
+        if self.slot_length is None:
+            return settings
+        return replace(settings, config=replace(settings.config, slot_length=self.slot_length))
 
     def _check_recompute(self, settings: ModelSettings) -> None:
         if not isinstance(self.recompute, bool):
@@ -119,6 +134,7 @@ def open_session(
         if document is not None:
             raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout}.")
         assert policy is not None
+        encoder = encoder.with_settings(decision.streamed_with(encoder.settings))
         session_of = RecomputeSession if decision.recompute else SESSIONS[layout]
         return session_of(
             model=model,

@@ -146,7 +146,8 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
     topics = keys | {"policies": ", ".join(decision.name for decision in decisions), "attention": attention}
     policy = {key: value for key, value in config.policies[0].items() if key in ("policy", "k", "n")}
-    streamed = replace(settings.config, **({"k": None, "n": None, **policy} if policy else {}))
+    streamed = decisions[0].streamed_with(settings).config
+    streamed = replace(streamed, **({"k": None, "n": None, **policy} if policy else {}))
     source, target = (_first_line(path) for path in (config.source, config.target))
     row = Row(source, target, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
     if streamed.has_schedule_column:  # the model decides; the example is shown whole

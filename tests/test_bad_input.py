@@ -316,6 +316,7 @@ def test_attention_that_cannot_take_the_mask_is_refused(attention):
 # Streaming
 
 INTERLEAVED = {"layout": "interleaved"}
+SLOTS_3 = WAIT_3 | {"layout": "slots"}
 DECISIONS = {
     "unknown key": (
         WAIT_3,
@@ -329,7 +330,7 @@ DECISIONS = {
     ),
     "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
     "recompute of slots": (
-        WAIT_3 | {"layout": "slots"},
+        SLOTS_3,
         {"recompute": True},
         r"recompute .* needs a model of layout: prefix, but this one was trained with layout: slots; remove recompute",
     ),
@@ -345,6 +346,23 @@ DECISIONS = {
         r"trained with positions: modified_alibi",
     ),
     "recompute is no boolean": (WAIT_3, {"recompute": "no"}, r"recompute must be true or false, got 'no'"),
+    "slot_length of prefix": (
+        WAIT_3,
+        {"slot_length": 8},
+        r"slot_length has no meaning for a model of layout: prefix; remove it",
+    ),
+    "slot_length of turns": (
+        WAIT_3 | {"layout": "turns"},
+        {"slot_length": 8},
+        r"slot_length has no meaning for a model of layout: turns; remove it",
+    ),
+    "slot_length of zero": (
+        SLOTS_3,
+        {"slot_length": 0},
+        r"slot_length must be an integer of at least 1 \(tokens\), got 0",
+    ),
+    "slot_length is no integer": (SLOTS_3, {"slot_length": "8"}, r"slot_length must be an integer .*, got '8'"),
+    "slot_length is a boolean": (SLOTS_3, {"slot_length": True}, r"slot_length must be an integer .*, got True"),
     "threshold of turns": (
         WAIT_3 | {"layout": "turns"},
         {"read_threshold": 0.4},

@@ -292,3 +292,28 @@ def test_the_layout_chooses_the_session(model_of, byte_level):
     assert SESSIONS == {"prefix": StreamingSession, "slots": SlotsSession}
     encoder = encoder_of(byte_level, **POLICIES["wait-1"], **SLOTS)
     assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision(k=2))) is SlotsSession
+
+
+def fed_rows(model, encoder, decision):
+    """The integers of all that a greedy session leaves in the cache."""
+    session = open_session(model, encoder, decision, max_target_tokens=12)
+    drive(session, WORDS)
+    return session.feeder.keys[:, : session.feeder.num_keys].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_slot_length_of_the_decision_gives_the_positions_of_a_training_with_it(model_of, byte_level, name):
+    model = model_of(name, len(byte_level), 0)
+    trained_8, trained_3 = (
+        encoder_of(byte_level, slot_length=length, **POLICIES["wait-1"], **SLOTS) for length in (8, 3)
+    )
+    overridden = fed_rows(model, trained_8, Decision.from_dict({"policy": "wait_k", "k": 1, "slot_length": 3}))
+    assert overridden == fed_rows(model, trained_3, Decision(k=1))
+    assert overridden != fed_rows(model, trained_8, Decision(k=1))
+    assert trained_8.settings.config.slot_length == 8
+
+
+def test_slot_length_of_the_decision_stands_in_its_name():
+    assert Decision.from_dict({"policy": "wait_k", "k": 3, "slot_length": 8}).name == "wait_k-3-slot8"
+    assert Decision.from_dict({"policy": "offline", "slot_length": 8}).name == "offline-slot8"
+    assert Decision.from_dict({"policy": "wait_k", "k": 3, "slot_length": None}).name == "wait_k-3"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ CONFIGS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path 
 EVALUATIONS = [name for name, keys in CONFIGS.items() if "policies" in keys]
 MERGES = [name for name, keys in CONFIGS.items() if "export_dir" in keys]
 TRAININGS = [name for name in CONFIGS if name not in (*EVALUATIONS, *MERGES)]
+LANGUAGES = {"German": "de", "French": "fr", "Dutch": "nl", "Italian": "it", "Romanian": "ro"}
+"""The targets of IWSLT 2017 that the YAMLs of slots are for, the first by themselves."""
 DEEPSPEED = sorted(FOLDER.glob("deepspeed/*.json"))
 
 # bf16 asks for a GPU unless the CPU is asked for, and deepspeed for a process that torchrun has started.
@@ -28,29 +31,52 @@ ON_A_CPU = ["use_cpu=true", "deepspeed=null"]
 PARSE = f"""
 import json, sys
 from llamafactory.hparams import parser
-from omegaconf import OmegaConf
 from simulmask_plugin.factory import training_arguments
 parsed = {{}}
-for path in sys.argv[1:]:
+for name, (path, *overrides) in json.loads(sys.argv[1]).items():
     if path.endswith("_merge.yaml"):
-        *_, finetuning, _ = arguments = parser.get_infer_args(OmegaConf.to_container(OmegaConf.load(path)))
+        sys.argv[1:] = [path, *overrides]
+        arguments = parser.get_infer_args()
     else:
-        *_, finetuning, _ = arguments = training_arguments(path, {ON_A_CPU})
+        arguments = training_arguments(path, [*overrides, *{ON_A_CPU}])
     keys = {{}}
     for one in arguments:
         keys |= vars(one)
-    parsed[path] = keys
+    parsed[name] = keys
 json.dump(parsed, open("parsed.json", "w"), default=str)
 """
 
 
+def header(name):
+    """The comment that a YAML opens with."""
+    return re.match(r"(#.*\n)+", (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")).group()
+
+
+def overrides_of(name):
+    """Language -> the overrides that the header of a YAML gives for it, as the shell would hand them over."""
+    joined = re.sub(r"\\\n# *", "", header(name))
+    return {
+        language: shlex.split(line) for language, line in re.findall(r"^#   ([A-Z]\w+): +(.*)$", joined, re.MULTILINE)
+    }
+
+
+OVERRIDES = {name: overrides_of(name) for name in CONFIGS if overrides_of(name)}
+
+
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory):
-    """What LLaMA-Factory's parser makes of each training and merge: key -> value; in a process of its own."""
+    """What LLaMA-Factory's parser makes of each training and merge: key -> value; in a process of its own.
+
+    A name alone is the YAML as it stands, "name language" the YAML with the overrides of its header.
+    """
     folder = tmp_path_factory.mktemp("parsed")
-    paths = [str(FOLDER / f"{name}.yaml") for name in (*TRAININGS, *MERGES)]
+    commands = {}
+    for name in (*TRAININGS, *MERGES):
+        path = str(FOLDER / f"{name}.yaml")
+        commands[name] = [path]
+        commands |= {f"{name} {language}": [path, *given] for language, given in OVERRIDES.get(name, {}).items()}
     result = subprocess.run(
-        [sys.executable, "-c", PARSE, *paths],
+        [sys.executable, "-c", PARSE, json.dumps(commands)],
         cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
@@ -58,28 +84,36 @@ def parsed(tmp_path_factory):
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    content = json.loads((folder / "parsed.json").read_text(encoding="utf-8"))
-    return {Path(path).stem: keys for path, keys in content.items()}
+    return json.loads((folder / "parsed.json").read_text(encoding="utf-8"))
+
+
+def training_of(evaluation):
+    """The training of the model that is evaluated, merged or not."""
+    adapters = {keys["export_dir"]: keys["adapter_name_or_path"] for keys in map(CONFIGS.get, MERGES)}
+    model = CONFIGS[evaluation]["model"]
+    (training,) = (k for k in map(CONFIGS.get, TRAININGS) if k["output_dir"] == adapters.get(model, model))
+    return training
 
 
 def test_every_model_can_be_trained_merged_and_evaluated():
     models = {re.sub(r"_(merge|eval)$", "", name) for name in (*MERGES, *EVALUATIONS)}
-    assert models >= {"toy", "falcon_rw_1b", "llama_3_1_8b", "qwen_2_5_7b"}
+    assert models >= {"toy", "toy_slots", "toy_turns", "llama_3_1_8b", "qwen_2_5_7b"}
+    assert models >= {"falcon_rw_1b", "falcon_rw_1b_slots", "falcon_rw_1b_turns"}
     for model in models:
-        assert {f"{model}_merge", f"{model}_eval"} <= set(CONFIGS)
+        assert f"{model}_eval" in CONFIGS
+        assert f"{model}_merge" in CONFIGS or f"{model}_full" in CONFIGS
         assert any(name.startswith(model) for name in TRAININGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_header_says_what_it_does_and_its_command(name):
-    header = re.match(r"(#.*\n)+", (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")).group()
     program = "llamafactory-cli train"
     if name in EVALUATIONS:
         program = "simulmask eval"
     elif name in MERGES:
         program = "llamafactory-cli export"
-    assert re.search(rf"^#   .*\b{program} yaml_configs/{name}\.yaml\b", header, re.MULTILINE), header
-    assert not header.startswith("#  ")
+    assert re.search(rf"^#   .*\b{program} yaml_configs/{name}\.yaml\b", header(name), re.MULTILINE)
+    assert not header(name).startswith("#  ")
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -99,7 +133,8 @@ def test_llama_factory_parses_training(parsed, name):
 def test_block_is_valid_and_suits_the_family(name):
     config = SimulMaskConfig.from_dict(CONFIGS[name]["simulmask"])
     positions = "group" if name.startswith(("llama", "qwen")) else "modified_alibi"
-    assert config.positions == {"interleaved": "contiguous", "slots": "slots"}.get(config.layout, positions)
+    own = {"interleaved": "contiguous", "turns": "contiguous", "slots": "slots"}
+    assert config.positions == own.get(config.layout, positions)
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")
 
 
@@ -116,6 +151,10 @@ def test_evaluation_is_accepted(name):
         assert [policy["latency"] for policy in config.policies[:5]] == list(LATENCIES)
         thresholds = [policy["read_threshold"] for policy in config.policies[5:]]
         assert thresholds == sorted(thresholds)
+    elif "turns" in name:
+        numbers = [policy["n"] for policy in config.policies]
+        assert training_of(name)["simulmask"]["n"] in numbers
+        assert numbers == sorted(numbers)
     else:
         assert [policy.get("k") for policy in config.policies] == [1, 3, 5, 7, 9, None]
 
@@ -128,6 +167,38 @@ def test_each_stage_reads_what_the_one_before_wrote(family):
     assert adapter["model_name_or_path"] == merge["model_name_or_path"]
     assert adapter["template"] == merge["template"]
     assert evaluation["model"] == merge["export_dir"]
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_model_that_is_evaluated_has_its_training(name):
+    training = training_of(name)
+    assert (training["finetuning_type"] == "full") == (training["output_dir"] == CONFIGS[name]["model"])
+
+
+# The other languages, as the headers say
+
+
+def test_headers_of_slots_have_the_other_languages():
+    models = ("llama_3_1_8b", "qwen_2_5_7b")
+    assert set(OVERRIDES) == {f"{model}_slots_{stage}" for model in models for stage in ("lora", "merge", "eval")}
+    for name, overrides in OVERRIDES.items():
+        assert list(overrides) == list(LANGUAGES)[1:], name
+
+
+@pytest.mark.parametrize("language", list(LANGUAGES)[1:])
+@pytest.mark.parametrize("model", ["llama_3_1_8b_slots", "qwen_2_5_7b_slots"])
+def test_overrides_of_the_headers_lead_from_one_stage_to_the_next(parsed, model, language):
+    code = LANGUAGES[language]
+    training, merge = (parsed[f"{model}_{stage} {language}"] for stage in ("lora", "merge"))
+    evaluation = load_evaluation(FOLDER / f"{model}_eval.yaml", OVERRIDES[f"{model}_eval"][language])
+    assert training["simulmask"] == CONFIGS[f"{model}_lora"]["simulmask"] | {"target_lang": language}
+    assert training["dataset"] == [f"iwslt17_en_{code}_train"]
+    assert merge["adapter_name_or_path"] == [training["output_dir"]]
+    assert evaluation.model == merge["export_dir"]
+    test_set = f"output/data/iwslt17_tst{2015 if code == 'fr' else 2010}_en_{code}"
+    assert (evaluation.source, evaluation.target) == (f"{test_set}.source", f"{test_set}.target")
+    for folder in (training["output_dir"], merge["export_dir"], evaluation.output):
+        assert f"_slots_{code}" in folder
 
 
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)

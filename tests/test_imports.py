@@ -22,6 +22,7 @@ ORDER = [
     "dataset_info",
     "simt_corpora",
     "layout",
+    "prefix_pairs",
     "slots",
     "chunked",
     "positions",

@@ -90,6 +90,11 @@ def compare_attention(model: PreTrainedModel, encoder: ExampleEncoder, row: Row,
             f"The attention is compared for models of layout: prefix, but this one has layout: {config.layout}; "
             "`simulmask parity --model` compares its logits."
         )
+    if config.prefix_pairs:
+        raise ValueError(
+            "The attention is compared over whole sentences, but this model was trained with prefix_pairs: true, which "
+            "has none; `simulmask parity --model` compares its logits."
+        )
     example = encoder.encode(row)
     schedule = roll_out(policy, len(example.source_lengths), len(example.target_lengths))
     layout = lay_out(config, example, schedule)

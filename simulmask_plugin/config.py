@@ -80,6 +80,9 @@ class SimulMaskConfig:
     """interleaved: weight of the two special tokens in the loss."""
     read_threshold: float | None = None
     """interleaved: WRITE when P(end of read) reaches this; None: when no token is likelier (as published)."""
+    prefix_pairs: bool = False
+    """Prefix fine-tuning: every WRITE of a sentence pair becomes an example of its own, plain causal text (baseline);
+    needs layout: prefix, positions: contiguous and a policy that draws nothing."""
     source_lang: str = "English"
     """Language of the source where the data has no column for it."""
     target_lang: str = "German"
@@ -111,6 +114,7 @@ class SimulMaskConfig:
                 raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
         self._check_parameters()
         self._check_layout()
+        self._check_prefix_pairs()
         Prompt(self.instruction, self.header, self.next_header)
 
     def _check_layout(self) -> None:
@@ -151,6 +155,27 @@ class SimulMaskConfig:
                 raise ValueError(f"simulmask.{key} has no meaning in layout: {self.layout}; remove it.")
         if "{latency}" in self.instruction + self.header and not interleaved:
             raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.layout}.")
+
+    def _check_prefix_pairs(self) -> None:
+        if not isinstance(self.prefix_pairs, bool):
+            raise ValueError(f"simulmask.prefix_pairs must be true or false, got {self.prefix_pairs!r}.")
+        if not self.prefix_pairs:
+            return
+        for key, expected in (("layout", "prefix"), ("positions", "contiguous")):
+            value = getattr(self, key)
+            if value != expected:
+                raise ValueError(
+                    f"simulmask.{key}: {value} does not go with prefix_pairs: true, whose examples are plain causal "
+                    f"text; set {key}: {expected} or remove prefix_pairs."
+                )
+        for key, default in (("rows", "look_ahead"), ("look_ahead_rate", 1.0)):
+            if getattr(self, key) != default:
+                raise ValueError(f"simulmask.{key} has no meaning with prefix_pairs: true; remove it.")
+        if isinstance(self.k, tuple):
+            raise ValueError(
+                f"simulmask.k: the list {', '.join(map(str, self.k))} does not go with prefix_pairs: true, whose pairs "
+                "are made once, before the training; set one k."
+            )
 
     def _check_parameters(self) -> None:
         expected = PARAMETERS.get(self.policy, ())
@@ -205,8 +230,11 @@ class SimulMaskConfig:
 
     @property
     def has_look_ahead(self) -> bool:
-        """Whether the layout contains look-ahead rows; a policy over tokens has no boundary to decide."""
-        is_pair = self.rows == "look_ahead" and self.layout not in CHUNKED
+        """Whether the layout contains look-ahead rows; a policy over tokens has no boundary to decide.
+
+        In a prefix pair g is constant: the token behind a WRITE takes the place of its look-ahead row.
+        """
+        is_pair = self.rows == "look_ahead" and self.layout not in CHUNKED and not self.prefix_pairs
         return is_pair and self.target_units != TOKEN and self.look_ahead_rate > 0
 
     @property

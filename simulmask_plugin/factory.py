@@ -24,6 +24,7 @@ from simulmask_plugin.training_data import (
     FORMATTING,
     SimulMaskDatasetProcessor,
     align_dataset,
+    count_rows,
     flatten,
     load_dataset,
 )
@@ -275,11 +276,16 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
     def preprocess(dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
         data_args_cutoff.append(data_args.cutoff_len)
         processed = stock_preprocess(dataset, data_args, *args, **kwargs)
-        if processed is not None and len(processed) < len(dataset):
+        if processed is None:
+            return None
+        num_kept = len(processed) if flat else count_rows(processed)
+        if num_kept < len(dataset):
             loader.logger.warning_rank0(
-                f"simulmask: {len(dataset) - len(processed)} of {len(dataset)} examples are longer than cutoff_len "
+                f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "
                 f"{data_args.cutoff_len} and were dropped; raise cutoff_len to keep them."
             )
+        if config.prefix_pairs:
+            loader.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
         return processed
 
     data_args_cutoff: list[int] = []

@@ -14,6 +14,7 @@ from simulmask_plugin.chunked import check_first_read, join_chunks
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, roll_out
+from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import longest
@@ -173,6 +174,7 @@ def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, An
         "num_header": example.num_header,
         "target_lengths": example.target_lengths.tolist(),
         "next_header": list(example.next_header),
+        "num_written": example.num_written,
         "schedule": list(full),
     }
 
@@ -184,6 +186,7 @@ FEATURE_COLUMNS = (
     "num_header",
     "target_lengths",
     "next_header",
+    "num_written",
     "schedule",
 )
 
@@ -193,12 +196,40 @@ def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
     example = Example(
         input_ids=np.asarray(feature["input_ids"]),
         num_prompt=feature["num_prompt"],
-        source_lengths=np.asarray(feature["source_lengths"]),
+        source_lengths=np.asarray(feature["source_lengths"], dtype=np.int64),  # empty in a prefix pair with g(t) = 0
         num_header=feature["num_header"],
         target_lengths=np.asarray(feature["target_lengths"]),
         next_header=tuple(feature["next_header"]),
+        num_written=feature["num_written"],
     )
     return example, tuple(feature["schedule"])
+
+
+def features_of(example: Example, column: Sequence[int] | None, config: SimulMaskConfig) -> list[dict[str, Any]]:
+    """Return the features that one row of the data becomes: one, or its prefix pairs, of which the last is longest.
+
+    Raises:
+        ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
+    """
+    if not config.prefix_pairs:
+        return [to_feature(example, column)]
+    pairs = prefix_pairs(example, schedule_of(example, column, config))
+    return [to_feature(pair, schedule.num_read) for pair, schedule in pairs]
+
+
+def schedule_of(
+    example: Example, column: Sequence[int] | None, config: SimulMaskConfig, policy_index: int = 0
+) -> ReadSchedule:
+    """Return g(1..T+1) of an example: that of the data, or that of one of the policies.
+
+    Raises:
+        ValueError: if the data's schedule decreases, leaves 0..S or has the wrong length.
+    """
+    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+    if config.has_schedule_column:
+        assert column is not None, "row_of refuses a row without it"
+        return ReadSchedule.from_column(column, num_source, num_target)
+    return roll_out(config.policies()[policy_index], num_source, num_target)
 
 
 class ScheduleSampler:
@@ -225,10 +256,10 @@ class ScheduleSampler:
         random = None
         if draws_units or len(self.policies) > 1:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
-        if self.config.has_schedule_column:
-            if not schedule:
-                raise ValueError(f"policy: {self.config.policy} needs the column `schedule` in every row of the data.")
+        if schedule:  # of the data, or of a prefix pair
             read = ReadSchedule(schedule, num_source)
+        elif self.config.has_schedule_column:
+            raise ValueError(f"policy: {self.config.policy} needs the column `schedule` in every row of the data.")
         else:
             which = int(random.integers(len(self.policies))) if random is not None else 0
             read = roll_out(self.policies[which], num_source, num_target)

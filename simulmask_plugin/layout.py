@@ -26,6 +26,7 @@ class Example:
         num_header: tokens of the header.
         target_lengths: tokens of each target unit.
         next_header: token ids that stand between target and further source, in layouts that have such a place.
+        num_written: leading target units that carry no labels: in ``prefix``, what a prefix pair repeats of the others.
     """
 
     input_ids: Int[np.ndarray, " tokens"]
@@ -34,6 +35,7 @@ class Example:
     num_header: int
     target_lengths: Int[np.ndarray, " target_units"]
     next_header: tuple[int, ...] = ()
+    num_written: int = 0
 
     def __post_init__(self) -> None:
         """Check that the parts add up."""
@@ -139,7 +141,8 @@ def prefix_layout(
     }[rows]
     base_num_read[-1] = g[-1]
     base_labels = np.full(num_tokens, IGNORE_INDEX)
-    base_labels[start:] = base_ids[start:]
+    learned = start + int(example.target_lengths[: example.num_written].sum())
+    base_labels[learned:] = base_ids[learned:]
 
     copies = np.ones(num_tokens, dtype=int)
     if rows == "look_ahead":
@@ -151,7 +154,7 @@ def prefix_layout(
     source_unit, num_read, labels = base_source_unit[token], base_num_read[token], base_labels[token]
     source_unit[first] = num_source
     num_read[first] = own[token[first] - start]
-    labels[first + 1] = base_ids[token[first] + 1]
+    labels[first + 1] = base_labels[token[first] + 1]
     visible = np.concatenate(([0], np.cumsum(example.source_lengths)))
     num_hidden = visible[-1] - visible[num_read]
     return SequenceLayout(base_ids[token], source_unit, num_read, labels, token, num_hidden, example)

@@ -250,7 +250,7 @@ def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[Mo
     possible = [p for p in POSITIONS if p != "slots" and (p != "modified_alibi" or family.position == "alibi")]
     if config.layout == "slots":
         possible = ["slots"]
-    if config.layout in CHUNKED:
+    if config.layout in CHUNKED or config.prefix_pairs:
         for policy in _policies(config):
             yield _with(settings, **policy)
         return
@@ -266,7 +266,13 @@ def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:
         return
     own = config.k if isinstance(config.k, tuple) else (config.k,) if config.k else ()
     for keys in POLICY_KEYS:
-        yield {**keys, "k": tuple(sorted({*own, *keys["k"]}))} if "k" in keys else keys
+        several = tuple(sorted({*own, *keys.get("k", ())}))
+        if "k" not in keys:
+            yield keys
+        elif config.prefix_pairs:  # each k has its own pairs
+            yield from ({**keys, "k": k} for k in several)
+        else:
+            yield {**keys, "k": several}
 
 
 def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,10 +15,11 @@ from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.config import CHUNKED, ModelSettings
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.features import ExampleEncoder, Row
-from simulmask_plugin.layout import SequenceLayout
-from simulmask_plugin.policies import roll_out
+from simulmask_plugin.features import ExampleEncoder, Row, schedule_of
+from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout
+from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import OFFLINE_LATENCY
+from simulmask_plugin.recompute_session import RecomputeSession
 from simulmask_plugin.schedule import Action, ReadSchedule
 from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
@@ -53,10 +55,10 @@ def promises_parity(settings: ModelSettings, *, whole_source: bool | None = None
 
     ``whole_source``: all of it is read before anything is written; None: as the policy of training does.
     ``query_unit`` shows the inner tokens of a unit one source unit more than streaming can; ``contiguous`` counts the
-    whole source, of which a growing cache knows only a part.
+    whole source, of which a growing cache knows only a part. Prefix pairs promise it for a session that recomputes.
     """
     config = settings.config
-    if config.layout in CHUNKED:
+    if config.layout in CHUNKED or config.prefix_pairs:
         return True
     if whole_source is None:
         whole_source = config.policy == "offline"
@@ -109,7 +111,9 @@ def forced_session(
 ) -> tuple[StreamingSession, dict[tuple[int, str], Tensor]]:
     """Return a session that follows a schedule and writes the given tokens, and what will hold the logits per row."""
     forced = _Forced(target_ids)
-    session = SESSIONS[encoder.settings.config.layout](
+    config = encoder.settings.config
+    session_of = RecomputeSession if config.prefix_pairs else SESSIONS[config.layout]
+    session = session_of(
         model=model,
         encoder=encoder,
         policy=lambda t: schedule.num_read[t - 1],
@@ -123,13 +127,8 @@ def forced_session(
     return session, forced.rows
 
 
-def stream_forced(
-    session: StreamingSession, source: str, rows: dict[tuple[int, str], Tensor], last: tuple[int, str]
-) -> None:
-    """Drive a forced session over its source.
-
-    ``last`` is the target token index and the kind of the row that predicts the end of sentence.
-    """
+def stream_forced(session: StreamingSession, source: str, rows: Container[object], last: object) -> None:
+    """Drive a forced session over its source, until ``rows`` holds the key of the row that predicts the end."""
     pieces = split_units(source, session.encoder.source.unit)
     while last not in rows:
         if session.action() is Action.READ:
@@ -190,6 +189,30 @@ def stream_chunks(
     return session, rows
 
 
+def compare_pairs(
+    model: PreTrainedModel,
+    encoder: ExampleEncoder,
+    row: Row,
+    example: Example,
+    schedule: ReadSchedule,
+    result: ParityResult,
+) -> None:
+    """Add one example's prefix pairs: every row with a target against that of a session that recomputes.
+
+    Two such rows may stand behind the same target token, the first with less source: a row is known by all of its text.
+    """
+    target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
+    layouts = [lay_out(encoder.settings.config, *pair) for pair in prefix_pairs(example, schedule)]
+    streamed: dict[tuple[int, ...], Tensor] = {}
+    session, _ = forced_session(model, encoder, row, schedule, target_ids)
+    session.trace = lambda index, kind, logits: streamed.update({tuple(session.feeder.kept_ids()): logits})
+    stream_forced(session, row.source, streamed, tuple(layouts[-1].input_ids[:-1].tolist()))
+    for layout in layouts:
+        logits = training_logits(model, encoder.settings, layout)
+        for index in np.flatnonzero(layout.labels != IGNORE_INDEX) - 1:
+            result.add(logits[index], streamed[tuple(layout.input_ids[: index + 1].tolist())])
+
+
 def compare(
     model: PreTrainedModel,
     encoder: ExampleEncoder,
@@ -201,12 +224,10 @@ def compare(
     """Add one example to the result: every scored row of training against the same row of the session."""
     settings = encoder.settings
     example = encoder.encode(row)
-    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    if settings.config.has_schedule_column:
-        assert row.schedule is not None
-        schedule = ReadSchedule.from_column(row.schedule, num_source, num_target)
-    else:
-        schedule = roll_out(settings.config.policies()[policy_index], num_source, num_target)
+    schedule = schedule_of(example, row.schedule, settings.config, policy_index)
+    if settings.config.prefix_pairs:
+        compare_pairs(model, encoder, row, example, schedule, result)
+        return
     layout = lay_out(settings.config, example, schedule)
     logits = training_logits(model, settings, layout)
     if settings.config.layout in CHUNKED:

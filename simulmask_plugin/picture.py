@@ -13,7 +13,7 @@ from rich.text import Text
 
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
-from simulmask_plugin.features import ExampleEncoder, Row, from_feature, to_feature
+from simulmask_plugin.features import ExampleEncoder, Row, features_of, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.masks import may_attend
 from simulmask_plugin.schedule import ReadSchedule
@@ -63,15 +63,16 @@ class Picture:
 
 
 def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int = 0) -> Picture:
-    """Lay out a row of data with the collator of training, first epoch.
+    """Lay out a row of data, or the longest of its prefix pairs, with the collator of training, first epoch.
 
     Raises:
         ValueError: if the row cannot be encoded or its schedule is wrong.
     """
     example = ExampleEncoder(tokenizer, settings).encode(row)
-    feature = to_feature(example, row.schedule if settings.config.has_schedule_column else None)
+    column = row.schedule if settings.config.has_schedule_column else None
     collator = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id, seed=seed)
-    schedule, _ = collator.sampler.draw(*from_feature(feature), epoch=0)
+    schedule, _ = collator.sampler.draw(*from_feature(to_feature(example, column)), epoch=0)
+    *_, feature = features_of(example, column, settings.config)
     return picture_of(tokenizer, settings, collator.lay_out(feature), schedule)
 
 
@@ -200,11 +201,14 @@ def title(config: SimulMaskConfig) -> str:
     """The settings that decide what a picture looks like, in one line."""
     parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
     policy = " ".join([config.policy, *parameters])
-    rows = [] if config.layout in CHUNKED else [f"rows {config.rows}"]
+    rows = ["prefix pairs" if config.prefix_pairs else f"rows {config.rows}"] * (config.layout not in CHUNKED)
     return " | ".join([policy, f"layout {config.layout}", *rows, f"positions {config.positions}"])
 
 
-def describe_schedule(picture: Picture) -> str:
-    """The schedule in one line."""
+def describe_schedule(picture: Picture, config: SimulMaskConfig) -> str:
+    """The schedule in one line, and in another how many prefix pairs it makes."""
     values = " ".join(map(str, picture.schedule))
-    return f"g(1..T+1) = {values} (source units read before each target unit and before the end of sentence)"
+    line = f"g(1..T+1) = {values} (source units read before each target unit and before the end of sentence)"
+    if not config.prefix_pairs:
+        return line
+    return f"{line}\nprefix pairs: {len(set(picture.schedule))}, one per WRITE; this is the last and longest"

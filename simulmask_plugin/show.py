@@ -127,7 +127,7 @@ def run_show(
         print(to_json(picture))
         return 0
     out = console()
-    out.print(f"{heading}\n{describe_schedule(picture)}")
+    out.print(f"{heading}\n{describe_schedule(picture, settings.config)}")
     out.print(token_table(picture, tokenizer))
     out.print(f"mask{note}")
     out.print(mask_text(short, out.width), soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
-from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, longest_layout, row_of, to_feature
+from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, features_of, longest_layout, row_of
 
 FORMATTING = "simulmask"
 COLUMNS = (
@@ -117,7 +117,7 @@ class SimulMaskDatasetProcessor:
         self.fingerprint = digest(asdict(settings), code_digest())
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of rows; examples longer than cutoff_len are left out (and counted by the caller)."""
+        """Encode a batch of rows; those longer than cutoff_len are left out (and counted by the caller)."""
         features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
         for feature in self.encode(examples):
             for column in FEATURE_COLUMNS:
@@ -125,22 +125,27 @@ class SimulMaskDatasetProcessor:
         return features
 
     def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the features of the rows that are not too long."""
+        """Yield the features of the rows that are not too long; of a row, all or none."""
+        config = self.settings.config
         encoder = ExampleEncoder(self.tokenizer, self.settings)
         for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
             *columns, where = values
             try:
-                row = row_of(dict(zip(COLUMNS, columns, strict=True)), self.settings.config)
-                example = encoder.encode(row)
-                feature = to_feature(example, row.schedule)
+                row = row_of(dict(zip(COLUMNS, columns, strict=True)), config)
+                features = features_of(encoder.encode(row), row.schedule, config)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            if longest_layout(self.settings.config, feature) <= self.cutoff_len:
-                yield feature
+            if longest_layout(config, features[-1]) <= self.cutoff_len:
+                yield from features
 
     def print_data_example(self, example: Mapping[str, Any]) -> None:
         """Print one example, as LLaMA-Factory does."""
         print(f"input_ids:\n{example['input_ids']}\ninputs:\n{self.tokenizer.decode(example['input_ids'])}")
+
+
+def count_rows(features: Mapping[str, Any]) -> int:
+    """How many rows of the data these features were made of: of prefix pairs, only a row's first repeats nothing."""
+    return features["num_written"][:].count(0)  # [:] makes a list of a column of `datasets`, which is slow by item
 
 
 def flatten(stock: Any) -> Any:

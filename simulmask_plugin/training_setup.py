@@ -15,7 +15,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import Row, row_of
-from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset
+from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_rows
 from simulmask_plugin.yaml_files import read_yaml
 
 FIRST_ROWS = 100
@@ -166,7 +166,8 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
     rows = _first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
     aligned = align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
     processor = SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
-    lengths = [len(ids) for ids in processor.preprocess_dataset(aligned[:])["input_ids"]]
+    features = processor.preprocess_dataset(aligned[:])
+    lengths = [len(ids) for ids in features["input_ids"]]
     if not lengths:
         raise ValueError(
             f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
@@ -177,7 +178,7 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
         name=entry.dataset_name,
         columns=entry.simulmask_columns,
         num_rows=len(rows),
-        num_kept=len(lengths),
+        num_kept=count_rows(features),
         longest=max(lengths),
         first=first,
     )

@@ -95,10 +95,11 @@ def describe_block(config: SimulMaskConfig) -> dict[str, str]:
     rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
     offset = f", target {config.group_offset} positions further on" if config.positions == "group" else ""
     slots = f", slots of {config.slot_length} tokens" if config.layout == "slots" else ""
+    rows = "prefix pairs: every WRITE is plain causal text of its own" if config.prefix_pairs else config.rows + rate
     return {
         "layout": config.layout + slots,
         "policy": describe_policy(config),
-        "rows": config.rows + rate,
+        "rows": rows,
         "positions": config.positions + offset,
         "units": f"source {config.source_units}, target {config.target_units}",
     }
@@ -126,7 +127,7 @@ def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: in
     texts = settings.prompt.render(*languages, row.latency or OFFLINE_LATENCY)
     out = console()
     out.print(table(("", ""), [(n, repr(t)) for n, t in zip(names, texts, strict=True) if t], title="prompt"))
-    out.print(f"First example: {title(config)}\n{describe_schedule(picture)}")
+    out.print(f"First example: {title(config)}\n{describe_schedule(picture, config)}")
     out.print(token_table(picture, tokenizer))
 
 

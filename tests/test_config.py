@@ -15,6 +15,7 @@ BLOCKS = [
     {"policy": "read_n", "n": 2, "positions": "modified_alibi", "rows": "query_unit"},
     {"policy": "offline", "source_units": "character", "target_units": "token"},
     {"policy": "schedule", "group_offset": 64, "rows": "next_unit", "prompt": "template"},
+    {"policy": "read_n", "n": 2, "positions": "contiguous", "prefix_pairs": True},
     {"policy": "wait_k", "k": 2, "layout": "slots", "positions": "slots", "slot_length": 8, "next_header": "\nX:"},
 ]
 

@@ -24,6 +24,7 @@ ORDER = [
     "dataset_info",
     "simt_corpora",
     "layout",
+    "prefix_pairs",
     "slots",
     "chunked",
     "positions",

@@ -13,7 +13,19 @@ from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.units import UNITS
 
-BLOCK_OPTIONS = ("policy", "k", "n", "layout", "positions", "rows", "group_offset", "source_units", "target_units")
+BLOCK_OPTIONS = (
+    "policy",
+    "k",
+    "n",
+    "layout",
+    "positions",
+    "rows",
+    "group_offset",
+    "slot_length",
+    "source_units",
+    "target_units",
+)
+"""Keys of the block that `simulmask show` takes as options."""
 
 EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 bad input"
 
@@ -111,10 +123,12 @@ def _add_show(commands: Commands) -> None:
     parser.add_argument("--positions", choices=POSITIONS)
     parser.add_argument("--rows", choices=ROWS)
     parser.add_argument("--group-offset", type=int, help="of positions group")
+    parser.add_argument("--slot-length", type=int, metavar="N", help="of layout slots, in tokens")
     parser.add_argument("--source-units", choices=UNITS)
     parser.add_argument("--target-units", choices=UNITS)
     parser.add_argument("--source", metavar="TEXT", help="default: the first row of the data, or a short sentence")
     parser.add_argument("--target", metavar="TEXT")
+    parser.add_argument("--instruction", metavar="TEXT", help="text before the source, where every word is a token")
     parser.add_argument("--tokenizer", metavar="DIR", help="folder of a tokenizer; default: every word is a token")
     parser.add_argument("--png", metavar="FILE", help="draw the mask into this file")
     parser.add_argument("--json", action="store_true", help="print the numbers, and nothing else")
@@ -131,6 +145,7 @@ def _show(options: argparse.Namespace) -> int:
         target=options.target,
         schedule=options.schedule,
         tokenizer_dir=options.tokenizer,
+        instruction=options.instruction,
         png=options.png,
         as_json=options.json,
     )

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager, rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, visible
+from simulmask_plugin.picture import LOOK_AHEAD_COLOR, LOOK_AHEAD_MARK, REGIONS, Picture, num_read_text, visible
 
-COLORS = {"prompt": "#8c8c8c", "source": "#0072b2", "header": "#e69f00", "target": "#009e73"}
-"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+HIDDEN_COLOR, ABSENT_COLOR = "#f2f2f2", "#dcdcdc"
+HIDDEN_DOT: Mapping[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3, "color": "#a0a0a0"}
+BRACKET: Mapping[str, Any] = {"color": REGIONS["slot"].color, "linewidth": 2}
 
-HIDDEN_COLOR, LOOK_AHEAD_COLOR = "#e8e8e8", "#d55e00"
+TINT = 0.6
+"""How much of a region's colour is in the cells of its columns; the rest is white."""
+
 CELL_INCHES = 0.34
+
+STRIP_START, STRIP_END = 0.1, 0.5
+"""Where the strips that show the region of every row and column stand beside the mask, in cells."""
+
+LABEL_POINTS = 16
+"""How far from the mask the tokens stand."""
+
+FILE: Mapping[str, Any] = {"dpi": 100, "bbox_inches": "tight", "pad_inches": 0.15, "pil_kwargs": {"optimize": True}}
+
 READS_POINTS, POSITION_POINTS, LEGEND_POINTS = 26, 72, 100
 """How far to the right of the mask the columns and the legend stand."""
 
@@ -34,18 +50,28 @@ CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQ
 
 
 def save_png(picture: Picture, path: str | Path, heading: str) -> None:
-    """Draw the mask: rows are queries, columns keys; on the right what each row reads, and its position."""
+    """Draw the mask into a file, see `mask_figure`."""
+    mask_figure(picture, heading).savefig(path, **FILE)
+
+
+def mask_figure(picture: Picture, heading: str) -> Figure:
+    """Draw the mask: rows are queries, columns keys; on the right what each row reads, and its position.
+
+    Strips at the left and below have a colour and a letter per region, and in the layout ``slots`` brackets at the top
+    hold the columns of a slot together.
+    """
     side = CELL_INCHES * len(picture.tokens)
-    with rc_context({"font.family": _fonts(), "font.size": 9, "text.parse_math": False}):
+    with _style():
         figure = Figure(figsize=(side, side))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         _draw_cells(picture, axes)
         _label_tokens(picture, axes)
         _label_rows(picture, axes)
+        _bracket_slots(picture, axes)
         _add_legend(picture, axes, figure)
-        axes.set_title(heading, fontsize=10, loc="left", pad=24)
-        figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+        axes.set_title(heading, fontsize=10, loc="left", pad=44 if picture.slots else 24)
+    return figure
 
 
 def save_attention_png(
@@ -61,12 +87,12 @@ def save_attention_png(
         note: beside the scale of the colours.
     """
     side = CELL_INCHES * len(picture.tokens)
-    with rc_context({"font.family": _fonts(), "font.size": 9, "text.parse_math": False}):
+    with _style():
         figure = Figure(figsize=(len(maps) * (side + LABEL_INCHES), side))
         FigureCanvasAgg(figure)
         width = side / (len(maps) * (side + LABEL_INCHES))
         for place, (title, probabilities) in enumerate(maps.items()):
-            axes = figure.add_axes((place / len(maps), 0, width, 1), facecolor=HIDDEN_COLOR)
+            axes = figure.add_axes((place / len(maps), 0, width, 1), facecolor=ABSENT_COLOR)
             image = axes.imshow(np.sqrt(probabilities), cmap="Blues", vmin=0, vmax=1)
             axes.spines[:].set_visible(False)
             _label_tokens(picture, axes)
@@ -76,23 +102,31 @@ def save_attention_png(
         )
         bar.set_ticks([tick**0.5 for tick in SCALE_TICKS], labels=[f"{tick:g}" for tick in SCALE_TICKS])
         figure.suptitle(heading, fontsize=10, x=0, y=1 + 0.6 / side, ha="left")
-        figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(path, **FILE)
 
 
-def _fonts() -> list[str]:
-    """The default font, and behind it those with Chinese and Japanese characters that the machine has."""
+def _style() -> AbstractContextManager[None]:
+    """The default font, behind it those with Chinese and Japanese characters that the machine has, and plain text."""
     installed = font_manager.get_font_names()
-    return ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+    fonts = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+    return rc_context({"font.family": fonts, "font.size": 9, "text.parse_math": False})
+
+
+def _tint(region: str) -> np.ndarray:
+    """The colour of the cells of a region's columns."""
+    return TINT * np.array(to_rgb(REGIONS[region].color)) + 1 - TINT
 
 
 def _draw_cells(picture: Picture, axes: Axes) -> None:
-    """Draw the key's region where it is seen, grey where it is hidden, and nothing in the future."""
+    """Draw a tint of the key's region where it is seen, a dot where it is hidden, and nothing in the future."""
     size = len(picture.tokens)
     colors = np.ones((size, size, 3))
     colors[np.tril_indices(size)] = to_rgb(HIDDEN_COLOR)
-    by_column = np.array([to_rgb(COLORS[region]) for region in picture.regions])
+    by_column = np.array([_tint(region) for region in picture.regions])
     colors[picture.mask] = by_column[np.nonzero(picture.mask)[1]]
     axes.imshow(colors)
+    rows, columns = np.nonzero(picture.hidden)
+    axes.plot(columns, rows, **HIDDEN_DOT)
     axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
@@ -104,16 +138,42 @@ def _draw_cells(picture: Picture, axes: Axes) -> None:
 
 
 def _label_tokens(picture: Picture, axes: Axes) -> None:
-    """Write the tokens on both axes, in the colour of their region."""
+    """Draw the strips of the regions, and behind them write the tokens."""
     for place, token in enumerate(picture.tokens):
         label = f"{LOOK_AHEAD_MARK} {visible(token)}" if picture.is_look_ahead(place) else visible(token)
-        color = LOOK_AHEAD_COLOR if picture.is_look_ahead(place) else COLORS[picture.regions[place]]
+        color = LOOK_AHEAD_COLOR if picture.is_look_ahead(place) else "black"
         left = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
         below = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top", "rotation": 90}
-        for xy, offset, style in (((0, place), (-5, 0), left), ((place, 0), (0, -5), below)):
+        for xy, offset, style in (((0, place), (-LABEL_POINTS, 0), left), ((place, 0), (0, -LABEL_POINTS), below)):
             axes.annotate(label, xy, offset, textcoords="offset points", color=color, annotation_clip=False, **style)
+    _draw_strips(picture, axes)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _draw_strips(picture: Picture, axes: Axes) -> None:
+    """Draw the region of every row at the left of the mask and of every column below it, with its letter."""
+    axes.autoscale(False)
+    thickness = STRIP_END - STRIP_START
+    for place, name in enumerate(picture.regions):
+        region = REGIONS[name]
+        below = len(picture.regions) - 0.5
+        for x, y, width, height in (
+            (-0.5 - STRIP_END, place - 0.46, thickness, 0.92),
+            (place - 0.46, below + STRIP_START, 0.92, thickness),
+        ):
+            axes.add_patch(Rectangle((x, y), width, height, color=region.color, linewidth=0, clip_on=False))
+            style: Mapping[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": region.ink}
+            axes.text(x + width / 2, y + height / 2, region.letter, **style)
+
+
+def _bracket_slots(picture: Picture, axes: Axes) -> None:
+    """Hold the columns of each slot together, and say how many of its positions are filled."""
+    for number, slot in enumerate(picture.slots, 1):
+        start, end = slot.first - 0.4, slot.end - 0.6
+        axes.plot([start, start, end, end], [-0.6, -0.75, -0.75, -0.6], clip_on=False, **BRACKET)
+        text = f"slot {number}\n{slot.end - slot.first} of {slot.reserved}"
+        axes.text((start + end) / 2, -0.85, text, ha="center", va="bottom", fontsize=7)
 
 
 def _label_rows(picture: Picture, axes: Axes) -> None:
@@ -145,15 +205,20 @@ def _beside(axes: Axes, offset: int, row: int, text: str, color: str) -> None:
 
 
 def _add_legend(picture: Picture, axes: Axes, figure: Figure) -> None:
-    """Say what the colours mean, on the right."""
-    handles = [Patch(color=color, label=region) for region, color in COLORS.items() if region in picture.regions]
-    handles.append(Patch(color=HIDDEN_COLOR, label="not seen"))
-    if any(map(picture.is_look_ahead, range(len(picture.tokens)))):
+    """Say what letters, colours and marks mean, on the right."""
+    handles: list[Artist] = []
+    for region in picture.legend():
+        handles.append(Patch(color=region.color, label=f"{region.letter}  {region.meaning}"))
+    if picture.slots:
+        handles.append(Line2D([], [], label="slot: how many of its\npositions are filled", **BRACKET))
+    if picture.hidden.any():
+        handles.append(Line2D([], [], label="not seen", **HIDDEN_DOT))
+    if picture.has_look_ahead:
         label = f"{LOOK_AHEAD_MARK} look-ahead row"
         handles.append(Patch(facecolor="white", edgecolor=LOOK_AHEAD_COLOR, linewidth=2, label=label))
     axes.legend(
         handles=handles,
-        title="a row sees coloured columns",
+        title="a row sees tinted columns",
         alignment="left",
         loc="upper left",
         borderaxespad=0,

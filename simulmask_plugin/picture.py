@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +18,45 @@ from simulmask_plugin.features import ExampleEncoder, Row, features_of, from_fea
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.masks import may_attend
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.slots import Slot, slots_of
 from simulmask_plugin.terminal import table
 from simulmask_plugin.units import Tokenizer
 
-STYLES = {"prompt": "bright_black", "source": "blue", "header": "yellow", "target": "green"}
-"""The regions of a sequence, in the colours of a terminal."""
 
-LOOK_AHEAD_STYLE = "red"
-LOOK_AHEAD_MARK = "↷"
+class Region(NamedTuple):
+    """How a part of the sequence is drawn.
+
+    Attributes:
+        letter: its name where there is no colour.
+        color: of its tokens, and as a tint of the cells of its columns.
+        ink: of the letter on this colour.
+        meaning: its name in a legend.
+    """
+
+    letter: str
+    color: str
+    ink: str
+    meaning: str
+
+    @property
+    def style(self) -> str:
+        """The letter on its colour in a terminal, which can be read on every background."""
+        return f"{self.ink} on {self.color}"
+
+
+REGIONS = {
+    "prompt": Region("P", "#8c8c8c", "black", "prompt"),
+    "source": Region("S", "#0072b2", "white", "source"),
+    "slot": Region("L", "#cc79a7", "black", "slot (reserved for source)"),
+    "header": Region("H", "#e69f00", "black", "header"),
+    "target": Region("T", "#009e73", "black", "target"),
+}
+"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+
+SEES_ALL = ("prompt", "source", "slot")
+"""The regions whose rows are hidden no source."""
+
+LOOK_AHEAD_MARK, LOOK_AHEAD_COLOR = "↷", "#d55e00"
 PROMPT_TOKENS = 2
 """Tokens of a prompt that the pictures of a mask show; they all look the same."""
 
@@ -40,10 +72,11 @@ class Picture:
         num_read: source units that the token may see as a query, S for "all".
         position: position ids.
         labels: target of the row before, -100 where there is none.
-        regions: prompt, source, header or target.
+        regions: a key of `REGIONS`; source in a slot is of the region slot.
         mask: True where the row may attend to the column.
         schedule: g(1..T+1).
         num_source: S, the number of source units.
+        slots: the slots that hold source, in the layout ``slots``.
     """
 
     tokens: list[str]
@@ -56,10 +89,29 @@ class Picture:
     mask: np.ndarray
     schedule: tuple[int, ...]
     num_source: int
+    slots: list[Slot]
 
     def is_look_ahead(self, row: int) -> bool:
         """Whether a row decides if its unit is complete, and is seen by no other."""
         return self.source_unit[row] == self.num_source
+
+    def slot_number(self, row: int) -> int:
+        """The number, from 1, of the slot that a row stands in; 0 outside the slots."""
+        return next((number for number, slot in enumerate(self.slots, 1) if slot.first <= row < slot.end), 0)
+
+    def legend(self) -> list[Region]:
+        """The regions that occur, in the order of `REGIONS`."""
+        return [region for name, region in REGIONS.items() if name in self.regions]
+
+    @property
+    def has_look_ahead(self) -> bool:
+        """Whether there is a look-ahead row."""
+        return any(map(self.is_look_ahead, range(len(self.tokens))))
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """True where a row may not attend to an earlier column; nowhere if the mask is plain causal."""
+        return np.tril(~self.mask)
 
 
 def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int = 0) -> Picture:
@@ -91,17 +143,21 @@ def picture_of(
         mask=mask,
         schedule=schedule.num_read,
         num_source=schedule.num_source,
+        slots=slots_of(layout, settings.config.slot_length) if layout.position is not None else [],
         **lists,
     )
 
 
 def regions(layout: SequenceLayout) -> list[str]:
-    """Name the region of every token."""
+    """Name the region of every token: the part of the sequence that it belongs to, or the slot that it stands in."""
+    if layout.position is not None:
+        return ["slot" if part == "source" else part for part in layout.parts]
     if layout.parts:
         return list(layout.parts)
     example = layout.example
     starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
-    return [list(STYLES)[place] for place in np.searchsorted(starts, layout.token, side="right")]
+    names = ("prompt", "source", "header", "target")
+    return [names[place] for place in np.searchsorted(starts, layout.token, side="right")]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
@@ -124,6 +180,7 @@ def to_json(picture: Picture) -> str:
         "num_read": picture.num_read,
         "position": picture.position,
         "labels": picture.labels,
+        "region": picture.regions,
         "mask": ["".join("1" if cell else "0" for cell in row) for row in picture.mask],
         "schedule": list(picture.schedule),
     }
@@ -131,28 +188,45 @@ def to_json(picture: Picture) -> str:
 
 
 def num_read_text(picture: Picture, row: int) -> str:
-    """The source units that a row may see; "all" for prompt and source."""
-    return "all" if picture.regions[row] in ("prompt", "source") else str(picture.num_read[row])
+    """The source units that a row may see; "all" for prompt and source, and where nothing is hidden from any row."""
+    return "all" if picture.regions[row] in SEES_ALL or not picture.hidden.any() else str(picture.num_read[row])
+
+
+def region_tag(picture: Picture, row: int) -> str:
+    """The letter of a token's region, and the number of its slot."""
+    return f"{REGIONS[picture.regions[row]].letter}{picture.slot_number(row) or ''}"
+
+
+def slot_text(number: int, slot: Slot) -> str:
+    """How full a slot is, e.g. "slot 1 (2 of 3 positions)"."""
+    return f"slot {number} ({slot.end - slot.first} of {slot.reserved} positions)"
+
+
+def region_text(picture: Picture, row: int) -> str:
+    """What a token's region is called, the slot that it stands in, and whether it is a look-ahead row."""
+    number = picture.slot_number(row)
+    name = slot_text(number, picture.slots[number - 1]) if number else picture.regions[row]
+    return f"{name}, look-ahead" if picture.is_look_ahead(row) else name
 
 
 def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
     """A table with a line per token."""
     rows = []
-    for i, (token, region) in enumerate(zip(picture.tokens, picture.regions, strict=True)):
-        label = picture.labels[i]
+    for i, (token, label) in enumerate(zip(picture.tokens, picture.labels, strict=True)):
         rows.append(
             (
                 str(i),
-                Text(visible(token), style=STYLES[region]),
+                visible(token),
                 str(picture.input_ids[i]),
-                f"{region}, look-ahead" if picture.is_look_ahead(i) else region,
+                Text(f" {region_tag(picture, i)} ", style=REGIONS[picture.regions[i]].style),
+                region_text(picture, i),
                 str(picture.source_unit[i]),
                 num_read_text(picture, i),
                 str(picture.position[i]),
                 "" if label == IGNORE_INDEX else visible(token_text(tokenizer, label)),
             )
         )
-    return table(("", "token", "id", "part", "source_unit", "num_read", "position", "label"), rows)
+    return table(("", "token", "id", "", "region", "source_unit", "num_read", "position", "label"), rows)
 
 
 def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
@@ -167,6 +241,7 @@ def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
         position=picture.position[start:],
         labels=picture.labels[start:],
         regions=picture.regions[start:],
+        slots=[slot._replace(first=slot.first - start, end=slot.end - start) for slot in picture.slots],
         mask=picture.mask[start:, start:],
     )
     return short, start
@@ -175,26 +250,48 @@ def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
 def mask_text(picture: Picture, width: int) -> Text:
     """The mask, a line per row: a block where it may attend, in the colour of the column, a dot where it may not.
 
+    The letters of the regions stand beside the rows and over the columns.
+
     Args:
         picture: what is drawn.
         width: of the terminal; cells stand close together if that makes them fit.
     """
     labels = [visible(token) for token in picture.tokens]
-    longest = max(cell_len(label) for label in labels)
-    space = " " if longest + 3 + 2 * len(labels) <= width else ""
-    text = Text(no_wrap=True)
-    for row, label in enumerate(labels):
-        text.append(set_cell_size(label, longest), style=STYLES[picture.regions[row]])
-        text.append(f" {LOOK_AHEAD_MARK} " if picture.is_look_ahead(row) else "   ", style=LOOK_AHEAD_STYLE)
+    tags = [region_tag(picture, row) for row in range(len(labels))]
+    longest, longest_tag = max(map(cell_len, labels)), max(map(len, tags))
+    left = longest + longest_tag + 4
+    space = " " if left + 2 * len(labels) <= width else ""
+    text = Text(" " * left, no_wrap=True)
+    regions = [REGIONS[name] for name in picture.regions]
+    for region in regions:
+        text.append(region.letter, style=region.style).append(space)
+    text.append("\n")
+    for row, (label, region) in enumerate(zip(labels, regions, strict=True)):
+        text.append(f"{set_cell_size(label, longest)} ").append(tags[row].ljust(longest_tag), style=region.style)
+        text.append(f" {LOOK_AHEAD_MARK} " if picture.is_look_ahead(row) else "   ", style=LOOK_AHEAD_COLOR)
         for column in range(row + 1):
             if picture.mask[row, column]:
-                text.append(f"■{space}", style=STYLES[picture.regions[column]])
+                text.append("■", style=regions[column].color)
             else:
-                text.append(f"·{space}", style="dim")
+                text.append("·", style="dim")
+            text.append(space)
         text.append("\n")
-    for region, style in STYLES.items():
-        text.append("■ ", style=style).append(f"{region}   ")
-    return text.append(f"· may not attend   {LOOK_AHEAD_MARK} look-ahead row")
+    return text.append_text(_legend(picture))
+
+
+def _legend(picture: Picture) -> Text:
+    """What letters, colours and marks mean, and in the layout ``slots`` how full each slot is."""
+    text = Text(no_wrap=True)
+    for region in picture.legend():
+        text.append(f" {region.letter} ", style=region.style).append(f" {region.meaning}   ")
+    text.append("■ may attend")
+    if picture.hidden.any():
+        text.append("   · may not attend")
+    if picture.has_look_ahead:
+        text.append(f"   {LOOK_AHEAD_MARK} look-ahead row")
+    if picture.slots:
+        text.append("\n" + "   ".join(slot_text(number, slot) for number, slot in enumerate(picture.slots, 1)))
+    return text
 
 
 def title(config: SimulMaskConfig) -> str:
@@ -202,7 +299,8 @@ def title(config: SimulMaskConfig) -> str:
     parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
     policy = " ".join([config.policy, *parameters])
     rows = ["prefix pairs" if config.prefix_pairs else f"rows {config.rows}"] * (config.layout not in CHUNKED)
-    return " | ".join([policy, f"layout {config.layout}", *rows, f"positions {config.positions}"])
+    slot_length = [f"slot_length {config.slot_length}"] if config.layout == "slots" else []
+    return " | ".join([policy, f"layout {config.layout}", *slot_length, *rows, f"positions {config.positions}"])
 
 
 def describe_schedule(picture: Picture, config: SimulMaskConfig) -> str:

@@ -12,7 +12,7 @@ from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE
-from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
+from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape
 from simulmask_plugin.terminal import console
 from simulmask_plugin.units import Tokenizer, split_units
 
@@ -80,6 +80,7 @@ def run_show(
     target: str | None,
     schedule: str | None,
     tokenizer_dir: str | None,
+    instruction: str | None,
     png: str | None,
     as_json: bool,
 ) -> int:
@@ -92,6 +93,7 @@ def run_show(
         target: text of the target.
         schedule: g, for policy ``schedule``, which is the default with it.
         tokenizer_dir: folder of a tokenizer or model, in place of a YAML.
+        instruction: text before the source, where every word is a token; else the YAML or the model has its own.
         png: file to draw the mask into.
         as_json: print the numbers, and nothing else.
 
@@ -102,6 +104,8 @@ def run_show(
         raise ValueError("Give --source and --target together, or neither.")
     if config_path is not None and tokenizer_dir is not None:
         raise ValueError("Give a training YAML or --tokenizer, not both; the YAML names its own tokenizer.")
+    if instruction is not None and (config_path is not None or tokenizer_dir is not None):
+        raise ValueError("--instruction needs words alone; a training YAML and a model bring their own prompt.")
     if schedule is not None:
         default = MODEL_DRIVEN if given.get("layout") == "interleaved" else SCHEDULE
         given = {"policy": default} | dict(given)
@@ -110,7 +114,7 @@ def run_show(
                 f"--schedule goes with --policy {SCHEDULE} or {MODEL_DRIVEN}, got --policy {given['policy']}."
             )
     texts = None if source is None or target is None else (source, target)
-    tokenizer, settings, row, seed = _inputs(config_path, tokenizer_dir, given, texts)
+    tokenizer, settings, row, seed = _inputs(config_path, tokenizer_dir, given, texts, instruction or "")
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
     elif settings.config.policy == MODEL_DRIVEN and row.schedule is None:
@@ -137,7 +141,11 @@ def run_show(
 
 
 def _inputs(
-    config_path: str | None, tokenizer_dir: str | None, given: Mapping[str, Any], texts: tuple[str, str] | None
+    config_path: str | None,
+    tokenizer_dir: str | None,
+    given: Mapping[str, Any],
+    texts: tuple[str, str] | None,
+    instruction: str,
 ) -> tuple[Tokenizer, ModelSettings, Row, int]:
     """Tokenizer, settings, row and seed, from the YAML, from the tokenizer's folder, or from words alone."""
     if config_path is not None:
@@ -152,12 +160,13 @@ def _inputs(
         return tokenizer, settings, _row(texts or EXAMPLE, settings.config), 0
     config = _block(given)
     row = _row(texts or EXAMPLE, config)
-    prompt = WORD_PROMPTS.get(config.layout, WORD_PROMPT)
+    prompt = replace(WORD_PROMPTS.get(config.layout, WORD_PROMPT), before=escape(instruction))
     words = [
         *split_units(row.source, config.source_units),
         *prompt.header.split(),
         *split_units(row.target, config.target_units),
         *prompt.next_header.split(),
+        *instruction.split(),
     ]
     return WordTokenizer(words), ModelSettings(config, prompt), row, 0
 

@@ -15,6 +15,11 @@ from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.schedule import ReadSchedule
 
 
+def reserved(num_tokens: int, slot_length: int) -> int:
+    """Return the positions of a slot whose first unit has so many tokens."""
+    return -(-num_tokens // slot_length) * slot_length
+
+
 class SlotPlanner:
     """Gives every token its position, in the order of READ and WRITE; training and streaming both drive it.
 
@@ -59,7 +64,7 @@ class SlotPlanner:
                 opens = True
                 self._source = self._output + self.num_next_header
                 self._output = None
-            self._slot_end = self._source + -(-num_tokens // self.slot_length) * self.slot_length
+            self._slot_end = self._source + reserved(num_tokens, self.slot_length)
         start = self._source
         self._source += num_tokens
         return start, opens
@@ -261,3 +266,30 @@ def slots_layout(
             out.add_header(t)
         out.write(t)
     return out.layout()
+
+
+class Slot(NamedTuple):
+    """The source of one slot in a layout.
+
+    Attributes:
+        first: index of its first token.
+        end: index behind its last token.
+        reserved: positions of the slot, filled or not.
+    """
+
+    first: int
+    end: int
+    reserved: int
+
+
+def slots_of(layout: SequenceLayout, slot_length: int) -> list[Slot]:
+    """Return the slots of a layout that hold source, in the order of the sequence."""
+    assert layout.position is not None, "only the layout slots has slots"
+    lengths = layout.example.source_lengths
+    slots: list[Slot] = []
+    for row in np.flatnonzero((layout.source_unit >= 0) & (layout.source_unit < len(lengths))).tolist():
+        if slots and layout.position[row] < layout.position[slots[-1].first] + slots[-1].reserved:
+            slots[-1] = slots[-1]._replace(end=row + 1)
+        else:
+            slots.append(Slot(row, row + 1, reserved(int(lengths[layout.source_unit[row]]), slot_length)))
+    return slots

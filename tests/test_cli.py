@@ -137,7 +137,7 @@ def test_validate_says_what_training_will_do(training, capsys):
         "rows.jsonl source, target 2",
         "Translate the following sentence from English to German:",
         "g(1..T+1) = 1 2 2",
-        "␣h 266 target -1 2",  # of "house", which sees g(2) = 2
+        "␣h 266 T target -1 2",  # of "house", which sees g(2) = 2
         "Valid.",
     ):
         assert words in output

@@ -22,7 +22,7 @@ from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.positions import position_ids
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.slots import SlotPlanner, longest, slots_layout
+from simulmask_plugin.slots import SlotPlanner, longest, slots_layout, slots_of
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
 
 IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
@@ -379,3 +379,16 @@ def test_chat_template_brings_its_own_next_header(next_header):
     prompt = resolve_prompt(config, template, tokenizer)
     assert prompt.next_header == next_header
     assert prompt.render("A", "B")[2] == next_header
+
+
+@pytest.mark.parametrize(
+    "source, g, slots",
+    [
+        ([1, 1, 1, 1], (2, 3, 4, 4), [(1, 4, 3), (9, 10, 3)]),  # the example of slots_layout
+        ([2, 2, 5, 1], (4, 4, 4, 4), [(1, 3, 3), (3, 5, 3), (5, 11, 6)]),  # nothing stands between them
+        ([2, 2], (0, 1, 2, 2), [(1, 3, 3), (8, 10, 3)]),  # the first slot stands open before it has source
+    ],
+)
+def test_slots_are_runs_of_source_in_reserved_positions(source, g, slots):
+    """First token, end, positions."""
+    assert slots_of(lay_out(source, [1, 1, 1], g, 3), 3) == slots

@@ -1,0 +1,52 @@
+"""docs/methods.md: its pictures are those of its commands, and its blocks are accepted."""
+
+import re
+import shlex
+import struct
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from simulmask_plugin.cli import main
+from simulmask_plugin.config import SimulMaskConfig
+
+DOCS = Path(__file__).parents[1] / "docs"
+SECTIONS = dict(
+    section.split("\n", 1) for section in (DOCS / "methods.md").read_text(encoding="utf-8").split("\n## ")[1:]
+)
+MAX_BYTES = 60_000
+
+
+def size_of(png):
+    """Width and height, which the first chunk of a PNG holds."""
+    return struct.unpack(">2I", png.read_bytes()[16:24])
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_picture_is_made_by_the_command_beside_it(section, tmp_path, capsys):
+    command = re.search(r"^    simulmask (show .*(?:\n        .*)*)", SECTIONS[section], flags=re.M)[1]
+    arguments = shlex.split(command.replace("\\\n", ""))
+    place = arguments.index("--png") + 1
+    picture = DOCS.parent / arguments[place]
+    assert f"](images/{picture.name})" in SECTIONS[section]
+    arguments[place] = str(tmp_path / "mask.png")
+    assert main(arguments) == 0
+    assert size_of(picture) == pytest.approx(size_of(Path(arguments[place])), rel=0.02), "make the picture anew"
+    assert picture.stat().st_size < MAX_BYTES
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_block_is_accepted(section):
+    text = re.search(r"```yaml\n(.*?)```", SECTIONS[section], flags=re.S)[1]
+    block = yaml.safe_load(text)["simulmask"]
+    if "prefix_pairs" in block and "prefix_pairs" not in [field.name for field in fields(SimulMaskConfig)]:
+        pytest.skip("the key prefix_pairs is still to come")
+    SimulMaskConfig.from_dict(block)
+
+
+def test_table_names_every_section():
+    head = (DOCS / "methods.md").read_text(encoding="utf-8").split("\n## ")[0]
+    anchors = [re.sub(r"[^\w -]", "", section.lower()).replace(" ", "-") for section in SECTIONS]
+    assert re.findall(r"^\| \[.*?\]\(#(.*?)\)", head, flags=re.M) == anchors

@@ -20,7 +20,9 @@ FOLDER = ROOT / "yaml_configs"
 CONFIGS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.yaml"))}
 EVALUATIONS = [name for name, keys in CONFIGS.items() if "policies" in keys]
 MERGES = [name for name, keys in CONFIGS.items() if "export_dir" in keys]
-TRAININGS = [name for name in CONFIGS if name not in (*EVALUATIONS, *MERGES)]
+STUDIES = [name for name, keys in CONFIGS.items() if "systems" in keys]
+"""Read in test_study.py."""
+TRAININGS = [name for name in CONFIGS if name not in (*EVALUATIONS, *MERGES, *STUDIES)]
 LANGUAGES = {"German": "de", "French": "fr", "Dutch": "nl", "Italian": "it", "Romanian": "ro"}
 """The targets of IWSLT 2017 that the YAMLs of slots are for, the first by themselves."""
 DEEPSPEED = sorted(FOLDER.glob("deepspeed/*.json"))
@@ -112,6 +114,8 @@ def test_header_says_what_it_does_and_its_command(name):
         program = "simulmask eval"
     elif name in MERGES:
         program = "llamafactory-cli export"
+    elif name in STUDIES:
+        program = "simulmask compare"
     assert re.search(rf"^#   .*\b{program} yaml_configs/{name}\.yaml\b", header(name), re.MULTILINE)
     assert not header(name).startswith("#  ")
 

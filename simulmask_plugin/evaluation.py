@@ -18,7 +18,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from simulmask_plugin import __version__
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
-from simulmask_plugin.programs import run_program
+from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.report import draw_curve, write_report
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
@@ -152,7 +152,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
 
     Raises:
         ValueError: if the YAML, the model or the files are wrong, or the output was made with other settings.
-        ProgramFailed: if SimulEval fails; the message holds the end of its log.
+        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     config = load_evaluation(path, overrides)
     evaluate(config)
@@ -169,7 +169,7 @@ def evaluate(config: EvaluationConfig, title: str = "") -> list[Score]:
 
     Raises:
         ValueError: if the model or the files are wrong, or the output was made with other settings.
-        ProgramFailed: if SimulEval fails; the message holds the end of its log.
+        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     settings = check_evaluation(config)
     output = Path(config.output)
@@ -255,7 +255,16 @@ def _run_simuleval(
     command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    run_program("SimulEval", command, directory / "simuleval.log", threads)
+    try:
+        run_program("SimulEval", command, directory / "simuleval.log", threads)
+    except ProgramFailed as error:
+        instances = directory / "instances.log"
+        if not instances.is_file() or any(one["prediction"].strip() for one in read_lines(instances)):
+            raise
+        raise ProgramFailed(
+            f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "
+            "for longer, or with a policy nearer to this one."
+        ) from error
 
 
 def _trim_logs(directory: Path) -> None:

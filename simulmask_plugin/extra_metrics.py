@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import placeholders
 
 FILES = ("source", "hypothesis", "reference", "instances")
@@ -65,7 +66,7 @@ def run_metrics(
         directory: of the run.
 
     Raises:
-        RuntimeError: if a command fails or prints no score; the message holds the end of what it printed.
+        ProgramFailed: if a command fails or prints no score; the message holds the end of what it printed.
     """
     files = {name: directory / f"{name}.txt" for name in FILES[:3]} | {"instances": directory / "instances.log"}
     if metrics:
@@ -86,13 +87,13 @@ def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:
     try:
         result = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise RuntimeError(f"extra_metrics.{name}: {words[0]} cannot be started: {error}") from error
+        raise ProgramFailed(f"extra_metrics.{name}: {words[0]} cannot be started: {error}") from error
     score = _find_score(result.stdout, metric.after)
     if result.returncode or score is None:
         missing = "printed no number" + (f" after {metric.after!r}" if metric.after else "")
         reason = f"stopped with code {result.returncode}" if result.returncode else missing
         tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
-        raise RuntimeError(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail}")
+        raise ProgramFailed(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail}")
     return score
 
 

@@ -9,11 +9,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from datasets import Dataset
 
+from simulmask_plugin import evaluation as evaluation_module
 from simulmask_plugin import factory, training_data
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation import check_evaluation, load_evaluation
 from simulmask_plugin.families import check_attention, tiny_config
 from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.sessions import Decision
 
@@ -456,3 +458,17 @@ def test_damaged_settings_are_refused(evaluation, tmp_path):
 def test_evaluation_yaml_that_is_missing_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
         load_evaluation(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(("prediction", "message"), [("", "the model wrote nothing for any sentence"), ("A", "^why$")])
+def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatch, prediction, message):
+    """SimulEval then fails for want of a latency."""
+
+    def fail(name, command, log, environment):
+        (log.parent / "instances.log").write_text(json.dumps({"prediction": prediction}) + "\n")
+        raise ProgramFailed("why")
+
+    evaluation()
+    monkeypatch.setattr(evaluation_module, "run_program", fail)
+    with pytest.raises(ProgramFailed, match=message):
+        evaluation_module.run_evaluation(tmp_path / "eval.yaml")

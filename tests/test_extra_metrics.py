@@ -9,6 +9,7 @@ import pytest
 from simulmask_plugin.curves import read_scores, run_curve
 from simulmask_plugin.evaluation import Score, write_scores
 from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
+from simulmask_plugin.programs import ProgramFailed
 
 INSTANCES = [
     {"source": "a b", "prediction": "x y z", "reference": "x y\n"},
@@ -30,7 +31,7 @@ def test_score_may_stand_after_a_text(tmp_path):
     code = "print('AL (CU)  2.5'); print('YAAL (CU)   2.9206'); print('YAAL (CA) -4.6')"
     metric = {"command": python(code), "after": "YAAL (CU)"}
     assert run_metrics({"YAAL": metric}, INSTANCES, tmp_path) == {"YAAL": 2.9206}
-    with pytest.raises(RuntimeError, match=r"printed no number after 'XAAL'"):
+    with pytest.raises(ProgramFailed, match=r"printed no number after 'XAAL'"):
         run_metrics({"YAAL": metric | {"after": "XAAL"}}, INSTANCES, tmp_path)
 
 
@@ -60,7 +61,7 @@ def test_the_same_command_is_not_run_again_and_another_one_is(tmp_path):
     ],
 )
 def test_a_command_that_fails_is_told(tmp_path, command, message):
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(ProgramFailed, match=message):
         run_metrics({"COMET": command}, INSTANCES, tmp_path)
 
 

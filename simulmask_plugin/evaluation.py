@@ -22,7 +22,7 @@ from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.report import draw_curve, write_report
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.units import CHARACTER
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
 LATENCY_UNITS = ("word", "char")
@@ -76,13 +76,8 @@ class EvaluationConfig:
         Raises:
             ValueError: naming the file and the key that is unknown, missing or bad.
         """
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}.")
-        for key in ("model", "source", "target", "output", "policies"):
-            if not values.get(key):
-                raise ValueError(f"{where}: the key {key} is missing or empty.")
+        needed = ("model", "source", "target", "output", "policies")
+        check_keys(values, known=(f.name for f in fields(cls)), needed=needed, where=where)
         if not isinstance(values["policies"], list) or not all(isinstance(p, Mapping) for p in values["policies"]):
             raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
         if values.get("latency_unit") not in (None, *LATENCY_UNITS):

@@ -13,7 +13,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation import EvaluationConfig
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 KINDS = ("train", "export")
 NAME = re.compile(r"[\w.+-]+(?: [\w.+-]+)*")
@@ -89,13 +89,8 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
         ValueError: saying what is wrong, and where.
     """
     values = read_yaml(path, list(overrides))
-    known = [f.name for f in fields(Study)]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}; known keys: {', '.join(known)}.")
-    for key in ("output", "models", "systems", "plain", "reference"):
-        if not values.get(key):
-            raise ValueError(f"{path}: the key {key} is missing or empty.")
+    needed = ("output", "models", "systems", "plain", "reference")
+    check_keys(values, known=(f.name for f in fields(Study)), needed=needed, where=path)
     for key in ("models", "systems"):
         for name in values[key]:
             if not NAME.fullmatch(str(name)):

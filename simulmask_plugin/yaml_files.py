@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,18 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def check_keys(values: Mapping[str, Any], *, known: Iterable[str], needed: Iterable[str], where: str) -> None:
+    """Check the keys of a YAML.
+
+    Raises:
+        ValueError: naming the file and the first key that is unknown, or missing or empty.
+    """
+    known = list(known)
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}.")
+    for key in needed:
+        if not values.get(key):
+            raise ValueError(f"{where}: the key {key} is missing or empty.")

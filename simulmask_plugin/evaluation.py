@@ -128,6 +128,16 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
         if "policy" not in policy and "latency" not in policy:
             raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
         Decision.from_dict(policy).check(settings)
+    check_texts(config)
+    return settings
+
+
+def check_texts(config: EvaluationConfig) -> None:
+    """Check that source and target exist and are line-aligned.
+
+    Raises:
+        ValueError: naming the files.
+    """
     counts = {}
     for side in ("source", "target"):
         path = Path(getattr(config, side))
@@ -139,7 +149,6 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
             f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "
             "source and target must be line-aligned."
         )
-    return settings
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:

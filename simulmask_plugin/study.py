@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.evaluation import EvaluationConfig
+from simulmask_plugin.evaluation import EvaluationConfig, check_texts
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.yaml_files import check_keys, read_yaml
@@ -160,11 +160,12 @@ def _check(study: Study, path: str) -> None:
         trained = [stage for stage in study.models[system.model] if stage.kind == "train"][-1]
         # of the prompt, which only the tokenizer can tell, no policy needs anything
         settings = ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
-        for policy in system.evaluation.policies:
-            try:
+        try:
+            check_texts(system.evaluation)
+            for policy in system.evaluation.policies:
                 Decision.from_dict(policy).check(settings)
-            except ValueError as error:
-                raise ValueError(f"{path}: systems.{name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: systems.{name}: {error}") from error
     reference, run = study.reference_run
     runs = {name: [Decision.from_dict(p).name for p in s.evaluation.policies] for name, s in study.systems.items()}
     if reference not in runs or run not in (None, *runs[reference]):

@@ -17,6 +17,9 @@ STAGE1, STAGE2, MERGE = (
 @pytest.fixture
 def study(tmp_path):
     """Writes a study with changed keys and loads it."""
+    texts = [tmp_path / "a", tmp_path / "b"]
+    for text in texts:
+        text.write_text("one\n")
 
     def load(*overrides, **changes):
         values = {
@@ -24,7 +27,7 @@ def study(tmp_path):
             "plain": "plain",
             "reference": "SimulMask",
             "training": {"dataset_dir": "here", "max_steps": 7},
-            "evaluation": {"source": "a", "target": "b", "limit": 5},
+            "evaluation": {"source": str(texts[0]), "target": str(texts[1]), "limit": 5},
             "models": {
                 "plain": [{"train": STAGE1, "simulmask.policy": "offline", "simulmask.k": None}],
                 "two stages": [{"train": STAGE1, "simulmask.k": 5}, {"train": STAGE2}, {"export": MERGE}],
@@ -56,7 +59,7 @@ def test_systems_stream_the_last_stage_of_their_model(study, tmp_path):
     system = study("threads=3").systems["SimulMask"]
     assert system.evaluation.model == str(tmp_path / "out" / "models" / "two stages" / "stage3")
     assert system.evaluation.output == str(tmp_path / "out" / "systems" / "SimulMask")
-    assert (system.evaluation.source, system.evaluation.limit, system.evaluation.threads) == ("a", 5, 3)
+    assert (system.evaluation.source, system.evaluation.limit, system.evaluation.threads) == (str(tmp_path / "a"), 5, 3)
 
 
 def test_overrides_reach_every_depth(study):
@@ -105,6 +108,7 @@ BAD = {
         {"systems": {"a": {"model": "plain", "policies": [{"latency": "low"}]}}},
         r"systems\.a: latency has no meaning for a model of layout: prefix",
     ),
+    "missing text": ({"systems": {"a": {**OFFLINE, "source": "none"}}}, r"systems\.a: source: none: no such file"),
     "unknown plain": ({"plain": "base"}, r"plain: unknown model 'base'; expected one of plain, two stages"),
     "unknown reference": (
         {"reference": "SimulMask/wait_k-9"},
@@ -119,9 +123,14 @@ def test_bad_study_is_refused(study, changes, message):
         study(**changes)
 
 
-def test_study_of_the_toy_is_accepted(monkeypatch):
+def test_study_of_the_toy_is_accepted(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    study = load_study("yaml_configs/toy_compare.yaml")
+    texts = [tmp_path / "source", tmp_path / "target"]
+    for text in texts:
+        text.write_text("one\n")
+    study = load_study(
+        "yaml_configs/toy_compare.yaml", [f"evaluation.source={texts[0]}", f"evaluation.target={texts[1]}"]
+    )
     assert {system.model for system in study.systems.values()} == set(study.models)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import yaml
@@ -31,16 +33,28 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if a training, a merge or SimulEval fails; the message holds the end of its log.
     """
     study = load_study(path, overrides)
-    with ThreadPoolExecutor(study.jobs) as pool:
-        futures = {name: pool.submit(_run_model, study, name) for name in study.models}
+    failed = Event()
+
+    def run(name: str) -> tuple[Training, list[Run]]:
+        if failed.is_set():
+            raise CancelledError
         try:
-            trainings, runs = {}, []
-            for name, future in futures.items():
-                trainings[name], of_model = future.result()
-                runs += of_model
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            return _run_model(study, name)
+        except Exception as error:
+            failed.set()
+            reason = str(error).splitlines()[0]
+            print(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.", flush=True)
             raise
+
+    with ThreadPoolExecutor(study.jobs) as pool:
+        futures = {name: pool.submit(run, name) for name in study.models}
+    errors = [future.exception() for future in futures.values()]
+    for error in errors:
+        if error is not None and not isinstance(error, CancelledError):
+            raise error
+    results = {name: future.result() for name, future in futures.items()}
+    trainings = {name: training for name, (training, _) in results.items()}
+    runs = [run for _, of_model in results.values() for run in of_model]
     written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs))
     print(f"Comparison: {', '.join(map(str, written))}")
     return 0
@@ -109,7 +123,8 @@ def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> N
     values = {**stage.values, ("output_dir" if stage.kind == "train" else "export_dir"): str(folder)}
     if stage.kind == "train":
         values |= {"include_num_input_tokens_seen": "non_padding", "overwrite_output_dir": False}
-    _check_same(values, config)
+    checkpoint = _last_checkpoint(folder)
+    _write_config(values, config, is_needed=log.is_file() or checkpoint is not None)
     if log.is_file():
         print(f"{title}: done before", flush=True)
         return
@@ -117,18 +132,36 @@ def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> N
     start = time.monotonic()
     unfinished = log.with_suffix(".unfinished")
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
-    if stage.kind == "train":
-        command += resume_options(values, folder)
+    if stage.kind == "train" and checkpoint is not None and not values.get("save_only_model"):
+        _resumed(folder).touch()
+        command.append(f"resume_from_checkpoint={checkpoint}")
+    elif stage.kind == "train" and folder.is_dir():
+        command.append("overwrite_output_dir=true")  # begun and killed, with nothing that one could go on with
     run_program(title, command, unfinished, {"OMP_NUM_THREADS": str(threads)} if threads else {})
     unfinished.replace(log)
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-def _check_same(values: Mapping[str, Any], config: Path) -> None:
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    if not config.is_file():
+def _last_checkpoint(folder: Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _resumed(folder: Path) -> Path:
+    """A file that says that a training was interrupted; LLaMA-Factory's time is then that of its last part."""
+    return folder.with_name(f"{folder.name}.resumed")
+
+
+def _write_config(values: Mapping[str, Any], config: Path, *, is_needed: bool) -> None:
+    """Write the YAML of a stage; one that a model or a checkpoint was made with stays as it is.
+
+    Raises:
+        ValueError: if that one says otherwise.
+    """
+    if not is_needed:
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(text, encoding="utf-8")
+        config.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
         return
     before = yaml.safe_load(config.read_text(encoding="utf-8"))
     changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))
@@ -139,18 +172,9 @@ def _check_same(values: Mapping[str, Any], config: Path) -> None:
         )
 
 
-def resume_options(values: Mapping[str, Any], folder: Path) -> list[str]:
-    """Overrides for an interrupted training: go on from its last checkpoint, or start again where there is none."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if not folder.is_dir():
-        return []
-    checkpoint = None if values.get("save_only_model") else get_last_checkpoint(str(folder))
-    return [f"resume_from_checkpoint={checkpoint}"] if checkpoint else ["overwrite_output_dir=true"]
-
-
 def _training(folder: Path) -> Training:
     results, state = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in ("train_results.json", TRAINING_STATE)
     )
-    return Training(results["epoch"], results["train_runtime"], state["num_input_tokens_seen"])
+    seconds = math.nan if _resumed(folder).is_file() else results["train_runtime"]
+    return Training(results["epoch"], seconds, state["num_input_tokens_seen"])

@@ -33,7 +33,7 @@ class Training:
 
     Attributes:
         epochs: passes over the data, as LLaMA-Factory counts them (of prefix pairs, over all pairs).
-        seconds: time of the training loops.
+        seconds: time of the training loops; NaN for a training that was interrupted, whose parts nobody added up.
         tokens: tokens that the model was fed, padding left out.
     """
 
@@ -148,8 +148,8 @@ REPORT = """<!doctype html>
 </style>
 <h1>{{ study }}</h1>
 <p>{{ sentences }} sentences. Latency in source units. p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.
-Time and tokens of training: one epoch as a multiple of one of {{ plain }}; an epoch of prefix pairs passes over all
-pairs.</p>
+Time and tokens of training: one epoch as a multiple of one of {{ plain }}; an epoch is a pass over all rows, of prefix
+pairs over all pairs, and of chunks over every latency of a sentence. No time: the training was interrupted.</p>
 {{ table | safe }}
 <p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
 <h2>Models</h2>

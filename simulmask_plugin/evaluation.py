@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -26,6 +27,7 @@ from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
 LATENCY_UNITS = ("word", "char")
+DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("torch", "transformers", "sacrebleu", "simuleval")
 
 
@@ -123,32 +125,52 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
         ValueError: saying what is wrong.
     """
     settings = ModelSettings.load(config.model)
-    settings.check_overrides(config.simulmask)
-    for policy in config.policies:
-        if "policy" not in policy and "latency" not in policy:
-            raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
-        Decision.from_dict(policy).check(settings)
-    check_texts(config)
+    check_for_model(config, settings)
     return settings
 
 
-def check_texts(config: EvaluationConfig) -> None:
-    """Check that source and target exist and are line-aligned.
+def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
+    """Check an evaluation of a model with these settings, which need not exist yet.
 
     Raises:
-        ValueError: naming the files.
+        ValueError: saying what is wrong.
     """
+    settings.check_overrides(config.simulmask)
+    names = []
+    for policy in config.policies:
+        if "policy" not in policy and "latency" not in policy:
+            raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
+        decision = Decision.from_dict(policy)
+        decision.check(settings)
+        names.append(decision.name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
+    for key in ("limit", "jobs", "threads", "max_target_tokens"):
+        value = getattr(config, key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{key} must be an integer of at least 1, got {value!r}.")
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")
+    num_lines = _check_texts(config)
+    if config.limit is not None and config.limit > num_lines:
+        raise ValueError(f"limit is {config.limit}, but {config.source} has {num_lines} lines.")
+
+
+def _check_texts(config: EvaluationConfig) -> int:
+    """Return the number of lines of source and target."""
     counts = {}
     for side in ("source", "target"):
         path = Path(getattr(config, side))
         if not path.is_file():
             raise ValueError(f"{side}: {path}: no such file.")
-        counts[side] = len(path.read_text(encoding="utf-8").splitlines())
+        with path.open(encoding="utf-8") as file:  # counts as SimulEval does: U+2028 and the like end no line
+            counts[side] = sum(1 for _ in file)
     if counts["source"] != counts["target"]:
         raise ValueError(
             f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "
             "source and target must be line-aligned."
         )
+    return counts["source"]
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
@@ -179,8 +201,6 @@ def evaluate(config: EvaluationConfig, title: str = "") -> list[Score]:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     names = [Decision.from_dict(policy).name for policy in config.policies]
-    if len(set(names)) < len(names):
-        raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
 
     def run(index: int) -> Score:
         score = run_policy(config, settings, config.policies[index], output / names[index])
@@ -219,7 +239,8 @@ def _check_same_settings(
         "trained": json.loads(json.dumps(asdict(settings))),
         "weights": [[w.name, w.stat().st_size, int(w.stat().st_mtime)] for w in weights],
     }
-    if not path.is_file():
+    instances = path.with_name("instances.log")
+    if not path.is_file() or not instances.is_file() or not instances.stat().st_size:  # nothing hangs on it yet
         path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -234,7 +255,6 @@ def _check_same_settings(
 def _run_simuleval(
     config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], directory: Path
 ) -> None:
-    _trim_logs(directory)
     command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
     options = {
         "model": config.model,
@@ -260,10 +280,12 @@ def _run_simuleval(
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
     try:
-        run_program("SimulEval", command, directory / "simuleval.log", threads)
+        log = directory / "simuleval.log"
+        run_program("SimulEval", command, log, threads, prepare=partial(_trim_logs, directory))
     except ProgramFailed as error:
         instances = directory / "instances.log"
-        if not instances.is_file() or any(one["prediction"].strip() for one in read_lines(instances)):
+        written = [one["prediction"].strip() for one in read_lines(instances)] if instances.is_file() else []
+        if len(written) < (config.limit or _check_texts(config)) or any(written):
             raise
         raise ProgramFailed(
             f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "
@@ -277,16 +299,17 @@ def _trim_logs(directory: Path) -> None:
     if not instances.is_file():
         sessions.unlink(missing_ok=True)
         return
-    whole = [line for line in instances.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    instances.write_text("".join(whole), encoding="utf-8")
-    if sessions.is_file():
-        lines = sessions.read_text(encoding="utf-8").splitlines(keepends=True)
-        sessions.write_text("".join(lines[: len(whole)]), encoding="utf-8")
+    *whole, _ = instances.read_text(encoding="utf-8").split("\n")
+    for path in (instances, sessions):
+        if path.is_file():
+            lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+            path.write_text("".join(f"{line}\n" for line in lines[: len(whole)]), encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a log of one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def translations(instances: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

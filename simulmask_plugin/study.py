@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.evaluation import EvaluationConfig, check_texts
+from simulmask_plugin.evaluation import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 KINDS = ("train", "export")
-NAME = re.compile(r"[\w.+-]+(?: [\w.+-]+)*")
+SAME_FOR_ALL = ("source", "target", "limit")
+"""Of an evaluation: runs over other sentences cannot be compared."""
+NAME = re.compile(r"\w[\w.+-]*(?: [\w.+-]+)*")
 """Of models and systems, which are folders, too."""
 
 
@@ -91,6 +93,16 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
     values = read_yaml(path, list(overrides))
     needed = ("output", "models", "systems", "plain", "reference")
     check_keys(values, known=(f.name for f in fields(Study)), needed=needed, where=path)
+    for key in ("models", "systems", "training", "evaluation"):
+        if not isinstance(values.get(key, {}), dict):
+            raise ValueError(f"{path}: {key} must be a mapping of keys to values, got {values[key]!r}.")
+    for key in ("output", "plain", "reference"):
+        if not isinstance(values[key], str):
+            raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
+    for key in ("jobs", "threads"):
+        number = values.get(key)
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ValueError(f"{path}: {key} must be an integer of at least 1, got {number!r}.")
     for key in ("models", "systems"):
         for name in values[key]:
             if not NAME.fullmatch(str(name)):
@@ -114,7 +126,7 @@ def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[
         raise ValueError(f"{where} must be a list of stages such as [{{train: stage1.yaml, simulmask.k: 3}}].")
     result: list[Stage] = []
     for number, stage in enumerate(stages, 1):
-        kinds = [kind for kind in KINDS if kind in stage]
+        kinds = [kind for kind in KINDS if isinstance(stage.get(kind), str)]
         if len(kinds) != 1:
             raise ValueError(f"{where}, stage {number}: expected one of {' and '.join(KINDS)}, got {dict(stage)!r}.")
         own = {key: value for key, value in stage.items() if key != kinds[0]}
@@ -139,9 +151,12 @@ def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[
 def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: str) -> System:
     if not isinstance(system, Mapping) or "model" not in system:
         raise ValueError(f"{where} must be a mapping such as {{model: NAME, policies: [{{policy: wait_k, k: 3}}]}}.")
-    if system["model"] not in values["models"]:
+    if not isinstance(system["model"], str) or system["model"] not in values["models"]:
         raise ValueError(f"{where}: unknown model {system['model']!r}; expected one of {', '.join(values['models'])}.")
     own = {key: value for key, value in system.items() if key != "model"}
+    for key in SAME_FOR_ALL:
+        if key in own:
+            raise ValueError(f"{where}: {key} must be the same for all systems; set it in evaluation:.")
     shared = {"threads": values.get("threads"), **values.get("evaluation", {})}
     model = model_folder(Path(values["output"]), system["model"], len(values["models"][system["model"]]))
     config = EvaluationConfig.from_dict({**shared, **own, "model": str(model), "output": str(output)}, where)
@@ -161,9 +176,7 @@ def _check(study: Study, path: str) -> None:
         # of the prompt, which only the tokenizer can tell, no policy needs anything
         settings = ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
         try:
-            check_texts(system.evaluation)
-            for policy in system.evaluation.policies:
-                Decision.from_dict(policy).check(settings)
+            check_for_model(system.evaluation, settings)
         except ValueError as error:
             raise ValueError(f"{path}: systems.{name}: {error}") from error
     reference, run = study.reference_run

@@ -42,7 +42,7 @@ def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, d
 
 def _check_json(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    lines = [text] if text.lstrip().startswith("[") else text.splitlines()
+    lines = [text] if text.lstrip().startswith("[") else text.split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             json.loads(line)

@@ -427,6 +427,11 @@ EVALUATIONS = {
         r"simulmask\.positions is 'contiguous', but the model was trained with 'group' \(simulmask\.json\); remove",
     ),
     "unknown key of the block": ({"simulmask": {"position": "group"}}, r"Unknown key simulmask\.position; known"),
+    "limit of zero": ({"limit": 0}, r"limit must be an integer of at least 1, got 0"),
+    "limit beyond the end": ({"limit": 3}, r"limit is 3, but .*test\.source has 2 lines"),
+    "jobs that are no number": ({"jobs": "all"}, r"jobs must be an integer of at least 1, got 'all'"),
+    "unknown dtype": ({"dtype": "int4"}, r"dtype: unknown value 'int4'; expected one of float32, bfloat16, float16"),
+    "policy twice": ({"policies": [{"policy": "offline"}] * 2}, r"the same policy stands there twice"),
     "missing file": ({"source": "none.txt"}, r"source: none\.txt: no such file"),
 }
 
@@ -441,6 +446,11 @@ def test_files_of_different_length_are_refused(evaluation, tmp_path):
     (tmp_path / "test.target").write_text("A B\n")
     with pytest.raises(ValueError, match=r"test\.source has 2 lines, but .*test\.target has 1; .*line-aligned"):
         evaluation()
+
+
+def test_lines_are_counted_as_simuleval_reads_them(evaluation, tmp_path):
+    (tmp_path / "test.source").write_text("a\u2028b\nc d\n")
+    assert evaluation().config.k == 3
 
 
 def test_model_without_its_settings_is_refused(evaluation, tmp_path):
@@ -460,15 +470,30 @@ def test_evaluation_yaml_that_is_missing_is_refused(tmp_path):
         load_evaluation(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize(("prediction", "message"), [("", "the model wrote nothing for any sentence"), ("A", "^why$")])
-def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatch, prediction, message):
-    """SimulEval then fails for want of a latency."""
+@pytest.mark.parametrize(
+    ("predictions", "message"),
+    [(["", ""], "the model wrote nothing for any sentence"), (["", "A"], "^why$"), ([""], "^why$"), ([], "^why$")],
+)
+def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatch, predictions, message):
+    """SimulEval then fails for want of a latency; other failures are told as they are."""
 
-    def fail(name, command, log, environment):
-        (log.parent / "instances.log").write_text(json.dumps({"prediction": prediction}) + "\n")
+    def fail(name, command, log, environment, prepare):
+        lines = [json.dumps({"prediction": prediction}) + "\n" for prediction in predictions]
+        (log.parent / "instances.log").write_text("".join(lines))
         raise ProgramFailed("why")
 
     evaluation()
     monkeypatch.setattr(evaluation_module, "run_program", fail)
     with pytest.raises(ProgramFailed, match=message):
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+
+
+def test_run_that_never_began_does_not_block_its_correction(evaluation, tmp_path, monkeypatch):
+    def fail(name, command, log, environment, prepare):
+        raise ProgramFailed("why")
+
+    monkeypatch.setattr(evaluation_module, "run_program", fail)
+    for changes in ({"device": "cuba"}, {"device": "cpu"}):
+        evaluation(**changes)
+        with pytest.raises(ProgramFailed, match="why"):
+            evaluation_module.run_evaluation(tmp_path / "eval.yaml")

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulmask_plugin.compare import resume_options
 from simulmask_plugin.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +18,7 @@ def study(tmp_path):
     """Writes a study with changed keys and loads it."""
     texts = [tmp_path / "a", tmp_path / "b"]
     for text in texts:
-        text.write_text("one\n")
+        text.write_text("one\n" * 9)
 
     def load(*overrides, **changes):
         values = {
@@ -108,7 +107,31 @@ BAD = {
         {"systems": {"a": {"model": "plain", "policies": [{"latency": "low"}]}}},
         r"systems\.a: latency has no meaning for a model of layout: prefix",
     ),
-    "missing text": ({"systems": {"a": {**OFFLINE, "source": "none"}}}, r"systems\.a: source: none: no such file"),
+    "models that are a list": ({"models": [PLAIN]}, r"study\.yaml: models must be a mapping of keys to values"),
+    "training that is a text": ({"training": "fast"}, r"study\.yaml: training must be a mapping"),
+    "reference that is no text": ({"reference": 3}, r"study\.yaml: reference must be a text, got 3"),
+    "jobs of zero": ({"jobs": 0}, r"study\.yaml: jobs must be an integer of at least 1, got 0"),
+    "folder above": ({"models": {"..": PLAIN}}, r"models\.\.\.: a name is made of letters"),
+    "stage without a YAML": ({"models": {"plain": [{"train": None}]}}, r"plain, stage 1: expected one of train and"),
+    "model that is a list": (
+        {"systems": {"a": {**OFFLINE, "model": ["plain"]}}},
+        r"systems\.a: unknown model \['plain'",
+    ),
+    "other sentences": (
+        {"systems": {"a": {**OFFLINE, "limit": 3}}},
+        r"systems\.a: limit must be the same for all systems",
+    ),
+    "policy twice": (
+        {"systems": {"a": {**OFFLINE, "policies": [{"policy": "offline"}] * 2}}},
+        r"systems\.a: policies: the same policy stands there twice \(offline, offline\)",
+    ),
+    "policy without a name": ({"systems": {"a": {**OFFLINE, "policies": [{}]}}}, r"systems\.a: .*needs a policy"),
+    "unknown dtype": ({"systems": {"a": {**OFFLINE, "dtype": "int4"}}}, r"systems\.a: dtype: unknown value 'int4'"),
+    "contradiction": (
+        {"systems": {"a": {**OFFLINE, "simulmask": {"positions": "group"}}}},
+        r"systems\.a: simulmask\.positions is 'group', but the model was trained with 'modified_alibi'",
+    ),
+    "missing text": ({"evaluation": {"source": "none", "target": "none"}}, r"offline: source: none: no such file"),
     "unknown plain": ({"plain": "base"}, r"plain: unknown model 'base'; expected one of plain, two stages"),
     "unknown reference": (
         {"reference": "SimulMask/wait_k-9"},
@@ -132,12 +155,3 @@ def test_study_of_the_toy_is_accepted(monkeypatch, tmp_path):
         "yaml_configs/toy_compare.yaml", [f"evaluation.source={texts[0]}", f"evaluation.target={texts[1]}"]
     )
     assert {system.model for system in study.systems.values()} == set(study.models)
-
-
-def test_interrupted_training_goes_on_from_its_last_checkpoint(tmp_path):
-    folder = tmp_path / "stage1"
-    assert resume_options({}, folder) == []
-    for step in (20, 100):
-        (folder / f"checkpoint-{step}").mkdir(parents=True)
-    assert resume_options({}, folder) == [f"resume_from_checkpoint={folder / 'checkpoint-100'}"]
-    assert resume_options({"save_only_model": True}, folder) == ["overwrite_output_dir=true"]

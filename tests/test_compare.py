@@ -1,0 +1,118 @@
+"""Running a study, with programs that only leave behind what LLaMA-Factory would."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from simulmask_plugin import compare
+from simulmask_plugin.programs import ProgramFailed
+
+ROOT = Path(__file__).parents[1]
+STAGE1 = str(ROOT / "yaml_configs" / "toy_wait_k_stage1_full.yaml")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Runs a study of two models; returns the commands of its programs and the trainings of its comparison."""
+    for name in "ab":
+        (tmp_path / name).write_text("one\n")
+
+    def run(*overrides, fails=(), **stage):
+        offline = {"policies": [{"policy": "offline"}]}
+        values = {
+            "output": str(tmp_path / "out"),
+            "plain": "first",
+            "reference": "first",
+            "evaluation": {"source": str(tmp_path / "a"), "target": str(tmp_path / "b")},
+            "models": {name: [{"train": STAGE1, **stage}] for name in ("first", "second")},
+            "systems": {name: {"model": name, **offline} for name in ("first", "second")},
+        }
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        commands, trainings = [], {}
+
+        def train(title, command, log, environment):
+            commands.append(command[3:])
+            name = title.partition(":")[0]
+            if name in fails:
+                raise ProgramFailed(f"{title} stopped\nbecause")
+            folder = tmp_path / "out" / "models" / name / "stage1"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "train_results.json").write_text(json.dumps({"epoch": 1.0, "train_runtime": 5.0}))
+            (folder / "trainer_state.json").write_text(json.dumps({"num_input_tokens_seen": 7}))
+            log.touch()
+
+        monkeypatch.setattr(compare, "run_program", train)
+
+        def stream(config, title):
+            folder = Path(config.output, "offline")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "instances.log").touch()
+            return [SimpleNamespace(name="offline")]
+
+        monkeypatch.setattr(compare, "evaluate", stream)
+        monkeypatch.setattr(compare, "_comparison", lambda study, path, found, runs: trainings.update(found))
+        monkeypatch.setattr(compare, "write_comparison", lambda output, comparison: [])
+        try:
+            compare.run_compare(str(tmp_path / "study.yaml"), overrides)
+        finally:
+            run.commands = commands
+        return commands, trainings
+
+    return run
+
+
+def config(tmp_path, name):
+    return str(tmp_path / "out" / "models" / name / "stage1.yaml")
+
+
+def test_finished_stages_are_not_repeated(study, tmp_path):
+    commands, trainings = study()
+    assert commands == [["train", config(tmp_path, name)] for name in ("first", "second")]
+    assert trainings["first"].seconds == 5 and trainings["first"].tokens == 7
+    assert study()[0] == []
+
+
+def test_no_model_is_begun_after_one_has_failed(study, capsys):
+    with pytest.raises(ProgramFailed, match="first: stage 1 of 1"):
+        study(fails=("first",))
+    assert len(study.commands) == 1
+    assert "first failed: first: stage 1 of 1 (train) stopped\n" in capsys.readouterr().out
+
+
+def test_training_that_never_began_does_not_block_its_correction(study, tmp_path):
+    with pytest.raises(ProgramFailed):
+        study(fails=("first",), learning_rate=3)
+    study(learning_rate=0.3)
+    assert yaml.safe_load(Path(config(tmp_path, "first")).read_text())["learning_rate"] == 0.3
+
+
+def test_other_settings_are_refused_once_a_model_is_there(study):
+    study()
+    with pytest.raises(ValueError, match=r"with other settings \(max_steps changed since stage1\.yaml\)"):
+        study("training.max_steps=9")
+
+
+def checkpoint(tmp_path, name="checkpoint-20"):
+    folder = tmp_path / "out" / "models" / "first" / "stage1" / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint_and_has_no_time(study, tmp_path):
+    with pytest.raises(ProgramFailed):
+        study(fails=("first",), save_only_model=False)
+    last = checkpoint(tmp_path)
+    commands, trainings = study(save_only_model=False)
+    assert commands[0] == ["train", config(tmp_path, "first"), f"resume_from_checkpoint={last}"]
+    assert math.isnan(trainings["first"].seconds) and trainings["second"].seconds == 5
+
+
+def test_interrupted_training_without_a_checkpoint_begins_again(study, tmp_path):
+    with pytest.raises(ProgramFailed):
+        study(fails=("first",))
+    checkpoint(tmp_path, "half_a_file")
+    assert study()[0][0] == ["train", config(tmp_path, "first"), "overwrite_output_dir=true"]

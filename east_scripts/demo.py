@@ -45,6 +45,18 @@ class Step:
     command: tuple[str, ...]
     result: Path
 
+    @property
+    def first_line(self) -> str:
+        """What its log begins with."""
+        return " ".join(["$", *self.command]) + "\n"
+
+    def is_done(self, log: Path) -> bool:
+        """Whether this command, and no other, has run and left its result behind."""
+        if not (log.is_file() and self.result.exists()):
+            return False
+        with log.open(encoding="utf-8", errors="replace") as file:
+            return file.readline() == self.first_line
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -255,7 +267,7 @@ def run_steps(steps: list[Step], logs: Path) -> None:
     for number, step in enumerate(steps, 1):
         log = logs / f"{number}_{step.name}.log"
         print(f"[{number}/{len(steps)}] {step.title} ... ", end="", flush=True)
-        if log.is_file() and step.result.exists() and log.stat().st_mtime >= previous:
+        if step.is_done(log) and log.stat().st_mtime >= previous:
             print("done before", flush=True)
         else:
             start = time.monotonic()
@@ -278,7 +290,8 @@ def run_step(step: Step, log: Path) -> None:
         }
     )
     with unfinished.open("w", encoding="utf-8") as file:
-        print("$", *step.command, file=file, flush=True)
+        file.write(step.first_line)
+        file.flush()
         code = subprocess.run(step.command, env=environment, stdout=file, stderr=file, check=False).returncode
     if code or not step.result.exists():
         tail = "\n".join(unfinished.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])

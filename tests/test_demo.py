@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +36,13 @@ def test_finished_step_is_not_repeated(demo, steps, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/2] making first ... ") and lines[0].endswith(" s")
     assert lines[2:] == ["[1/2] making first ... done before", "[2/2] making second ... done before"]
+
+
+def test_step_with_another_command_is_done_again(demo, steps, tmp_path):
+    demo.run_steps(steps, tmp_path / "logs")
+    other = replace(steps[1], command=(*steps[1].command, "--chunks"))
+    demo.run_steps([steps[0], other], tmp_path / "logs")
+    assert [step.result.read_text() for step in steps] == ["ran ", "ran ran "]
 
 
 def test_log_begins_with_the_command(demo, steps, tmp_path):

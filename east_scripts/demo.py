@@ -46,8 +46,8 @@ class Step:
     result: Path
 
     @property
-    def first_line(self) -> str:
-        """What its log begins with."""
+    def beginning(self) -> str:
+        """What its log begins with: the command."""
         return " ".join(["$", *self.command]) + "\n"
 
     def is_done(self, log: Path) -> bool:
@@ -55,7 +55,7 @@ class Step:
         if not (log.is_file() and self.result.exists()):
             return False
         with log.open(encoding="utf-8", errors="replace") as file:
-            return file.readline() == self.first_line
+            return file.read(len(self.beginning)) == self.beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ def run_step(step: Step, log: Path) -> None:
         }
     )
     with unfinished.open("w", encoding="utf-8") as file:
-        file.write(step.first_line)
+        file.write(step.beginning)
         file.flush()
         code = subprocess.run(step.command, env=environment, stdout=file, stderr=file, check=False).returncode
     if code or not step.result.exists():

@@ -93,7 +93,7 @@ def _add_validate(commands: Commands) -> None:
         commands,
         "validate",
         "check a training or evaluation YAML without a GPU and without weights",
-        "simulmask validate yaml_configs/toy_wait_k.yaml simulmask.k=5",
+        "simulmask validate yaml_configs/toy_wait_k_stage1_full.yaml simulmask.k=5",
     )
     _add_config(parser)
     parser.set_defaults(run=_validate)

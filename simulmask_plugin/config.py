@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin import __version__
-from simulmask_plugin.policies import PARAMETERS, POLICIES, SCHEDULE, Policy, check_positive, make_policy
+from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, check_positive, make_policy, parameters_of
 from simulmask_plugin.prompts import (
     INTERLEAVED_INSTRUCTION,
     LATENCIES,
@@ -178,7 +178,7 @@ class SimulMaskConfig:
             )
 
     def _check_parameters(self) -> None:
-        expected = PARAMETERS.get(self.policy, ())
+        expected = parameters_of(self.policy)
         for key in ("k", "n"):
             value = getattr(self, key)
             if key in expected and value is None:
@@ -214,9 +214,10 @@ class SimulMaskConfig:
         """The policies to draw from, one per example and epoch; empty where g comes from the data."""
         if self.has_schedule_column:
             return ()
+        parameters = {key: getattr(self, key) for key in parameters_of(self.policy)}
         if isinstance(self.k, tuple):
-            return tuple(make_policy(self.policy, k=k) for k in self.k)
-        return (make_policy(self.policy, **{key: getattr(self, key) for key in PARAMETERS[self.policy]}),)
+            return tuple(make_policy(self.policy, **{**parameters, "k": k}) for k in self.k)
+        return (make_policy(self.policy, **parameters),)
 
     @property
     def has_schedule_column(self) -> bool:
@@ -329,9 +330,12 @@ class ModelSettings:
             config = replace(config, policy=name, k=k, n=n)
         policies = config.policies()
         if len(policies) != 1:
+            why = "whose schedule is a column of the training data"
+            if isinstance(config.k, tuple):
+                why = f"trained with k drawn from {', '.join(map(str, config.k))}"
             raise ValueError(
-                f"The model was trained with policy {config.policy}, k {config.k}, which does not say how to stream; "
-                "choose a policy and its k or n (--policy, --k, --read-n)."
+                f"Policy {config.policy}, {why}, does not say how to stream; choose a policy and its k or n "
+                "(--policy, --k, --read-n)."
             )
         return policies[0]
 

@@ -114,10 +114,12 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
     """
     family = family_of(config)
     if attn_implementation not in family.implementations:
+        name = "eager" if family.flash_attn == "disabled" else family.flash_attn
         raise ValueError(
             f"Attention {attn_implementation!r} cannot take the mask of simultaneous translation for "
             f"{family.model_type}; expected {' or '.join(family.implementations)}. "
-            f"Set `flash_attn: {family.flash_attn}` in the LLaMA-Factory YAML."
+            f"Set `flash_attn: {family.flash_attn}` in a training YAML, "
+            f"`attn_implementation: {name}` in an evaluation YAML."
         )
 
 

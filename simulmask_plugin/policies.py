@@ -7,6 +7,7 @@ Adding a policy is one function and one entry of ``POLICIES``; see docs/add-a-po
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -33,12 +34,18 @@ def offline(t: int) -> float:
 
 
 POLICIES: dict[str, Callable[..., float]] = {"wait_k": wait_k, "read_n": read_n, "offline": offline}
-
-PARAMETERS: dict[str, tuple[str, ...]] = {"wait_k": ("k",), "read_n": ("n",), "offline": ()}
-"""The parameters of each policy, in source units; positive integers."""
+"""Their keyword-only parameters are those of the policy, in source units; positive integers."""
 
 SCHEDULE = "schedule"
 """Name of the policy whose g(t) is a column of the training data; it cannot decide on unseen text."""
+
+
+def parameters_of(name: str) -> tuple[str, ...]:
+    """Return the names of a policy's parameters; none of a name that is not in ``POLICIES``."""
+    if name not in POLICIES:
+        return ()
+    parameters = inspect.signature(POLICIES[name]).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def make_policy(name: str, **parameters: int) -> Policy:
@@ -49,7 +56,7 @@ def make_policy(name: str, **parameters: int) -> Policy:
     """
     if name not in POLICIES:
         raise ValueError(f"Unknown policy {name!r}; expected one of {', '.join(sorted(POLICIES))}.")
-    expected = PARAMETERS[name]
+    expected = parameters_of(name)
     if set(parameters) != set(expected):
         raise ValueError(
             f"Policy {name} takes the parameters ({', '.join(expected) or 'none'}), "

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,9 @@ from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.startup import LlamaFactoryFinder
 
-COMMANDS = ("validate", "show", "parity", "attention", "eval", "verify-merge", "env")
+ROOT = Path(__file__).parents[1]
+
+COMMANDS = ("validate", "show", "parity", "attention", "eval", "curve", "compare", "verify-merge", "env")
 
 RECORD_KEYS = [
     "family",
@@ -51,6 +54,14 @@ def test_help_has_an_example_and_the_exit_codes(capsys, command):
     output = capsys.readouterr().out
     assert f"example: simulmask {' '.join(command)}" in output
     assert "exit codes: 0 ok, 1 a check failed, 2 bad input" in output
+    for path in re.findall(r"yaml_configs/[\w.]+", output):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_command_is_listed_here(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert tuple(re.findall(r"^    (\S+)", capsys.readouterr().out, re.MULTILINE)) == COMMANDS
 
 
 def test_help_imports_nothing_heavy():

@@ -184,10 +184,22 @@ def test_another_policy_may_be_chosen_at_inference(trained, asked, wanted):
     assert settings_of(**trained).inference_policy(**asked)(1) == wanted
 
 
-@pytest.mark.parametrize("trained", [{"policy": "wait_k", "k": "1-9"}, {"policy": "schedule"}])
-def test_training_that_does_not_say_how_to_stream_needs_a_choice(trained):
-    with pytest.raises(ValueError, match="does not say how to stream; choose a policy"):
-        settings_of(**trained).inference_policy()
+@pytest.mark.parametrize(
+    "trained, asked, message",
+    [
+        ({"policy": "wait_k", "k": "1-3"}, None, "Policy wait_k, trained with k drawn from 1, 2, 3, "),
+        ({"policy": "wait_k", "k": "1-3"}, "wait_k", "Policy wait_k, trained with k drawn from 1, 2, 3, "),
+        ({"policy": "schedule"}, None, "Policy schedule, whose schedule is a column of the training data, "),
+        (
+            {"policy": "wait_k", "k": 3},
+            "schedule",
+            "Policy schedule, whose schedule is a column of the training data, ",
+        ),
+    ],
+)
+def test_policy_that_does_not_say_how_to_stream_needs_a_choice(trained, asked, message):
+    with pytest.raises(ValueError, match=f"^{message}does not say how to stream; choose a policy"):
+        settings_of(**trained).inference_policy(asked)
 
 
 @pytest.mark.parametrize(

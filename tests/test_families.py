@@ -34,10 +34,18 @@ def test_check_attention_accepts_what_takes_a_float_mask(name):
 
 @pytest.mark.parametrize("implementation", ["fa2", "flash_attention_2", "flash_attention_3", "flex_attention"])
 @pytest.mark.parametrize(
-    "name, expected, flash_attn", [("llama", "sdpa or eager", "sdpa"), ("mpt", "eager", "disabled")]
+    "name, expected, flash_attn, own",
+    [
+        ("llama", "sdpa or eager", "sdpa", "sdpa"),
+        ("mpt", "eager", "disabled", "eager"),
+        ("gemma2", "sdpa or eager", "disabled", "eager"),
+    ],
 )
-def test_other_attention_is_refused(name, expected, flash_attn, implementation):
-    claim = rf"'{implementation}' cannot .* for {name}; expected {expected}\. Set `flash_attn: {flash_attn}`"
+def test_other_attention_is_refused(name, expected, flash_attn, own, implementation):
+    claim = (
+        rf"'{implementation}' cannot .* for {name}; expected {expected}\. Set `flash_attn: {flash_attn}` in a "
+        rf"training YAML, `attn_implementation: {own}` in an evaluation YAML\.$"
+    )
     with pytest.raises(ValueError, match=claim):
         check_attention(tiny_config(name, 50), implementation)
 

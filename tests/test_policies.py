@@ -1,14 +1,30 @@
 """Policies: the schedule in training and the decision while streaming come from one function."""
 
+import json
 import math
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import average_lagging, lengths
 
-from simulmask_plugin.policies import PARAMETERS, POLICIES, decide, make_policy, offline, read_n, roll_out, wait_k
+from simulmask_plugin import config
+from simulmask_plugin.cli import main
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.policies import (
+    POLICIES,
+    decide,
+    make_policy,
+    offline,
+    parameters_of,
+    read_n,
+    roll_out,
+    wait_k,
+)
+from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import Action, ReadSchedule
 
 ks = st.integers(1, 12)
@@ -68,11 +84,19 @@ def test_nothing_is_read_after_the_source_has_finished(policy, num_read, num_wri
     assert decide(policy, num_read, num_written, source_finished=True) is Action.WRITE
 
 
-def test_every_policy_names_its_parameters():
-    assert PARAMETERS.keys() == POLICIES.keys()
-    for name, parameters in PARAMETERS.items():
-        values = [make_policy(name, **dict.fromkeys(parameters, 2))(t) for t in range(1, 30)]
-        assert values == sorted(values)
+def test_parameters_come_from_the_function():
+    assert {name: parameters_of(name) for name in (*POLICIES, "schedule")} == {
+        "wait_k": ("k",),
+        "read_n": ("n",),
+        "offline": (),
+        "schedule": (),
+    }
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_no_policy_decreases(name):
+    values = [make_policy(name, **dict.fromkeys(parameters_of(name), 2))(t) for t in range(1, 30)]
+    assert values == sorted(values)
 
 
 def test_offline_wants_everything():
@@ -95,3 +119,32 @@ def test_offline_wants_everything():
 def test_bad_policies_are_refused(name, parameters, message):
     with pytest.raises(ValueError, match=message):
         make_policy(name, **parameters)
+
+
+@pytest.fixture
+def catch_up(monkeypatch):
+    """The policy of docs/add-a-policy.md, added as that page says."""
+    page = Path(__file__).parents[1].joinpath("docs/add-a-policy.md").read_text(encoding="utf-8")
+    code, entry = re.search(
+        r"```python\n(.*?)^POLICIES = \{\.\.\., (.*?)\}\n```", page, re.DOTALL | re.MULTILINE
+    ).groups()
+    names = {}
+    exec(code, names)
+    monkeypatch.setitem(POLICIES, "catch_up", eval(f"{{{entry}}}", names)["catch_up"])
+    monkeypatch.setattr(config, "POLICY_NAMES", ("catch_up", *config.POLICY_NAMES))
+    monkeypatch.setattr("simulmask_plugin.cli.POLICY_NAMES", config.POLICY_NAMES)
+
+
+def test_added_policy_works_in_the_block_and_while_streaming(catch_up):
+    block = SimulMaskConfig.from_dict({"policy": "catch_up", "k": [5, 7], "n": 4})
+    assert [[policy(t) for t in (1, 4, 5, 9)] for policy in block.policies()] == [[5, 8, 8, 11], [7, 10, 10, 13]]
+    settings = ModelSettings(block, Prompt("T:", "A:"))
+    assert [settings.inference_policy("catch_up", k=3, n=2)(t) for t in (1, 2, 3)] == [3, 4, 4]
+    with pytest.raises(ValueError, match=r"simulmask\.n is missing: policy catch_up needs it"):
+        SimulMaskConfig.from_dict({"policy": "catch_up", "k": 5})
+
+
+def test_added_policy_is_shown(catch_up, capsys):
+    options = "--policy catch_up --k 3 --n 2 --json --source".split()
+    assert main(["show", *options, "a b c d e f", "--target", "v w x y"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == [3, 4, 4, 5, 5]

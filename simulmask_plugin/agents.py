@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
 from simulmask_plugin.chunked_session import Document
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
+from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, open_session
@@ -54,8 +55,10 @@ class SimulMaskAgent(TextToTextAgent):
         )
         self.decision.check(settings)
         self.document = Document(args.document_units, args.context_sentences) if args.document_units else None
+        # transformers would take sdpa for Gemma 2, too, and leave its soft-capping out
+        attention = args.attn_implementation or family_of(AutoConfig.from_pretrained(args.model)).attention
         self.model = AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=args.attn_implementation
+            args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=attention
         )
         self.model.to(args.device).eval()
         self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model), settings)
@@ -79,7 +82,11 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--target-lang", help="for the prompt; default: as trained")
         parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
         parser.add_argument("--model-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-        parser.add_argument("--attn-implementation", choices=("sdpa", "eager"), help="default: the model's own")
+        parser.add_argument(
+            "--attn-implementation",
+            choices=("sdpa", "eager"),
+            help="default: as in training, sdpa; Gemma 2, BLOOM, MPT: eager",
+        )
         parser.add_argument("--threads", type=int, help="CPU threads")
         parser.add_argument("--session-log", help="JSONL file: cost of every sentence (seconds, calls, FLOPs)")
 

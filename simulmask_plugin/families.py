@@ -52,6 +52,11 @@ class Family:
     sliding_layers: Literal["none", "all", "by_type"] = "none"
     """Layers that `config.sliding_window` limits, "by_type" being those named in `config.layer_types`."""
 
+    @property
+    def attention(self) -> str:
+        """The `attn_implementation` where nothing is said, in training and in streaming."""
+        return "eager" if self.flash_attn == "disabled" else self.flash_attn
+
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -114,12 +119,11 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
     """
     family = family_of(config)
     if attn_implementation not in family.implementations:
-        name = "eager" if family.flash_attn == "disabled" else family.flash_attn
         raise ValueError(
             f"Attention {attn_implementation!r} cannot take the mask of simultaneous translation for "
             f"{family.model_type}; expected {' or '.join(family.implementations)}. "
             f"Set `flash_attn: {family.flash_attn}` in a training YAML, "
-            f"`attn_implementation: {name}` in an evaluation YAML."
+            f"`attn_implementation: {family.attention}` in an evaluation YAML."
         )
 
 

@@ -222,7 +222,7 @@ def _subject_of_model(folder: str, matrix: bool) -> Subject:
     settings = ModelSettings.load(folder)
     model_config = AutoConfig.from_pretrained(folder)
     family = family_of(model_config)
-    attention = family.implementations[0]
+    attention = family.attention
     load = partial(_load_model, folder, attention)
     return Subject(
         family, attention, load, AutoTokenizer.from_pretrained(folder), tuple(_cells(settings, family, matrix))

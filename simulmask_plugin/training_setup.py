@@ -53,7 +53,7 @@ class TrainingSetup:
         """The attention implementation that training will use."""
         family = family_of(self.model_config)
         if self.model_args.flash_attn == "auto":
-            return "eager" if family.flash_attn == "disabled" else family.implementations[0]
+            return family.attention
         return IMPLEMENTATIONS[self.model_args.flash_attn]
 
 

@@ -140,7 +140,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
     model_config = AutoConfig.from_pretrained(config.model)
-    attention = config.attn_implementation or family_of(model_config).implementations[0]
+    attention = config.attn_implementation or family_of(model_config).attention
     check_attention(model_config, attention)
     check_positions(settings.config, model_config)
     decisions = [Decision.from_dict(policy) for policy in config.policies]

@@ -22,6 +22,8 @@ from simulmask_plugin.programs import run_program
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.study import Stage, Study, load_study, model_folder
 
+SHARED = ("source", "target", "limit", "device", "dtype", "max_target_tokens")
+"""Of the evaluations, for the report."""
 TRAINING_STATE = "trainer_state.json"
 
 
@@ -76,6 +78,7 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         reference=study.reference_run,
         bleu=metrics(first, of_first)[0],
         blocks={name: asdict(of_model.config) for name, of_model in settings.items()},
+        evaluation={key: getattr(first, key) for key in SHARED},
         versions=signatures(first, of_first),
     )
 

@@ -75,6 +75,7 @@ class Comparison:
         reference: system, and run or None; see `Study.reference`.
         bleu: the metric.
         blocks: the simulmask: block of every model.
+        evaluation: the keys of an evaluation YAML that all systems share.
         versions: signatures and versions, by name.
     """
 
@@ -85,6 +86,7 @@ class Comparison:
     reference: tuple[str, str | None]
     bleu: BLEU
     blocks: Mapping[str, Mapping[str, Any]]
+    evaluation: Mapping[str, Any]
     versions: Mapping[str, str]
 
 
@@ -157,6 +159,8 @@ pairs over all pairs, and of chunks over every latency of a sentence. No time: t
 <h3>{{ name }}</h3>
 <ul>{% for key, value in block.items() %}<li>{{ key }}: <code>{{ value }}</code></li>{% endfor %}</ul>
 {% endfor %}
+<h2>Evaluation</h2>
+<ul>{% for key, value in evaluation.items() %}<li>{{ key }}: <code>{{ value }}</code></li>{% endfor %}</ul>
 <h2>Signatures and versions</h2>
 <ul>{% for name, value in versions.items() %}<li>{{ name }}: <code>{{ value }}</code></li>{% endfor %}</ul>
 </html>
@@ -182,6 +186,7 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
         table=table.to_html(index=False, border=0, float_format="{:.2f}".format, na_rep=""),
         figure=base64.b64encode(png.read_bytes()).decode(),
         blocks=comparison.blocks,
+        evaluation=comparison.evaluation,
         versions=comparison.versions,
     )
     html.write_text(text, encoding="utf-8")

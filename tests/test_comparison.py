@@ -40,6 +40,7 @@ def comparison():
         reference=reference,
         bleu=BLEU(),
         blocks=blocks,
+        evaluation={"source": "test.en"},
         versions={"torch": "2"},
     )
 
@@ -87,3 +88,4 @@ def test_report_holds_the_figure_and_the_table(comparison, tmp_path):
     assert "<td>wait_k-3-recompute</td>" in text
     assert "&lt;b&gt;" in text and "<b>" not in text, "texts of a YAML are no HTML"
     assert "against masked with the same policy" in text
+    assert "source: <code>test.en</code>" in text

@@ -426,6 +426,10 @@ EVALUATIONS = {
         {"simulmask": {"positions": "contiguous"}},
         r"simulmask\.positions is 'contiguous', but the model was trained with 'group' \(simulmask\.json\); remove",
     ),
+    "another instruction": (
+        {"simulmask": {"instruction": "Say:"}},
+        r"simulmask\.instruction is 'Say:', but the model was trained with 'Translate",
+    ),
     "unknown key of the block": ({"simulmask": {"position": "group"}}, r"Unknown key simulmask\.position; known"),
     "limit of zero": ({"limit": 0}, r"limit must be an integer of at least 1, got 0"),
     "limit beyond the end": ({"limit": 3}, r"limit is 3, but .*test\.source has 2 lines"),

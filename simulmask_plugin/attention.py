@@ -14,16 +14,18 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.config import MODEL_DRIVEN, ModelSettings
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.feeding import ORDER, Feeder
 from simulmask_plugin.layout import SequenceLayout
-from simulmask_plugin.parity import TOLERANCE, forced_session, promises_parity, scored_rows, stream_forced
+from simulmask_plugin.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.parity import training_logits as run_training
 from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, picture_of, shorten_prompt, visible
-from simulmask_plugin.policies import Policy, roll_out
+from simulmask_plugin.policies import Policy, offline, roll_out
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.show import parse_schedule
+from simulmask_plugin.slots import place_order
 from simulmask_plugin.streaming import TARGET_ORDER
 from simulmask_plugin.terminal import console, table, verdict
 
@@ -36,7 +38,8 @@ class Attention:
         layout: of the example.
         schedule: by which it was laid out and streamed.
         training: of the forward pass of training.
-        streaming: of the session; nan in rows that it does not feed (the end of sentence).
+        streaming: of the session; nan in rows that it does not feed: the end of sentence, in the layout
+            ``interleaved`` the write end before it, and source that no row before it sees.
     """
 
     layout: SequenceLayout
@@ -45,10 +48,14 @@ class Attention:
     streaming: Tensor
 
     @property
+    def fed(self) -> Tensor:
+        """True for the rows that streaming feeds, and that are compared."""
+        return ~self.streaming.isnan().all(dim=-1).flatten(0, 1).all(dim=0)
+
+    @property
     def differences(self) -> Tensor:
         """How far both are apart, (layers, heads, fed rows, keys)."""
-        fed = ~self.streaming.isnan().all(dim=-1).flatten(0, 1).all(dim=0)
-        return (self.training - self.streaming)[:, :, fed].abs()
+        return (self.training - self.streaming)[:, :, self.fed].abs()
 
     @property
     def max_abs_diff(self) -> float:
@@ -72,31 +79,32 @@ class Attention:
         return Attention(self.layout, self.schedule, *picked)
 
 
-def compare_attention(model: PreTrainedModel, encoder: ExampleEncoder, row: Row, policy: Policy) -> Attention:
+def compare_attention(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, policy: Policy | None = None
+) -> Attention:
     """Run training and streaming with the same target, and record what each row attends to.
 
     Args:
         model: a causal language model in evaluation mode with eager attention.
-        encoder: of the model, layout ``prefix``.
+        encoder: of the model.
         row: the example.
-        policy: gives the schedule.
+        policy: gives the schedule where the row has none; None: all of the source is read first.
 
     Raises:
-        ValueError: if the layout has no such comparison, the family returns no attention, or a text is empty.
+        ValueError: if there is no such comparison, the family returns no attention, or the text or schedule is wrong.
     """
     config = encoder.settings.config
-    if config.layout != "prefix":
-        raise ValueError(
-            f"The attention is compared for models of layout: prefix, but this one has layout: {config.layout}; "
-            "`simulmask parity --model` compares its logits."
-        )
     if config.prefix_pairs:
         raise ValueError(
             "The attention is compared over whole sentences, but this model was trained with prefix_pairs: true, which "
             "has none; `simulmask parity --model` compares its logits."
         )
     example = encoder.encode(row)
-    schedule = roll_out(policy, len(example.source_lengths), len(example.target_lengths))
+    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+    if row.schedule is None:
+        schedule = roll_out(policy or offline, num_source, num_target)
+    else:
+        schedule = ReadSchedule.from_column(row.schedule, num_source, num_target)
     layout = lay_out(config, example, schedule)
     calls: list[Tensor] = []
     with _recorded(model, calls.append):
@@ -130,9 +138,7 @@ def _stream(
     model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
 ) -> Tensor:
     """The attention of streaming, its rows and keys at their places in the training sequence."""
-    example = layout.example
-    target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
-    session, rows = forced_session(model, encoder, row, schedule, target_ids)
+    session, rows, last = force(model, encoder, row, schedule, layout)
     feeder = session.feeder
     fed: dict[int, tuple[list[int], Tensor]] = {}  # by a row's order: the order of the keys, and its attention
 
@@ -145,7 +151,7 @@ def _stream(
             fed[order] = keys, probabilities
 
     with _recorded(model, take):
-        stream_forced(session, row.source, rows, list(scored_rows(layout))[-1][1:])
+        stream_forced(session, row.source, rows, last)
     places = _places(layout, feeder)
     num_layers, num_heads, _ = next(iter(fed.values()))[1].shape
     size = len(layout.input_ids)
@@ -158,19 +164,33 @@ def _stream(
     return result
 
 
+def _orders(layout: SequenceLayout) -> list[int]:
+    """The order under which a session feeds each row of the training sequence.
+
+    It counts places, and from where look-ahead rows may stand it leaves one free before every kept row.
+    """
+    example = layout.example
+    places, start, shift = layout.token, example.source_end, TARGET_ORDER - place_order(example.source_end, kept=False)
+    if layout.position is not None:
+        places, start, shift = layout.position, example.num_prompt, 0
+    elif layout.parts:  # chunks have no look-ahead rows
+        start = len(layout.input_ids)
+    is_kept = (layout.source_unit != len(example.source_lengths)).tolist()
+    return [
+        place if place < start else shift + place_order(place, kept=kept)
+        for place, kept in zip(places.tolist(), is_kept, strict=True)
+    ]
+
+
 def _places(layout: SequenceLayout, feeder: Feeder) -> dict[int, int]:
     """The place in the training sequence of every row that streaming may have fed, by its order.
 
     A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
     one that was fed beside it is none.
     """
-    example = layout.example
-    is_kept = layout.source_unit != len(example.source_lengths)
-    behind = TARGET_ORDER + 2 * (layout.token - example.source_end) + is_kept
-    orders = np.where(layout.after_source, behind, layout.token)
-    places = {order: place for place, order in enumerate(orders.tolist())}
+    places = {order: place for place, order in enumerate(_orders(layout))}
     for order in feeder.keys[ORDER, : feeder.num_keys].tolist():
-        if order >= TARGET_ORDER and order % 2 == 0:
+        if order not in places:
             places[order] = places.pop(order + 1)
     return places
 
@@ -180,6 +200,7 @@ def run_attention(
     *,
     texts: tuple[str, str],
     decision: Mapping[str, Any],
+    schedule: str | None,
     layer: int | None,
     head: int | None,
     png: str | None,
@@ -191,6 +212,7 @@ def run_attention(
         folder: of a trained model with its simulmask.json.
         texts: source and target.
         decision: policy, k and n to stream with, see ``ModelSettings.inference_policy``.
+        schedule: g per target unit in place of a policy; where the model decides, None: the whole source in one chunk.
         layer: only this one; None: all.
         head: only this one; None: all.
         png: file to draw into.
@@ -200,17 +222,21 @@ def run_attention(
         ValueError: if the model, an option or a text is wrong.
     """
     settings = ModelSettings.load(folder)
-    policy = settings.inference_policy(**decision)
+    policy, column = _decide(settings, decision, schedule)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    row = Row(*texts, settings.config.source_lang, settings.config.target_lang)
+    row = Row(*texts, settings.config.source_lang, settings.config.target_lang, column)
     attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
     picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)
-    schedule, difference = attention.schedule, attention.max_abs_diff
-    promised = promises_parity(settings, whole_source=schedule.num_read[0] == schedule.num_source)
+    difference, read = attention.max_abs_diff, attention.schedule
+    promised = promises_parity(settings, whole_source=read.num_read[0] == read.num_source)
     passed = difference <= TOLERANCE
     maps = {name: getattr(attention, name).mean(dim=(0, 1)).numpy() for name in ("training", "streaming")}
-    heading = f"{_describe('layer', layer)}, {_describe('head', head)} | largest difference {difference:.1e}"
+    num_fed, num_rows = int(attention.fed.sum()), len(picture.tokens)
+    heading = (
+        f"{_describe('layer', layer)}, {_describe('head', head)} | largest difference {difference:.1e} "
+        f"over {num_fed} of {num_rows} rows"
+    )
     if png is not None:
         from simulmask_plugin.drawing import save_attention_png
 
@@ -227,6 +253,24 @@ def run_attention(
     return 0 if passed or not promised else 1
 
 
+def _decide(
+    settings: ModelSettings, decision: Mapping[str, Any], schedule: str | None
+) -> tuple[Policy | None, tuple[int, ...] | None]:
+    """The policy or the g to stream with; neither: the model decides, and its text comes whole.
+
+    Raises:
+        ValueError: if both are given, or one is wrong.
+    """
+    is_given = any(value is not None for value in decision.values())
+    if schedule is not None:
+        if is_given:
+            raise ValueError("Give --schedule, or a policy and its k or n, not both.")
+        return None, parse_schedule(schedule)
+    if settings.config.policy == MODEL_DRIVEN and not is_given:
+        return None, None
+    return settings.inference_policy(**decision), None
+
+
 def _describe(name: str, index: int | None) -> str:
     return f"mean of all {name}s" if index is None else f"{name} {index}"
 
@@ -238,6 +282,7 @@ def _to_json(picture: Picture, maps: Mapping[str, np.ndarray], difference: float
         "look_ahead": [picture.is_look_ahead(row) for row in range(len(picture.tokens))],
         **{name: [None if np.isnan(line).any() else line.tolist() for line in rows] for name, rows in maps.items()},
         "max_abs_diff": difference,
+        "schedule": list(picture.schedule),
         "promised": promised,
         "holds": difference <= TOLERANCE,
     }
@@ -246,7 +291,7 @@ def _to_json(picture: Picture, maps: Mapping[str, np.ndarray], difference: float
 
 def _print(picture: Picture, maps: Mapping[str, np.ndarray], heading: str, promised: bool, passed: bool) -> None:
     """A line for each row of header and target: what share it pays to the source, and how far both are apart."""
-    is_source = np.array([region == "source" for region in picture.regions])
+    is_source = np.array([region in ("source", "slot") for region in picture.regions])
     lines = []
     for i, (token, region) in enumerate(zip(picture.tokens, picture.regions, strict=True)):
         rows = [maps[name][i] for name in ("training", "streaming")]

@@ -30,6 +30,11 @@ def _is_final(unit: str) -> bool:
     return unit.rstrip(CLOSING).endswith(SENTENCE_FINAL)
 
 
+def chunk_limit(num_units: int) -> int:
+    """The tokens after which a WRITE ends in any case, by the source units that its chunk has."""
+    return 2 * (num_units + 25)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """How a text of any length is streamed in constant memory.
@@ -227,7 +232,7 @@ class ChunkedSession:
             self.finished = True
             return None
         self._queue(self._read_end)
-        guard = 2 * (self._unread + 25)
+        guard = chunk_limit(self._unread)
         if self.document is None:
             guard = min(guard, self.max_target_tokens - len(self.target_ids))
         ids = self._write_chunk(limit=guard)

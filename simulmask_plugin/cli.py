@@ -195,6 +195,11 @@ def _add_attention(commands: Commands) -> None:
     parser.add_argument("--policy", choices=POLICIES, help="default: as trained")
     parser.add_argument("--k", type=int, help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
+    parser.add_argument(
+        "--schedule",
+        metavar="1,2,3",
+        help="g per target unit, in place of a policy; default where the model decides: one chunk",
+    )
     parser.add_argument("--layer", type=int, help="only this one, from 0; default: the mean of all")
     parser.add_argument("--head", type=int, help="only this one, from 0; default: the mean of all")
     parser.add_argument("--png", metavar="FILE", help="draw both side by side into this file")
@@ -209,6 +214,7 @@ def _attention(options: argparse.Namespace) -> int:
         options.model,
         texts=(options.source, options.target),
         decision={"policy": options.policy, "k": options.k, "n": options.n},
+        schedule=options.schedule,
         layer=options.layer,
         head=options.head,
         png=options.png,

@@ -96,12 +96,13 @@ def save_attention_png(
             image = axes.imshow(np.sqrt(probabilities), cmap="Blues", vmin=0, vmax=1)
             axes.spines[:].set_visible(False)
             _label_tokens(picture, axes)
-            axes.set_title(title, fontsize=10, loc="left")
+            _bracket_slots(picture, axes)
+            axes.set_title(title, fontsize=10, loc="left", pad=30 if picture.slots else None)
         bar = figure.colorbar(
             image, cax=figure.add_axes((1.01 - width * LABEL_INCHES / side, 0.1, 0.01, 0.8)), label=note
         )
         bar.set_ticks([tick**0.5 for tick in SCALE_TICKS], labels=[f"{tick:g}" for tick in SCALE_TICKS])
-        figure.suptitle(heading, fontsize=10, x=0, y=1 + 0.6 / side, ha="left")
+        figure.suptitle(heading, fontsize=10, x=0, y=1 + (0.95 if picture.slots else 0.6) / side, ha="left")
         figure.savefig(path, **FILE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
+from simulmask_plugin.chunked import chunks_of
+from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, chunk_limit
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.config import CHUNKED, ModelSettings
 from simulmask_plugin.delivery import training_inputs
@@ -127,18 +129,6 @@ def forced_session(
     return session, forced.rows
 
 
-def stream_forced(session: StreamingSession, source: str, rows: Container[object], last: object) -> None:
-    """Drive a forced session over its source, until ``rows`` holds the key of the row that predicts the end."""
-    pieces = split_units(source, session.encoder.source.unit)
-    while last not in rows:
-        if session.action() is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-        else:
-            session.write()
-
-
 class _ForcedChunks(ChunkChooser):
     """Ends reads and writes where the schedule does, and writes the tokens of the reference."""
 
@@ -154,19 +144,21 @@ class _ForcedChunks(ChunkChooser):
         return self.tokens.pop(0)
 
 
-def stream_chunks(
+def _forced_chunks(
     model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
-) -> tuple[ChunkedSession, dict[int, Tensor]]:
-    """Stream one example in its own chunks; return the logits of each row that predicts, by place."""
+) -> tuple[ChunkedSession, dict[int, Tensor], int]:
+    """Likewise for a session that streams in chunks; rows have their place as their key."""
+    _check_chunks(layout.example, schedule)
     rows: dict[int, Tensor] = {}
     is_turns = encoder.settings.config.layout == "turns"
     read_end = layout.example.units()[1]
-    tokens = [
-        token
-        for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels, strict=True)
-        if part in ("header", "target") and label >= 0 and (is_turns or [token] != read_end)
+    places = [
+        place
+        for place, (token, part) in enumerate(zip(layout.input_ids.tolist(), layout.parts, strict=True))
+        if part in ("header", "target") and layout.labels[place] >= 0 and (is_turns or [token] != read_end)
     ]
-    forced = _ForcedChunks(schedule, tokens if is_turns else tokens[:-1])  # interleaved: no row is asked for the end
+    if not is_turns:  # no row is asked for the end of sentence
+        del places[-1]
     session = ChunkedSession(
         model=model,
         encoder=encoder,
@@ -175,18 +167,48 @@ def stream_chunks(
         target_lang=row.target_lang,
         latency=row.latency or OFFLINE_LATENCY,
         max_target_tokens=len(layout.input_ids),
-        chooser=forced,
+        chooser=_ForcedChunks(schedule, layout.input_ids[places].tolist()),
         trace=rows.__setitem__,
     )
-    pieces = split_units(row.source, encoder.source.unit)
-    while forced.tokens and not session.finished:
+    return session, rows, places[-1] - 1
+
+
+def _check_chunks(example: Example, schedule: ReadSchedule) -> None:
+    """Raise a ValueError if a chunk's target is so long that a session ends it before."""
+    written = 0
+    for number, (num_read, num_written) in enumerate(chunks_of(schedule), start=1):
+        num_tokens = int(example.target_lengths[written : written + num_written].sum())
+        if num_tokens >= chunk_limit(num_read):
+            raise ValueError(
+                f"The target of chunk {number} has {num_tokens} tokens, but a session ends it after "
+                f"{chunk_limit(num_read)} since its source has {num_read} units; take a shorter text or more chunks."
+            )
+        written += num_written
+
+
+def force(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
+) -> tuple[StreamingSession | ChunkedSession, dict[Any, Tensor], object]:
+    """Return the layout's session, forced through an example; what will hold the logits per row; the last row's key."""
+    if encoder.settings.config.layout in CHUNKED:
+        return _forced_chunks(model, encoder, row, schedule, layout)
+    target_ids = layout.example.input_ids[layout.example.source_end + layout.example.num_header :].tolist()
+    session, rows = forced_session(model, encoder, row, schedule, target_ids)
+    return session, rows, list(scored_rows(layout))[-1][1:]
+
+
+def stream_forced(
+    session: StreamingSession | ChunkedSession, source: str, rows: Container[object], last: object
+) -> None:
+    """Drive a forced session over its source, until ``rows`` holds the key of the last row that is to predict."""
+    pieces = split_units(source, session.encoder.source.unit)
+    while last not in rows:
         if session.action() is Action.READ:
             session.read(pieces.pop(0))
             if not pieces:
                 session.finish_source()
         else:
             session.write()
-    return session, rows
 
 
 def compare_pairs(
@@ -230,19 +252,15 @@ def compare(
         return
     layout = lay_out(settings.config, example, schedule)
     logits = training_logits(model, settings, layout)
-    if settings.config.layout in CHUNKED:
-        chunked, rows = stream_chunks(model, encoder, row, schedule, layout)
-        for place, predicted in rows.items():
+    session, streamed, last = force(model, encoder, row, schedule, layout)
+    stream_forced(session, row.source, streamed, last)
+    if isinstance(session, ChunkedSession):
+        for place, predicted in streamed.items():
             result.add(logits[place], predicted)
-        fed = chunked.feeder.fed_ids
+        fed = session.feeder.fed_ids
         result.same_ids &= fed == layout.input_ids[: len(fed)].tolist()
         return
-    scored = list(scored_rows(layout))
-    start = example.source_end + example.num_header
-    target_ids = example.input_ids[start:].tolist()
-    session, streamed = forced_session(model, encoder, row, schedule, target_ids)
-    stream_forced(session, row.source, streamed, scored[-1][1:])
-    for index, token, kind in scored:
+    for index, token, kind in scored_rows(layout):
         result.add(logits[index], streamed[token, kind])
     # Neither look-ahead rows nor source that has not been read are in the cache. Where the source has not been read to
     # its end, the row that predicted the end of sentence was taken back, to be fed again: a target token, or a header.

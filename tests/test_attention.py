@@ -1,7 +1,9 @@
 """`simulmask attention`: what rows attend to in training and in streaming, where it is equal and where it is not."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from reference import encoder_of
@@ -11,16 +13,25 @@ from simulmask_plugin.cli import main
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import Row
-from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.feeding import Feeder
+from simulmask_plugin.matrix import LENGTHS, byte_tokenizer, random_row
 from simulmask_plugin.picture import picture_of
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.prompts import Prompt, interleaved_prompt
 
 VOCAB = 320
 SOURCE, TARGET = "ein haus am see", "a house by it"
 TEXTS = ["--source", SOURCE, "--target", TARGET]
 ROW = Row("the dog abc xyz", "cat abcde xyz", "English", "German")
 WAIT_1 = {"policy": "wait_k", "k": 1}
+BLOCKS = {
+    "prefix": WAIT_1,
+    "slots": {"layout": "slots", "slot_length": 2, **WAIT_1},
+    "turns": {"layout": "turns", **WAIT_1},
+    "interleaved": {"layout": "interleaved"},
+}
+CHUNKS = {"interleaved": (1, 3, 3)}
+"""g of ROW where no policy gives it."""
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +43,21 @@ def saved(tmp_path_factory):
         tokenizer = byte_tokenizer()
         tiny_model(name, len(tokenizer), 0).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        ModelSettings(SimulMaskConfig.from_dict(WAIT_1 | block), Prompt("T:", "\nA:", "\nU:")).save(folder)
+        config = SimulMaskConfig.from_dict({k: v for k, v in (WAIT_1 | block).items() if v is not None})
+        prompt = Prompt("T:", "\nA:", "\nU:")
+        if config.layout == "interleaved":
+            prompt = interleaved_prompt(prompt)
+        ModelSettings(config, prompt).save(folder)
         return str(folder)
 
     return save
+
+
+def saved_in(saved, layout):
+    """A tiny model of a layout, and the options that cut TEXTS into chunks where no policy does."""
+    if layout == "interleaved":
+        return saved("llama", policy=None, k=None, layout=layout), ["--schedule", "1,1,3,4"]
+    return saved("llama", **BLOCKS[layout]), []
 
 
 def compared(capsys, folder, *options):
@@ -99,12 +121,88 @@ def test_layer_and_head_are_picked(model_of, byte_level):
     assert not model._forward_hooks
 
 
-def test_broken_promise_exits_with_1_and_is_drawn(saved, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("layout", BLOCKS)
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_every_layout_pays_the_same_in_every_row_that_streaming_feeds(
+    model_of, byte_level, with_ends, name, layout, monkeypatch
+):
+    tokenizer = with_ends if layout == "interleaved" else byte_level
+    encoder = encoder_of(tokenizer, **BLOCKS[layout])
+    model = model_of(name, VOCAB, 0, "eager")
+    policy = None if layout == "interleaved" else make_policy("wait_k", k=1)
+    row = replace(ROW, schedule=CHUNKS.get(layout))
+    attention = compare_attention(model, encoder, row, policy)
+    num_left_out = 2 if layout == "interleaved" else 1  # the end of sentence, and a write end before it
+    num_rows = len(attention.layout.input_ids)
+    assert attention.fed.tolist() == [True] * (num_rows - num_left_out) + [False] * num_left_out
+    assert attention.differences.shape[2] == num_rows - num_left_out
+    assert attention.max_abs_diff < 1e-4
+    picture = picture_of(tokenizer, encoder.settings, attention.layout, attention.schedule)
+    mask = torch.from_numpy(picture.mask)
+    for probabilities in (attention.training, attention.streaming):
+        fed = probabilities[:, :, attention.fed]
+        assert torch.equal(fed.gt(0), mask[attention.fed].expand_as(fed))
+        assert torch.allclose(fed.sum(dim=-1), torch.ones(()), atol=1e-5)
+    assert picture.has_look_ahead == (layout in ("prefix", "slots"))
+    if layout == "slots":
+        assert len(picture.slots) > 1
+    if layout in ("turns", "interleaved"):
+        assert picture.regions.count("header") > 2  # more than one chunk
+    monkeypatch.setattr(Feeder, "feed", feed_elsewhere)
+    assert compare_attention(model, encoder, row, policy).max_abs_diff > 1e-3
+
+
+FEED = Feeder.feed
+
+
+def feed_elsewhere(feeder, rows, **options):
+    """Feed rows at other positions than those of training."""
+    return FEED(feeder, [replace(row, position=2 * row.position) for row in rows], **options)
+
+
+@pytest.mark.parametrize("layout", BLOCKS)
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_any_schedule_pays_the_same_in_every_row_that_streaming_feeds(model_of, name, layout):
+    """Also one that leaves source unread, and one that reads only for the end of sentence."""
+    tokenizer, random = byte_tokenizer(), np.random.default_rng(0)
+    block = {"layout": layout} if layout == "interleaved" else {"layout": layout, "policy": "schedule"}
+    encoder = encoder_of(tokenizer, **block)
+    model = model_of(name, len(tokenizer), 0, "eager")
+    for lengths in LENGTHS:
+        attention = compare_attention(model, encoder, random_row(encoder, *lengths, random))
+        laid_out, schedule = attention.layout, attention.schedule
+        is_source = (laid_out.source_unit >= 0) & (laid_out.source_unit < schedule.num_source)
+        expected = ~is_source | (laid_out.source_unit < schedule.num_read[-1])
+        expected[-2 if layout == "interleaved" else -1 :] = False
+        assert attention.fed.tolist() == expected.tolist()
+        assert attention.max_abs_diff < 1e-4
+
+
+def test_a_model_that_decides_itself_reads_in_the_chunks_that_are_given(saved, capsys):
+    folder, chunks = saved_in(saved, "interleaved")
+    whole, three = compared(capsys, folder)[1], compared(capsys, folder, *chunks)[1]
+    assert whole["schedule"] == [4, 4, 4, 4, 4]
+    assert three["schedule"] == [1, 1, 3, 4, 4]
+    assert [result["regions"].count("header") for result in (whole, three)] == [2, 6]
+    assert all(result["promised"] and result["holds"] for result in (whole, three))
+
+
+@pytest.mark.parametrize("layout", BLOCKS)
+def test_broken_promise_exits_with_1_in_every_layout(saved, capsys, monkeypatch, layout):
+    folder, options = saved_in(saved, layout)
+    assert compared(capsys, folder, *options)[0] == 0
+    monkeypatch.setattr(Feeder, "feed", feed_elsewhere)
+    code, result = compared(capsys, folder, *options)
+    assert (code, result["promised"], result["holds"]) == (1, True, False)
+
+
+@pytest.mark.parametrize("layout", BLOCKS)
+def test_failed_check_is_printed_and_drawn(saved, capsys, monkeypatch, tmp_path, layout):
     monkeypatch.setattr("simulmask_plugin.attention.TOLERANCE", -1.0)
     png = tmp_path / "attention.png"
-    folder = saved("llama")
+    folder, options = saved_in(saved, layout)
     capsys.readouterr()
-    assert main(["attention", folder, *TEXTS, "--layer", "0", "--head", "2", "--png", str(png)]) == 1
+    assert main(["attention", folder, *TEXTS, "--layer", "0", "--head", "2", "--png", str(png), *options]) == 1
     output = capsys.readouterr().out
     assert output.startswith("layer 0, head 2 | largest difference")
     assert "FAILED" in output
@@ -119,8 +217,14 @@ def refused(capsys, folder, *options):
 
 def test_what_cannot_be_compared_is_refused(saved, capsys, tmp_path):
     assert "mpt returns no attention under our mask" in refused(capsys, saved("mpt"))
-    slots = saved("llama", layout="slots")
-    assert "models of layout: prefix, but this one has layout: slots" in refused(capsys, slots)
+    decides, chunks = saved_in(saved, "interleaved")
+    assert "model_driven has no k, n or other policy" in refused(capsys, decides, "--k", "2")
+    assert "a list of integers such as" in refused(capsys, decides, "--schedule", "1,x")
+    assert "The schedule has 2 values; expected 4" in refused(capsys, decides, "--schedule", "1,2")
+    assert "A chunk begins with source, but g(1) is 0" in refused(capsys, decides, "--schedule", "0,1,2,3")
+    assert "Give --schedule, or a policy" in refused(capsys, saved("llama"), *chunks, "--k", "2")
+    long = ["--target", "a " * 60]
+    assert "The target of chunk 1 has 60 tokens, but a session ends it after 58" in refused(capsys, decides, *long)
     assert f"{tmp_path} has no simulmask.json" in refused(capsys, str(tmp_path))
     llama = saved("llama")
     assert "--head must lie in 0..3, got 4: the model has 4 heads" in refused(capsys, llama, "--head", "4")

@@ -211,6 +211,23 @@ def drive(session, pieces, *, ahead=False):
     return [unit for unit in written if unit is not None]
 
 
+class Calls(list):
+    """Records the tokens of every call of a model while in use."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def __enter__(self):
+        def record(module, args, kwargs):
+            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
+
+        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
 @dataclass
 class Forced:
     """Chooses given tokens and keeps the logits of every row.

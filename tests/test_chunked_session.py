@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from reference import drive, encoder_of, schedules
+from reference import Calls, drive, encoder_of, schedules
 
 from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
 from simulmask_plugin.features import Row
@@ -42,23 +42,6 @@ def session_of(model, encoder, policy=None, **options):
     if policy is None and encoder.settings.config.layout == "turns":
         (policy,) = encoder.settings.config.policies()
     return ChunkedSession(model=model, encoder=encoder, policy=policy, **options)
-
-
-class Calls(list):
-    """Records the tokens of every call of a model while in use."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    def __enter__(self):
-        def record(module, args, kwargs):
-            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
-
-        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
-        return self
-
-    def __exit__(self, *error):
-        self.hook.remove()
 
 
 @pytest.fixture(scope="session")

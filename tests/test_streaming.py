@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from reference import Forced, drive, encoder_of
+from reference import Calls, Forced, drive, encoder_of
 
 from simulmask_plugin.config import ROWS
 from simulmask_plugin.features import Row
@@ -34,23 +34,6 @@ def forced_session(model, encoder, source=SOURCE, target=TARGET, **options):
     """A session that writes the given target."""
     forced = Forced(target_ids_of(encoder, source, target))
     return session_of(model, encoder, choose=forced.choose, max_unit_tokens=99, **options)
-
-
-class Calls(list):
-    """Records the tokens of every call of a model while in use."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    def __enter__(self):
-        def record(module, args, kwargs):
-            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
-
-        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
-        return self
-
-    def __exit__(self, *error):
-        self.hook.remove()
 
 
 @pytest.fixture(scope="session")

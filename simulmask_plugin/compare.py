@@ -44,7 +44,7 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
             return _run_model(study, name)
         except Exception as error:
             failed.set()
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or repr(error)).splitlines()[0]
             print(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.", flush=True)
             raise
 

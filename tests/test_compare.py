@@ -83,6 +83,16 @@ def test_no_model_is_begun_after_one_has_failed(study, capsys):
     assert "first failed: first: stage 1 of 1 (train) stopped\n" in capsys.readouterr().out
 
 
+def test_error_without_a_message_is_told_by_its_name(study, monkeypatch, capsys):
+    def fail(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(compare, "_run_stage", fail)
+    with pytest.raises(AssertionError):
+        study()
+    assert "first failed: AssertionError()\n" in capsys.readouterr().out
+
+
 def test_training_that_never_began_does_not_block_its_correction(study, tmp_path):
     with pytest.raises(ProgramFailed):
         study(fails=("first",), learning_rate=3)

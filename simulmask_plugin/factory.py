@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import Any, cast
 
 from simulmask_plugin import __version__
-from simulmask_plugin.config import CHUNKED, FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.arguments import check_arguments, check_model, is_flat
+from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape, interleaved_prompt, plain_prompt
 from simulmask_plugin.training_data import (
     COLUMNS,
@@ -62,61 +63,10 @@ def extend_parser(parser: ModuleType) -> None:
         parsed = parse(*args, **kwargs)
         model_args, data_args, training_args, finetuning_args, _ = parsed
         if finetuning_args.simulmask is not None:
-            _check_arguments(model_args, data_args, training_args, finetuning_args)
+            check_arguments(model_args, data_args, training_args, finetuning_args)
         return parsed
 
     _replace(parser, "_parse_train_args", parse_and_check)
-
-
-def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
-    """Refuse what cannot work together with the block, before anything is loaded or written."""
-    config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-    attention, packing = model_args.flash_attn, data_args.packing or data_args.neat_packing
-    needs_mask = config.layout not in CHUNKED
-    draws = isinstance(config.k, tuple)
-    refused = {
-        f"flash_attn: {attention}": (
-            attention in ("fa2", "fa3") and needs_mask,
-            "set flash_attn: sdpa (or disabled, that is eager)",
-        ),
-        "packing": (packing and needs_mask, "set packing: false and neat_packing: false"),
-        "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
-        "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
-        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
-        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
-        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
-        "label_smoothing_factor": (
-            training_args.label_smoothing_factor != 0 and has_own_loss(config),
-            "remove it, or loss_on: target and special_token_weight",
-        ),
-    }
-    for key, (is_set, remedy) in refused.items():
-        if is_set:
-            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
-    for key in ("use_asft_loss", "use_mca", "use_hyper_parallel"):
-        if getattr(finetuning_args, key):
-            raise ValueError(f"{key} does not work with the simulmask: block; remove it.")
-    output = Path(training_args.output_dir)
-    if (
-        training_args.do_train
-        and training_args.resume_from_checkpoint is None
-        and not training_args.overwrite_output_dir
-        and (any(output.glob("checkpoint-*")) or (output / FILE_NAME).exists())
-    ):
-        raise ValueError(
-            f"output_dir {output} already holds a run. To go on with it set resume_from_checkpoint: "
-            f"{output}/checkpoint-N; to start again set overwrite_output_dir: true; or take another output_dir."
-        )
-
-
-def is_flat(model_args: Any, data_args: Any) -> bool:
-    """Whether batches are LLaMA-Factory's own: packed, or for an attention that makes the causal mask itself."""
-    return data_args.packing or data_args.neat_packing or model_args.flash_attn in ("fa2", "fa3")
-
-
-def has_own_loss(config: SimulMaskConfig) -> bool:
-    """Whether the loss is another than the cross entropy of the labels."""
-    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def extend_launcher(launcher: ModuleType) -> None:
@@ -141,9 +91,10 @@ def extend_launcher(launcher: ModuleType) -> None:
 
 def extend_workflow(workflow: ModuleType) -> None:
     """llamafactory.train.sft.workflow: with the block, train on our dataset, collator and trainer."""
+    from llamafactory import model
     from llamafactory.data import converter, parser
 
-    run_sft = _seam(workflow, "run_sft")
+    run_sft, load_config = _seam(workflow, "run_sft"), _seam(model, "load_config")
     _carry_columns(_seam(parser, "DatasetAttr"))
     _seam(converter, "DATASET_CONVERTERS")[FORMATTING] = _refuse_without_block
 
@@ -154,6 +105,7 @@ def extend_workflow(workflow: ModuleType) -> None:
         if getattr(finetuning_args, "simulmask", None) is None:
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
         config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+        check_model(config, load_config(model_args), model_args, data_args)
         with _seams_replaced(workflow, config, training_args.seed, is_flat(model_args, data_args)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 
@@ -230,7 +182,7 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
     from llamafactory.model import adapter
 
     from simulmask_plugin.collator import SimulMaskCollator
-    from simulmask_plugin.families import check_attention, check_length, family_of
+    from simulmask_plugin.families import check_attention
     from simulmask_plugin.features import check_special_tokens
     from simulmask_plugin.trainer import SimulMaskTrainer
 
@@ -262,19 +214,11 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
 
     def load_model(tokenizer: Any, model_args: Any, *args: Any) -> Any:
         model = stock_load_model(tokenizer, model_args, *args)
-        if not flat:
+        if not flat:  # where the YAML left it to the libraries, they have chosen by now
             check_attention(model.config, model.config._attn_implementation)
-        elif family_of(model.config).position == "alibi":
-            raise ValueError(
-                f"packing needs position_ids, which {family_of(model.config).name} does not take; set packing: false "
-                "and neat_packing: false."
-            )
-        check_length(model.config, data_args_cutoff[0])
-        check_positions(config, model.config)
         return model
 
     def preprocess(dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
-        data_args_cutoff.append(data_args.cutoff_len)
         processed = stock_preprocess(dataset, data_args, *args, **kwargs)
         if processed is None:
             return None
@@ -288,7 +232,6 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
             loader.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
         return processed
 
-    data_args_cutoff: list[int] = []
     tokens: list[int] = []  # interleaved: ids of the special tokens
     stock_set_up_lora = _seam(adapter, "_setup_lora_tuning")
     stock_get_dataset = _seam(workflow, "get_dataset")
@@ -345,18 +288,6 @@ def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwarg
     layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
     names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})
-
-
-def check_positions(config: SimulMaskConfig, model_config: Any) -> None:
-    """Refuse ``modified_alibi`` for a model that has no ALiBi."""
-    from simulmask_plugin.families import family_of
-
-    family = family_of(model_config)
-    if config.positions == "modified_alibi" and family.position != "alibi":
-        raise ValueError(
-            f"simulmask.positions: modified_alibi needs an ALiBi model, but {family.name} uses RoPE; "
-            "set positions: group."
-        )
 
 
 def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Prompt:

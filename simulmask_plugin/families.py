@@ -158,6 +158,20 @@ def check_length(config: PreTrainedConfig, num_tokens: int) -> None:
         )
 
 
+def check_positions(config: PreTrainedConfig, positions: str) -> None:
+    """Refuse ``modified_alibi`` for a model that has no ALiBi.
+
+    Raises:
+        ValueError: If there is no ALiBi to modify.
+    """
+    family = family_of(config)
+    if positions == "modified_alibi" and family.position != "alibi":
+        raise ValueError(
+            f"simulmask.positions: modified_alibi needs an ALiBi model, but {family.name} uses RoPE; "
+            "set positions: group."
+        )
+
+
 def tiny_config(name: str, vocab_size: int, **overrides: Any) -> PreTrainedConfig:
     """Return a tiny configuration of the family `name`: 2 layers, 4 heads, hidden size 64, no dropout.
 

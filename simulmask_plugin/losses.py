@@ -7,7 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simulmask_plugin.chunked import NOT_READ_END
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.layout import IGNORE_INDEX
+
+
+def has_own_loss(config: SimulMaskConfig) -> bool:
+    """Whether the loss is another than the cross entropy of the labels."""
+    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def interleaved_loss(

@@ -20,7 +20,7 @@ from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.losses import interleaved_loss
+from simulmask_plugin.losses import has_own_loss, interleaved_loss
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.sampling import ShuffledGroups
 
@@ -39,8 +39,7 @@ class SimulMaskTrainer(Trainer):
         if isinstance(self.data_collator, SimulMaskCollator):
             prepare(self.model)
             self.add_callback(EpochCallback(self.data_collator))
-        config = self.settings.config
-        if config.loss_on == "target" or config.special_token_weight != 1:
+        if has_own_loss(self.settings.config):
             self.compute_loss_func = self._interleaved_loss
 
     def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

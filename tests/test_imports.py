@@ -34,6 +34,7 @@ ORDER = [
     "features",
     "collator",
     "losses",
+    "arguments",
     "delivery",
     "kv_cache",
     "feeding",

@@ -23,6 +23,7 @@ from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape, interl
 from simulmask_plugin.training_data import (
     COLUMNS,
     FORMATTING,
+    NUM_ROWS,
     SimulMaskDatasetProcessor,
     align_dataset,
     count_rows,
@@ -222,7 +223,10 @@ def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, fl
         processed = stock_preprocess(dataset, data_args, *args, **kwargs)
         if processed is None:
             return None
-        num_kept = len(processed) if flat else count_rows(processed)
+        if flat:  # a pack holds several
+            num_kept, processed = sum(processed[NUM_ROWS][:]), processed.remove_columns(NUM_ROWS)
+        else:
+            num_kept = count_rows(processed)
         if num_kept < len(dataset):
             loader.logger.warning_rank0(
                 f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "

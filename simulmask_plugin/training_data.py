@@ -148,6 +148,10 @@ def count_rows(features: Mapping[str, Any]) -> int:
     return features["num_written"][:].count(0)  # [:] makes a list of a column of `datasets`, which is slow by item
 
 
+NUM_ROWS = "num_rows"
+"""Column of a packed data set: rows of the data that the map kept, a batch's beside its first pack."""
+
+
 def flatten(stock: Any) -> Any:
     """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
 
@@ -157,10 +161,12 @@ def flatten(stock: Any) -> Any:
             self.rows = rows
 
         def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            """Give LLaMA-Factory each encoded row as the only message of a prompt."""
+            """Give LLaMA-Factory each encoded row as the only message of a prompt, and count them."""
             prompts = [[feature] for feature in self.rows.encode(examples)]
             rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
-            return super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+            features = super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+            num_features = len(features["input_ids"])
+            return {**features, NUM_ROWS: [len(prompts), *[0] * num_features][:num_features]}
 
         def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
             layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])

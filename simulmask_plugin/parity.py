@@ -246,7 +246,8 @@ def compare(
     """Add one example to the result: every scored row of training against the same row of the session."""
     settings = encoder.settings
     example = encoder.encode(row)
-    schedule = schedule_of(example, row.schedule, settings.config, policy_index)
+    column = row.schedule if settings.config.has_schedule_column else None
+    schedule = schedule_of(example, column, settings.config, policy_index)
     if settings.config.prefix_pairs:
         compare_pairs(model, encoder, row, example, schedule, result)
         return

@@ -16,8 +16,8 @@ from rich.text import Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.merge_check import make_room

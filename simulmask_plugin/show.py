@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE

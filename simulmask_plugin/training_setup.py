@@ -21,8 +21,8 @@ from simulmask_plugin.yaml_files import read_yaml
 FIRST_ROWS = 100
 """Rows read of each data set."""
 
-ANY_MACHINE = ("use_cpu=true", "deepspeed=null", "tf32=null", "pure_bf16=false")
-"""Overrides for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
+ANY_MACHINE: Mapping[str, Any] = {"use_cpu": True, "deepspeed": None, "tf32": None, "pure_bf16": False}
+"""Values for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
 
 FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
@@ -83,7 +83,7 @@ def load_training(path: str, overrides: list[str]) -> TrainingSetup:
         raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
     check_hook()
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    arguments = factory.training_arguments(path, [*overrides, *ANY_MACHINE])
+    arguments = factory.training_arguments({**values, **ANY_MACHINE})
     model_args, data_args, training_args, finetuning_args, _ = arguments
     if finetuning_args.simulmask is None:
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")

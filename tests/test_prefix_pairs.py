@@ -332,6 +332,7 @@ def training(tmp_path_factory):
 def test_llama_factory_loads_the_pairs_and_says_how_many(training, monkeypatch, cutoff_len, num_pairs, said):
     from llamafactory.data import get_template_and_fix_tokenizer, loader
 
+    from simulmask_plugin.sft_run import SftRun
     from simulmask_plugin.training_setup import load_training
 
     setup = load_training(str(training), [f"cutoff_len={cutoff_len}"])
@@ -339,7 +340,8 @@ def test_llama_factory_loads_the_pairs_and_says_how_many(training, monkeypatch, 
     template, messages = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args), []
     for level in ("info_rank0", "warning_rank0"):
         monkeypatch.setattr(loader.logger, level, messages.append, raising=False)
-    with factory._seams_replaced(workflow, setup.settings.config, 0, flat=False):
+    run = SftRun(setup.settings.config, seed=0, flat=False, logger=loader.logger)
+    with factory._seams_replaced(workflow, run):
         arguments = setup.model_args, setup.data_args, setup.training_args
         dataset = workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)["train_dataset"]
     assert len(dataset) == num_pairs

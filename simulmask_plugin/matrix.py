@@ -283,7 +283,7 @@ def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:
 
 def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
     """The settings with other keys, a policy's parameters among them."""
-    return replace(settings, config=replace(settings.config, **{"k": None, "n": None} | keys))
+    return replace(settings, config=settings.config.with_keys({"k": None, "n": None} | keys))
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:

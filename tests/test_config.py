@@ -1,7 +1,7 @@
 """The `simulmask:` block and simulmask.json."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -131,6 +131,71 @@ def test_look_ahead_rows_are_laid_out_only_where_a_boundary_is_to_be_decided(blo
     config = SimulMaskConfig.from_dict({"policy": "offline"} | block)
     assert config.laid_out_rows == laid_out_rows
     assert config.has_look_ahead == (laid_out_rows == "look_ahead")
+
+
+WAIT_3 = {"policy": "wait_k", "k": 3}
+WITHOUT_MEANING = [
+    ({"look_ahead_rate": 0.5, "rows": "own_unit"}, "look_ahead_rate has no meaning with rows: own_unit"),
+    ({"look_ahead_rate": 0.5, "target_units": "token"}, "look_ahead_rate has no meaning with target_units: token"),
+    ({"look_ahead_rate": 0.5, "layout": "turns"}, "look_ahead_rate has no meaning in layout: turns"),
+    ({"rows": "own_unit", "layout": "turns"}, "rows has no meaning in layout: turns"),
+    ({"group_offset": 8, "positions": "contiguous"}, "group_offset has no meaning with positions: contiguous"),
+    ({"group_offset": 8, "layout": "slots"}, "group_offset has no meaning with positions: slots"),
+    ({"slot_length": 8}, "slot_length has no meaning in layout: prefix"),
+    ({"header": "\nX:", "prompt": "template"}, "header has no meaning with prompt: template"),
+    ({"next_header": "\nX:"}, "next_header has no meaning in layout: prefix"),
+    (
+        {"next_header": "\nX:", "layout": "turns", "prompt": "template"},
+        "next_header has no meaning with prompt: template",
+    ),
+    ({"loss_on": "target"}, "loss_on has no meaning in layout: prefix"),
+    ({"special_token_weight": 2}, "special_token_weight has no meaning in layout: prefix"),
+    ({"read_threshold": 0.5}, "read_threshold has no meaning in layout: prefix"),
+    (
+        {"rows": "own_unit", "positions": "contiguous", "prefix_pairs": True},
+        "rows has no meaning with prefix_pairs: true",
+    ),
+]
+
+
+@pytest.mark.parametrize("block, message", WITHOUT_MEANING)
+def test_key_that_nothing_would_read_is_refused(block, message):
+    with pytest.raises(ValueError, match=f"^simulmask.{message}; remove it.$"):
+        SimulMaskConfig.from_dict(WAIT_3 | block)
+
+
+@pytest.mark.parametrize("block, message", WITHOUT_MEANING)
+def test_key_that_nothing_would_read_may_have_its_default(block, message):
+    """As in every simulmask.json, which holds all keys."""
+    key = message.split()[0]
+    default = {field.name: field.default for field in fields(SimulMaskConfig)}[key]
+    config = SimulMaskConfig.from_dict(WAIT_3 | block | {key: default})
+    assert SimulMaskConfig.from_dict(asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "block, keys, expected",
+    [
+        ({"look_ahead_rate": 0.5}, {"rows": "own_unit"}, {"rows": "own_unit"}),
+        ({"look_ahead_rate": 0.5}, {"k": 5}, {"look_ahead_rate": 0.5, "k": 5}),
+        ({"group_offset": 8}, {"positions": "contiguous"}, {"positions": "contiguous"}),
+        ({}, {"policy": "read_n", "n": 2}, {"policy": "read_n", "k": None, "n": 2}),
+        (
+            {"layout": "slots", "slot_length": 8, "next_header": "\nX:", "header": "\nY:"},
+            {"layout": "prefix", "positions": "group"},
+            {"header": "\nY:"},
+        ),
+    ],
+)
+def test_keys_that_mean_nothing_beside_other_ones_leave_with_them(block, keys, expected):
+    config = SimulMaskConfig.from_dict(WAIT_3 | block)
+    assert config.with_keys(keys) == SimulMaskConfig.from_dict(WAIT_3 | expected)
+
+
+def test_given_key_that_means_nothing_beside_the_others_is_refused():
+    config = SimulMaskConfig.from_dict(WAIT_3 | {"rows": "own_unit"})
+    with pytest.raises(ValueError, match="look_ahead_rate has no meaning with rows: own_unit; remove it"):
+        config.with_keys({"look_ahead_rate": 0.5})
 
 
 def test_every_key_of_the_block_is_documented():

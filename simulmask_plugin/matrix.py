@@ -123,10 +123,10 @@ def measure_cell(
     encoder = ExampleEncoder(subject.tokenizer, settings)
     num_policies = max(1, len(settings.config.policies()))
     result = ParityResult()
-    shift = int(random.integers(len(LENGTHS)))
+    shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
     for i in range(examples):
         row = random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random)
-        compare(model, encoder, row, result, policy_index=i % num_policies)
+        compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
     config = settings.config
     return {
         "family": subject.family.name,

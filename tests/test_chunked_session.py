@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reference import Calls, drive, encoder_of, schedules
 
 from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
+from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.features import Row
 from simulmask_plugin.parity import ParityResult, compare
 from simulmask_plugin.policies import make_policy
@@ -458,7 +459,7 @@ def assert_holds(result):
 @given(
     words,
     st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num, least=1))),
-    st.sampled_from(["llama", "falcon", "mpt", "qwen3", "gemma2"]),
+    st.sampled_from([*FAMILIES]),
     st.sampled_from([*LAYOUTS]),
     st.sampled_from(["all", "target"]),
 )
@@ -482,7 +483,7 @@ def test_any_example_and_schedule_has_parity(model_of, with_ends, target, schedu
 ROW = Row("abc the dog xyz", "cat abcde ab xyz", "English", "German", (2, 2, 3, 3, 4))
 
 
-@pytest.mark.parametrize("name", ["llama", "falcon", "mpt", "qwen3", "gemma2"])
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_family_has_parity(model_of, with_ends, name, layout):
     result = ParityResult()

@@ -12,7 +12,8 @@ import yaml
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.matrix import WAIT_K, byte_tokenizer
+from simulmask_plugin.parity import compare
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.startup import LlamaFactoryFinder
 
@@ -311,13 +312,25 @@ def test_parity_of_a_training_yaml(training, capsys):
     assert (code, {(cell["family"], cell["positions"]) for cell in cells}) == (0, {("llama", "group")})
 
 
-def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys):
+def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys, monkeypatch):
+    tried = []
+
+    def record(model, encoder, row, result, *, policy_index):
+        config = encoder.settings.config
+        if config.policy == "wait_k" and config.source_units == "word":
+            tried.append((config.k[policy_index], encoder.encode(row).source_lengths))
+        compare(model, encoder, row, result, policy_index=policy_index)
+
+    monkeypatch.setattr("simulmask_plugin.matrix.compare", record)
     code, cells = records(capsys, "--matrix", "--family", "falcon", "--examples", "1")
     assert code == 0
     assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 2 * (3 * 4 * 4 + 1 + 4 + 4 * 4)
     assert len({(cell["source_units"], cell["target_units"]) for cell in cells}) == 6
     assert all(cell["holds"] for cell in cells if cell["promised"])
     assert not all(cell["holds"] for cell in cells)
+    assert {k for k, _ in tried} == set(WAIT_K)
+    assert any(k > len(source_lengths) for k, source_lengths in tried)
+    assert any(source_lengths.max() > 1 for _, source_lengths in tried)
 
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):

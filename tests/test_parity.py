@@ -4,6 +4,7 @@ Every cell compares all scored rows, look-ahead rows included, of sentences of s
 """
 
 import random
+from itertools import product
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_si
     words,
     st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num))),
     st.sampled_from(["look_ahead", "own_unit", "next_unit"]),
-    st.sampled_from([("llama", "group"), ("falcon", "modified_alibi"), ("mpt", "group")]),
+    st.sampled_from([*product(FAMILIES, ["group"]), *product(ALIBI, ["modified_alibi"])]),
 )
 @settings(max_examples=40)
 def test_any_example_and_schedule_has_parity(model_of, byte_level, target, schedule, rows, cell):
@@ -99,8 +100,9 @@ def test_any_example_and_schedule_has_parity(model_of, byte_level, target, sched
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], positions=positions, rows=rows, policy="schedule"))
 
 
-@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])
-def test_eager_attention_has_parity(model_of, byte_level, name, positions):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_eager_attention_has_parity(model_of, byte_level, name):
+    positions = "modified_alibi" if name in ALIBI else "group"
     model = model_of(name, VOCAB, 0, "eager")
     assert_holds(parity(model, byte_level, positions=positions, **POLICIES["wait-3"]))
 

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
 from simulmask_plugin import drawing
 from simulmask_plugin.cli import main
@@ -284,6 +285,16 @@ def test_png_is_written(tmp_path, capsys):
     assert main(["show", *WAIT_1, "--png", str(path)]) == 0
     assert path.read_bytes().startswith(PNG_SIGNATURE)
     assert str(path) in capsys.readouterr().out
+
+
+def test_png_holds_its_numbers(tmp_path, capsys):
+    """Words that Latin-1 has not, too."""
+    path = tmp_path / "mask.png"
+    options = ["--source", "我们 是", "--target", "é x"]
+    assert main(["show", *options, "--png", str(path), "--json"]) == 0
+    with Image.open(path) as image:
+        assert json.loads(image.text["Comment"]) == json.loads(capsys.readouterr().out)
+        assert image.text["Title"] == "wait_k k=3 | layout prefix | rows look_ahead | positions group"
 
 
 @pytest.mark.parametrize(

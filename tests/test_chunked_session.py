@@ -9,7 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from reference import Calls, drive, encoder_of, schedules
 
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
+from simulmask_plugin.choosing import ChunkChooser
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.features import Row
 from simulmask_plugin.parity import ParityResult, compare

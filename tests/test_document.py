@@ -5,8 +5,10 @@ import torch
 from reference import encoder_of
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, Document
+from simulmask_plugin.choosing import ChunkChooser
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.document import Document
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import POSITION
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
@@ -201,7 +203,7 @@ def test_prompt_stands_right_before_the_window(model_of, with_ends, name, anew):
     for sentence in SENTENCES:
         stream(session, sentence, is_last=False)
         feeder, num_prompt = session.feeder, len(session._prompt)
-        stays = session._sentence_starts[0]
+        stays = session._window.start
         session.read("abc")
         session.action()
         order = feeder.keys[0, : feeder.num_keys].argsort()

@@ -7,13 +7,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from reference import Calls, Forced, drive, encoder_of
 
+from simulmask_plugin.choosing import Chooser
 from simulmask_plugin.config import ROWS
 from simulmask_plugin.features import Row
 from simulmask_plugin.layout import prefix_layout
 from simulmask_plugin.parity import scored_rows, training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.schedule import Action
-from simulmask_plugin.streaming import StreamingSession, greedy
+from simulmask_plugin.streaming import StreamingSession
 
 SOURCE, TARGET = "the dog abc", "cat abcde xyz"
 WAIT_1 = {"policy": "wait_k", "k": 1}
@@ -226,7 +227,7 @@ class EagerToStop:
     """Greedy, with a model that likes to end the sentence."""
 
     def __init__(self, encoder, bias):
-        self.greedy, self.bias = greedy(encoder, torch.device("cpu")), bias
+        self.greedy, self.bias = Chooser(encoder, torch.device("cpu")), bias
         self.eos = encoder.tokenizer.eos_token_id
 
     def __call__(self, logits, index, opening):
@@ -335,19 +336,19 @@ def logits_for(tokenizer, *pieces):
 )
 def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening, chosen):
     """The first token of all may be anything: no white space need stand before it."""
-    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
     logits = logits_for(byte_level, "og", "Ġdog", "Ġthe")
     assert choose(logits, index, opening) == byte_level.convert_tokens_to_ids(chosen)
 
 
 def test_end_of_sentence_may_always_follow_a_word(byte_level):
-    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
     assert choose(logits_for(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
 
 
 @pytest.mark.parametrize("unit", ["character", "token"])
 def test_characters_and_tokens_may_begin_with_anything(byte_level, unit):
-    choose = greedy(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
+    choose = Chooser(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
     assert choose(logits_for(byte_level, "og", "Ġdog"), 3, True) == byte_level.convert_tokens_to_ids("og")
 
 

@@ -1,7 +1,7 @@
 """What the plugin costs, as ratios within one run; prints the Markdown of docs/benchmarks.md.
 
 python benchmarks/run.py                  everything that this machine can measure
-python benchmarks/run.py --only collate   one of: collate, step, look-ahead, streaming, gpu
+python benchmarks/run.py --only collate   one of: collate, step, look-ahead, gpu
 """
 
 from __future__ import annotations

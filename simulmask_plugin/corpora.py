@@ -60,7 +60,6 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
         FileNotFoundError: a file is missing.
         ValueError: the two files do not have the same number of sentences, or one is malformed.
     """
-    source, target = Path(source), Path(target)
     if source.suffix == ".xml":
         segments = _xml_segments(source), _xml_segments(target)
         _check_same_segments(source, target, *segments)
@@ -73,7 +72,6 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
 
 def read_pairs(path: Path, *, source_key: str | None = None, target_key: str | None = None) -> Iterator[Pair]:
     """Yields the pairs of one .tsv, .json or .jsonl file; the keys are the columns of a TSV."""
-    path = Path(path)
     if path.suffix == ".tsv":
         return read_tsv(path, source_column=source_key or "1", target_column=target_key or "2")
     if path.suffix in (".json", ".jsonl"):
@@ -238,22 +236,21 @@ def split_off(pairs: list[Item], *, num_valid: int, seed: int) -> tuple[list[Ite
 
 def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
     """Raises FileExistsError where a file that is about to be written exists and may not be overwritten."""
-    present = [str(path) for path in paths if Path(path).exists()]
+    present = [str(path) for path in paths if path.exists()]
     if present and not overwrite:
         raise FileExistsError(f"Already there: {', '.join(present)}; choose another output or give --overwrite.")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes one text a line."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made as a whole before the file is opened: an error on the way leaves no half of a file behind.
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
-def write_jsonl(path: Path, pairs: Iterable[Pair], *, languages: dict[str, str] | None = None) -> None:
-    """Writes the rows of `formatting: simulmask`: source, target, and the given language columns."""
-    write_rows(path, ({"source": pair.source, "target": pair.target, **(languages or {})} for pair in pairs))
+def write_jsonl(path: Path, pairs: Iterable[Pair]) -> None:
+    """Writes the rows of `formatting: simulmask`: source and target."""
+    write_rows(path, ({"source": pair.source, "target": pair.target} for pair in pairs))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -277,9 +274,9 @@ def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _existing(path: Path) -> Path:
-    if not Path(path).exists():
+    if not path.exists():
         raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
-    return Path(path)
+    return path
 
 
 def _align(

@@ -13,6 +13,7 @@ from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape
+from simulmask_plugin.schedule import parse_schedule
 from simulmask_plugin.terminal import console
 from simulmask_plugin.units import Tokenizer, split_units
 
@@ -50,18 +51,6 @@ class WordTokenizer:
     def __len__(self) -> int:
         """Number of different words."""
         return len(self.words)
-
-
-def parse_schedule(text: str) -> tuple[int, ...]:
-    """Read g from a command line, e.g. "1,2,3".
-
-    Raises:
-        ValueError: if something in it is no integer.
-    """
-    try:
-        return tuple(int(value) for value in text.split(","))
-    except ValueError:
-        raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None
 
 
 def run_show(

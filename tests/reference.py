@@ -186,6 +186,17 @@ def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> flo
     return total / t
 
 
+def actions(g: tuple[int, ...]) -> list[Action]:
+    """READ and WRITE in the order in which they happen; the last WRITE is the end of sentence."""
+    out, read = [], 0
+    for now in g:
+        while read < now:
+            out.append(Action.READ)
+            read += 1
+        out.append(Action.WRITE)
+    return out
+
+
 def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
     config = SimulMaskConfig.from_dict(block)

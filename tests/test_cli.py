@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from driving import llama_factory, write_setup
 
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
@@ -35,9 +36,6 @@ RECORD_KEYS = [
     "promised",
     "holds",
 ]
-
-# LLaMA-Factory and what it imports warn of much; that is not what is tested here.
-llama_factory = pytest.mark.filterwarnings("default")
 
 
 def error(capsys, *arguments):
@@ -91,42 +89,6 @@ def test_env_lists_packages_and_hook(capsys):
 
 
 # validate
-
-
-def write_setup(folder, **keys):
-    """Write a tiny model, data and a training YAML; return the YAML's path."""
-    tokenizer = byte_tokenizer()
-    tiny_model("llama", len(tokenizer), 0).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    rows = [{"source": "ein haus", "target": "a house"}, {"source": "zwei", "target": "two of them"}]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "broken.jsonl").write_text(json.dumps(rows[0]) + "\n{not json\n")
-    columns = {"source": "source", "target": "target"}
-    entries = {
-        "rows": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": columns},
-        "absent_column": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": {"source": "src"}},
-        "absent_file": {"file_name": "nowhere.jsonl", "formatting": "simulmask", "columns": columns},
-        "broken": {"file_name": "broken.jsonl", "formatting": "simulmask", "columns": columns},
-        "alpaca": {"file_name": "rows.jsonl"},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(entries))
-    path = folder / "train.yaml"
-    content = {
-        "model_name_or_path": str(folder / "model"),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset_dir": str(folder),
-        "dataset": "rows",
-        "cutoff_len": 256,
-        "output_dir": str(folder / "output"),
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "bf16": True,
-        "simulmask": {"policy": "wait_k", "k": 1},
-    }
-    path.write_text(yaml.safe_dump(content | keys))
-    return path
 
 
 @pytest.fixture(scope="module")

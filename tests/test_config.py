@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, fields
 
 import pytest
+from driving import POLICIES
 
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_k
 from simulmask_plugin.prompts import Prompt
@@ -96,6 +97,42 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
     ],
 )
 def test_bad_blocks_are_refused(block, message):
+    with pytest.raises(ValueError, match=message):
+        SimulMaskConfig.from_dict(block)
+
+
+PAIRS = {"prefix_pairs": True, "positions": "contiguous"}
+WAIT_2 = {"policy": "wait_k", "k": 2, **PAIRS}
+REFUSED_PAIRS = {
+    "no boolean": ({**WAIT_2, "prefix_pairs": "yes"}, r"prefix_pairs must be true or false, got 'yes'"),
+    "a number": ({**WAIT_2, "prefix_pairs": 1}, r"prefix_pairs must be true or false, got 1"),
+    "list of k": ({**WAIT_2, "k": [1, 3]}, r"simulmask\.k: the list 1, 3 does not go with prefix_pairs.*; set one k"),
+    "range of k": ({**WAIT_2, "k": "2-4"}, r"simulmask\.k: the list 2, 3, 4 does not go .*; set one k"),
+    "group": (
+        {**WAIT_2, "positions": "group"},
+        r"positions: group does not go with prefix_pairs: true, .*; set positions: contiguous or remove prefix_pairs",
+    ),
+    "default positions": (
+        {"policy": "offline", "prefix_pairs": True},
+        r"positions: group does not go with prefix_pairs: true",
+    ),
+    "modified_alibi": (
+        {**WAIT_2, "positions": "modified_alibi"},
+        r"positions: modified_alibi does not go with prefix_",
+    ),
+    "turns": (
+        {**WAIT_2, "layout": "turns"},
+        r"layout: turns does not go with prefix_pairs: true.*; set layout: prefix",
+    ),
+    "slots": ({**WAIT_2, "layout": "slots", "positions": "slots"}, r"layout: slots does not go with prefix_pairs"),
+    "interleaved": ({"layout": "interleaved", "prefix_pairs": True}, r"layout: interleaved does not go with prefix_"),
+    "rows": ({**WAIT_2, "rows": "own_unit"}, r"simulmask\.rows has no meaning with prefix_pairs: true; remove it"),
+    "rate": ({**WAIT_2, "look_ahead_rate": 0.5}, r"look_ahead_rate has no meaning with prefix_pairs: true; remove it"),
+}
+
+
+@pytest.mark.parametrize(("block", "message"), REFUSED_PAIRS.values(), ids=REFUSED_PAIRS)
+def test_what_does_not_go_with_pairs_is_refused(block, message):
     with pytest.raises(ValueError, match=message):
         SimulMaskConfig.from_dict(block)
 
@@ -211,6 +248,14 @@ def test_every_key_of_the_block_is_documented():
         if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
     assert documented == {field.name for field in fields(SimulMaskConfig)}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_simulmask_json_carries_prefix_pairs(tmp_path, policy):
+    settings = settings_of(**POLICIES[policy], **PAIRS)
+    settings.save(tmp_path)
+    assert ModelSettings.load(tmp_path) == settings
+    assert json.loads((tmp_path / "simulmask.json").read_text())["config"]["prefix_pairs"] is True
 
 
 def test_settings_of_a_version_without_slots_load(tmp_path):

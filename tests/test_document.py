@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import encoder_of
+from driving import encoder_of
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.choosing import ChunkChooser

@@ -4,9 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from driving import encoder_of
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import encoder_of, pieces_of, settings_of
+from reference import pieces_of, settings_of
 
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, ScheduleSampler, from_feature, to_feature

@@ -1,12 +1,11 @@
 """Streaming of the layout `slots`: parity with training, cost, what the cache holds."""
 
-import random
-
 import pytest
 import torch
+from driving import POLICIES, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Forced, drive, encoder_of, schedules, settings_of
+from reference import schedules, settings_of
 
 from simulmask_plugin.collator import lay_out
 from simulmask_plugin.config import ROWS
@@ -20,32 +19,11 @@ from simulmask_plugin.slots_session import SESSIONS, SlotsSession
 from simulmask_plugin.streaming import StreamingSession
 
 SLOTS = {"layout": "slots", "positions": "slots"}
-POLICIES = {
-    "wait-1": {"policy": "wait_k", "k": 1},
-    "wait-3": {"policy": "wait_k", "k": 3},
-    "wait-50": {"policy": "wait_k", "k": 50},
-    "read-2": {"policy": "read_n", "n": 2},
-    "offline": {"policy": "offline"},
-    "schedule": {"policy": "schedule"},
-}
 KINDS = ["llama", "qwen3", "falcon", "mpt"]
-"""RoPE without and with a norm of its own on queries and keys; ALiBi by each of the two masks that carry it."""
+"""RoPE, RoPE with a norm on queries and keys, ALiBi in sdpa, and in eager attention."""
 
 EXACT_ROWS = ["look_ahead", "own_unit", "next_unit"]
 VOCAB = 320
-
-
-def sentence(rng, num_words):
-    return " ".join("".join(rng.choices("abcdexyz", k=rng.randint(1, 6))) for _ in range(num_words))
-
-
-def sentence_pairs(lengths=((1, 1), (1, 6), (6, 1), (3, 7), (8, 4), (5, 5)), seed=0):
-    rng = random.Random(seed)
-    rows = []
-    for num_source, num_target in lengths:
-        schedule = tuple(sorted(rng.randint(0, num_source) for _ in range(num_target + 1)))
-        rows.append(Row(sentence(rng, num_source), sentence(rng, num_target), "English", "German", schedule))
-    return rows
 
 
 def parity(model, tokenizer, sentences, **block):
@@ -55,12 +33,6 @@ def parity(model, tokenizer, sentences, **block):
         compare(model, encoder, row, result)
     assert result.max_logit > 1, "the logits are too small for a difference to be seen"
     return result
-
-
-def assert_holds(result):
-    assert result.same_ids
-    assert result.max_abs_diff <= 1e-4
-    assert result.holds
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -148,13 +120,8 @@ def test_query_unit_shows_inner_tokens_more_in_training(model_of, byte_level):
     assert result.max_abs_diff > 1e-3
 
 
-def target_ids_of(encoder, row):
-    example = encoder.encode(row)
-    return example.input_ids[example.source_end + example.num_header :].tolist()
-
-
 def forced_session(model, encoder, row, policy=None):
-    forced = Forced(target_ids_of(encoder, row))
+    forced = Forced(target_ids_of(encoder, row.source, row.target))
     policy = policy or encoder.settings.config.policies()[0]
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
     return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.corpora import (
+    Cleaning,
     Pair,
     check_absent,
     clean,
@@ -65,17 +66,15 @@ def test_aligned_files_round_trip(tmp_path_factory, pairs):
 
 @given(st.lists(st.tuples(any_text, any_text), max_size=8))
 def test_cleaning_twice_changes_nothing_and_counts_every_pair(pairs):
-    kept, dropped = clean(at(pairs), max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True)
+    cleaning = Cleaning(max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True)
+    kept, dropped = clean(at(pairs), cleaning)
     assert len(kept) + dropped.total() == len(pairs)
-    assert clean(kept, max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True) == (
-        kept,
-        Counter(),
-    )
+    assert clean(kept, cleaning) == (kept, Counter())
 
 
 @given(st.lists(st.tuples(any_text, any_text), max_size=8))
 def test_kept_text_has_single_spaces_only(pairs):
-    for pair in clean(at(pairs))[0]:
+    for pair in clean(at(pairs), Cleaning())[0]:
         assert pair.source == " ".join(pair.source.split())
         assert pair.source
 
@@ -149,7 +148,7 @@ def test_line_feed_alone_ends_a_line(tmp_path):
 
 
 def test_cleaning_normalizes_white_space():
-    kept, _ = clean([Pair("\ta\u00a0 b\u2028c ", "d\te", "here:1")])
+    kept, _ = clean([Pair("\ta\u00a0 b\u2028c ", "d\te", "here:1")], Cleaning())
     assert kept == [Pair("a b c", "d e", "here:1")]
 
 
@@ -165,22 +164,22 @@ def test_cleaning_counts_by_reason():
             ("a b", "c d"),
         ]
     )
-    kept, dropped = clean(pairs, max_units=4, max_ratio=2, drop_identical=True, drop_duplicates=True)
+    kept, dropped = clean(pairs, Cleaning(max_units=4, max_ratio=2, drop_identical=True, drop_duplicates=True))
     assert without_place(kept) == [("a b", "c d")]
     assert dropped == {"empty side": 2, "too long": 1, "ratio": 1, "identical": 1, "duplicate": 1}
 
 
 def test_cleaning_keeps_all_but_empty_sides_by_default():
-    kept, dropped = clean(at([("z", "z"), ("z", "z"), ("a", "b " * 300)]))
+    kept, dropped = clean(at([("z", "z"), ("z", "z"), ("a", "b " * 300)]), Cleaning())
     assert len(kept) == 3
     assert not dropped
 
 
 def test_cleaning_counts_in_the_given_units():
     pairs = at([("你好 吗", "hello there")])
-    assert clean(pairs, source_unit="character", max_units=3)[0]
-    assert not clean(pairs, source_unit="character", max_units=2)[0]
-    assert clean(pairs, source_unit="word", max_units=2)[0]
+    assert clean(pairs, Cleaning(source_unit="character", max_units=3))[0]
+    assert not clean(pairs, Cleaning(source_unit="character", max_units=2))[0]
+    assert clean(pairs, Cleaning(source_unit="word", max_units=2))[0]
 
 
 def test_split_off_is_a_partition_in_order_and_depends_on_the_seed():
@@ -297,11 +296,11 @@ def test_missing_network_is_told(monkeypatch):
 
 def test_cleaning_refuses_senseless_limits():
     with pytest.raises(ValueError, match=r"max_units must be at least 1, got 0"):
-        clean([], max_units=0)
+        Cleaning(max_units=0)
     with pytest.raises(ValueError, match=r"max_ratio must be at least 1 .* got 0\.5"):
-        clean([], max_ratio=0.5)
+        Cleaning(max_ratio=0.5)
     with pytest.raises(ValueError, match=r"Unknown unit 'char'; expected one of word, character"):
-        clean([], source_unit="char")
+        Cleaning(source_unit="char")
 
 
 def test_split_off_needs_pairs_to_train_on():

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from driving import llama_factory, write_setup
 
+from simulmask_plugin import matrix
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.families import tiny_model
+from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.families import FAMILIES, tiny_model
 from simulmask_plugin.matrix import WAIT_K, byte_tokenizer
 from simulmask_plugin.parity import compare
 from simulmask_plugin.prompts import Prompt
@@ -293,6 +294,15 @@ def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys
     assert {k for k, _ in tried} == set(WAIT_K)
     assert any(k > len(source_lengths) for k, source_lengths in tried)
     assert any(source_lengths.max() > 1 for _, source_lengths in tried)
+
+
+def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
+    block = {"policy": "wait_k", "k": 3, "group_offset": 8, "look_ahead_rate": 0.5}
+    settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "b:"))
+    cells = [cell.config for cell in matrix._cells(settings, FAMILIES["llama"], True)]
+    assert {(cell.positions, cell.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
+    rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in ROWS}
+    assert {cell.rows: cell.look_ahead_rate for cell in cells} == rates
 
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):

@@ -125,6 +125,15 @@ def test_folder_of_a_model_brings_tokenizer_and_settings(tmp_path, capsys):
     assert picture["schedule"] == [1, 2]
 
 
+def test_option_drops_what_the_model_then_does_not_read(tmp_path, capsys):
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = SimulMaskConfig(policy="wait_k", k=1, look_ahead_rate=0.5, group_offset=4)
+    ModelSettings(config, Prompt("T:", "\nA:")).save(tmp_path)
+    options = ["--tokenizer", str(tmp_path), "--source", "a", "--target", "b"]
+    assert shown(capsys, *options, "--rows", "own_unit")["position"] == [0, 1, 2, 6, 7, 8, 9, 10]
+    assert shown(capsys, *options, "--positions", "contiguous")["position"] == list(range(8))
+
+
 def test_folder_of_a_tokenizer_alone_gets_the_plain_prompt(tmp_path, capsys):
     byte_tokenizer().save_pretrained(tmp_path)
     picture = shown(capsys, "--tokenizer", str(tmp_path))

@@ -299,7 +299,7 @@ def test_png_is_written(tmp_path, capsys):
 def test_png_holds_its_numbers(tmp_path, capsys):
     """Words that Latin-1 has not, too."""
     path = tmp_path / "mask.png"
-    options = ["--source", "我们 是", "--target", "é x"]
+    options = ["--source", "αβ γ", "--target", "ж x"]
     assert main(["show", *options, "--png", str(path), "--json"]) == 0
     with Image.open(path) as image:
         assert json.loads(image.text["Comment"]) == json.loads(capsys.readouterr().out)

@@ -41,6 +41,16 @@ class Echo(ChunkChooser):
         return int(logits.argmax())
 
 
+class EveryThird(Echo):
+    """Ends the read after every third word that it is asked about."""
+
+    asked = 0
+
+    def ends_read(self, logits):
+        self.asked += 1
+        return self.asked % 3 == 0
+
+
 def document_session(model, encoder, document, length=4, **options):
     policy = None
     if encoder.settings.config.layout == "turns":
@@ -85,13 +95,6 @@ def test_memory_of_a_long_document_is_flat(model_of, with_ends, name, context_se
 
 def test_memory_is_bounded_where_no_write_meets_the_end_of_a_sentence(model_of, with_ends):
     """A WRITE after every third word of sentences of five; then the first WRITE behind the end of one is its end."""
-
-    class EveryThird(Echo):
-        asked = 0
-
-        def ends_read(self, logits):
-            self.asked += 1
-            return self.asked % 3 == 0
 
     encoder = encoder_of(with_ends, **INTERLEAVED)
     session = ChunkedSession(
@@ -238,6 +241,16 @@ def test_other_words_end_no_sentence(model_of, with_ends, word):
     session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=1))
     session.read(word)
     assert session.action() is Action.READ
+
+
+def test_sentence_leaves_with_the_first_write_behind_its_end(model_of, with_ends):
+    """Which may come words later, here after the third."""
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = ChunkedSession(
+        model=model_of("llama", VOCAB, 0), encoder=encoder, document=Document(), chooser=EveryThird(encoder, 2)
+    )
+    stream(session, "the dog. abc", is_last=False)
+    assert session.feeder.kept_ids() == session._prompt
 
 
 def test_short_sentences_are_read_together(model_of, with_ends):

@@ -21,9 +21,9 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
-from simulmask_plugin.chunked_session import Document
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
+from simulmask_plugin.document import Document
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES

@@ -124,10 +124,10 @@ def measure_cell(
     encoder = ExampleEncoder(subject.tokenizer, settings)
     num_policies = max(1, len(settings.config.policies()))
     result = ParityResult()
-    shift = int(random.integers(len(LENGTHS)))
+    shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
     for i in range(examples):
         row = random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random)
-        compare(model, encoder, row, result, policy_index=i % num_policies)
+        compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
     config = settings.config
     return {
         "family": subject.family.name,
@@ -298,7 +298,7 @@ def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:
 
 def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
     """The settings with other keys, a policy's parameters among them."""
-    return replace(settings, config=replace(settings.config, **{"k": None, "n": None} | keys))
+    return replace(settings, config=settings.config.with_keys({"k": None, "n": None} | keys))
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
+from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked import chunks_of
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, chunk_limit
+from simulmask_plugin.chunked_session import ChunkedSession, chunk_limit
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.config import CHUNKED, ModelSettings
 from simulmask_plugin.delivery import training_inputs

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from simulmask_plugin.chunked_session import ChunkedSession, Document
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
+from simulmask_plugin.document import Document
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
 from simulmask_plugin.recompute_session import RecomputeSession

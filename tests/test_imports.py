@@ -11,7 +11,7 @@ import simulmask_plugin
 
 PACKAGE = Path(simulmask_plugin.__file__).parent
 
-STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config", "chunks"]
+STDLIB_ONLY = ["checks", "schedule", "policies", "units", "prompts", "config", "chunks"]
 """Import nothing but the standard library and each other, so that a wrong YAML is refused without delay."""
 
 ORDER = [
@@ -33,12 +33,14 @@ ORDER = [
     "families",
     "alibi",
     "features",
+    "choosing",
     "collator",
     "losses",
     "arguments",
     "delivery",
     "kv_cache",
     "feeding",
+    "document",
     "beam",
     "streaming",
     "slots_session",

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from simulmask_plugin.curves import read_scores, run_curve
-from simulmask_plugin.evaluation import Score, write_scores
+from simulmask_plugin.curves import run_curve
 from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
 from simulmask_plugin.programs import ProgramFailed
+from simulmask_plugin.scores import Score, read_scores, write_scores
 
 INSTANCES = [
     {"source": "a b", "prediction": "x y z", "reference": "x y\n"},

@@ -19,7 +19,7 @@ from simulmask_plugin.attention import compare_attention
 from simulmask_plugin.cli import main
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.features import FEATURE_COLUMNS, Row, features_of
 from simulmask_plugin.parity import ParityResult, compare, promises_parity, training_logits
 from simulmask_plugin.policies import make_policy

@@ -11,7 +11,6 @@ that has finished is not repeated, unless one before it was; --fresh starts over
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,9 @@ from functools import partial
 from pathlib import Path
 
 import pandas
+from lag_order import TIE, Order, check_order
+
+from simulmask_plugin.programs import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -32,8 +34,6 @@ HEADS = 16
 """Many small heads: Falcon divides ALiBi by the root of a head's size, and the order of words hangs on it."""
 
 LAST_PREPARATION = "model"
-TAIL = 20
-"""Lines of a failed step's log that are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Method:
     closing: str
     results: dict[str, str]
     """Where things are, below the output; `scores` is the file of scores."""
+    orders: tuple[Order, ...] = ()
+    """What has to hold in the end."""
 
 
 def all_steps(output: Path, method: Method) -> list[Step]:
@@ -197,6 +199,7 @@ METHODS = {
         columns=EVALUATION_COLUMNS,
         closing="One model, streamed at several k",
         results=EVALUATION_RESULTS,
+        orders=(Order("the lag rises with k", (*(f"wait_k-{k}" for k in (1, 3, 5, 7, 9)), "offline")),),
     ),
     "east": Method(
         pair_options=("--chunks",),
@@ -213,6 +216,14 @@ METHODS = {
         columns=EVALUATION_COLUMNS,
         closing="One model that decides for itself, at several latency prompts and read thresholds",
         results=EVALUATION_RESULTS,
+        orders=(
+            Order("the lag rises with the latency prompt", ("low", "medium", "high")),
+            Order(
+                "the lag rises with the read threshold",
+                tuple(f"medium-{threshold}" for threshold in (0.0001, 0.01, 0.99, 0.9999)),
+                tie=TIE,
+            ),
+        ),
     ),
     "compare": Method(
         pair_options=("--chunks",),
@@ -260,7 +271,7 @@ def run_steps(steps: list[Step], logs: Path) -> None:
     """Runs what has not been done yet, with a line of progress for every step.
 
     Raises:
-        RuntimeError: a step failed; the message holds the end of its log.
+        RuntimeError: a step failed (`ProgramFailed`: the message holds the end of its log) or left no result.
     """
     logs.mkdir(exist_ok=True)
     previous = 0.0
@@ -279,24 +290,20 @@ def run_steps(steps: list[Step], logs: Path) -> None:
 def run_step(step: Step, log: Path) -> None:
     """Runs one step; its log gets its name once the step has succeeded."""
     unfinished = log.with_suffix(".unfinished")
-    # One thread: for models so small a second one gains little, and loses much on a machine that is not idle.
-    environment = (
-        {"OMP_NUM_THREADS": "1"}
-        | os.environ
-        | {
-            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}",
-            "HF_HUB_OFFLINE": "1",  # nothing is downloaded, so nothing has to wait for a network
-            "CUDA_VISIBLE_DEVICES": "",  # sized for a CPU; several GPUs would make another batch of it
-        }
-    )
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(step.beginning)
-        file.flush()
-        code = subprocess.run(step.command, env=environment, stdout=file, stderr=file, check=False).returncode
-    if code or not step.result.exists():
-        tail = "\n".join(unfinished.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
-        reason = f"exit code {code}" if code else f"there is no {step.result}"
-        raise RuntimeError(f"failed ({reason}). The end of {unfinished}:\n{tail}")
+    environment = {
+        # One thread: for models so small a second one gains little, and loses much on a machine that is not idle.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HF_HUB_OFFLINE": "1",  # nothing is downloaded, so nothing has to wait for a network
+        "CUDA_VISIBLE_DEVICES": "",  # sized for a CPU; several GPUs would make another batch of it
+    }
+
+    def begin() -> None:
+        unfinished.write_text(step.beginning, encoding="utf-8")
+
+    run_program(step.title, step.command, unfinished, environment, prepare=begin)
+    if not step.result.exists():
+        raise RuntimeError(f"{step.title} has left no {step.result}; its log is {unfinished}.")
     unfinished.replace(log)
 
 
@@ -326,8 +333,12 @@ def open_folder(output: Path, *, fresh: bool) -> None:
     (output / MARKER).touch()
 
 
-def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> str:
-    """Runs the steps and returns the closing words."""
+def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> None:
+    """Runs the steps, says what came out, and checks it.
+
+    Raises:
+        RuntimeError: a step failed, or the lag is not ordered as it has to be.
+    """
     start = time.monotonic()
     open_folder(output, fresh=fresh)
     steps = all_steps(output, method)
@@ -335,13 +346,17 @@ def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> str:
         steps = steps[: [step.name for step in steps].index(LAST_PREPARATION) + 1]
     run_steps(steps, output / "logs")
     if prepare:
-        return f"Data and model: {output / 'data'}, {output / 'model'}"
-    return (
+        print(f"Data and model: {output / 'data'}, {output / 'model'}")
+        return
+    scores = output / method.results["scores"]
+    print(
         f"\nDone in {time.monotonic() - start:.0f} s. {method.closing}: quality (BLEU)"
         "\nagainst latency (LAAL: words behind the source).\n\n"
-        f"{table(output / method.results['scores'], method.columns)}\n\n"
+        f"{table(scores, method.columns)}\n\n"
         + "   ".join(f"{name}: {output / path}" for name, path in {**method.results, "logs": "logs"}.items())
     )
+    for order in method.orders:
+        print(check_order(scores, order))
 
 
 def main() -> None:
@@ -358,9 +373,7 @@ def main() -> None:
     output = (options.output or ROOT / folder).resolve()
     os.chdir(ROOT)  # the YAMLs and scripts are named relative to it
     try:
-        print(
-            demo(Path(os.path.relpath(output)), METHODS[options.method], prepare=options.prepare, fresh=options.fresh)
-        )
+        demo(Path(os.path.relpath(output)), METHODS[options.method], prepare=options.prepare, fresh=options.fresh)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{parser.prog}: {error}")
 

@@ -5,7 +5,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 export PATH="$root/.venv/bin:$PATH"
 
 if [[ ${1-} == *.y*ml ]]; then
-    config=$(realpath "$1") && shift
+    config=$(realpath "$1")
+    shift
 else
     config=$root/yaml_configs/toy_wait_k_stage1_full.yaml
     python "$root/east_scripts/demo.py" --output "$root/output/toy" --prepare

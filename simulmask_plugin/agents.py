@@ -18,16 +18,14 @@ from pathlib import Path
 import torch
 from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
-from simulmask_plugin.document import Document
-from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES
-from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.sessions import Decision, attention_of, document_of, open_session
 from simulmask_plugin.units import join_units
 
 
@@ -54,11 +52,11 @@ class SimulMaskAgent(TextToTextAgent):
             slot_length=args.slot_length,
         )
         self.decision.check(settings)
-        self.document = Document(args.document_units, args.context_sentences) if args.document_units else None
-        # transformers would take sdpa for Gemma 2, too, and leave its soft-capping out
-        attention = args.attn_implementation or family_of(AutoConfig.from_pretrained(args.model)).attention
+        self.document = document_of(settings, args.document_units, args.context_sentences)
         self.model = AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=getattr(torch, args.model_dtype), attn_implementation=attention
+            args.model,
+            dtype=getattr(torch, args.model_dtype),
+            attn_implementation=attention_of(args.model, args.attn_implementation),
         )
         self.model.to(args.device).eval()
         self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model), settings)

@@ -20,8 +20,10 @@ import yaml
 
 from simulmask_plugin.comparison import Comparison, Run, Training, write_comparison
 from simulmask_plugin.config import ModelSettings
-from simulmask_plugin.evaluation import evaluate, metrics, read_lines, signatures, translations
+from simulmask_plugin.evaluation import evaluate
+from simulmask_plugin.evaluation_config import resolve
 from simulmask_plugin.programs import run_program
+from simulmask_plugin.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.study import Stage, Study, load_study, model_folder
 
@@ -78,17 +80,17 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         name: ModelSettings.load(model_folder(Path(study.output), name, len(stages)))
         for name, stages in study.models.items()
     }
-    of_first = settings[study.systems[order[0]].model]
+    resolved = resolve(first, settings[study.systems[order[0]].model])
     return Comparison(
         study=path,
         runs=sorted(runs, key=lambda run: order.index(run.system)),
         trainings=trainings,
         plain=study.plain,
         reference=study.reference_run,
-        bleu=metrics(first, of_first)[0],
+        bleu=metrics(resolved)[0],
         blocks={name: asdict(of_model.config) for name, of_model in settings.items()},
         evaluation={key: getattr(first, key) for key in SHARED},
-        versions=signatures(first, of_first),
+        versions=signatures(resolved),
     )
 
 
@@ -137,7 +139,7 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
         scores = evaluate(settings.evaluation, f"{system} ")
         for policy, score in zip(settings.evaluation.policies, scores, strict=True):
             folder = Path(settings.evaluation.output, score.name)
-            predictions, references = translations(read_lines(folder / "instances.log"))
+            predictions, references = translations(read_jsonl(folder / "instances.log"))
             runs.append(Run(system, name, Decision.from_dict(policy), score, predictions, references))
     return training, runs
 

@@ -13,8 +13,8 @@ from jinja2 import Environment
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from simulmask_plugin.evaluation import Score
 from simulmask_plugin.report import draw_curve
+from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 
 COLUMNS = {

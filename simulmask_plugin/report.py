@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.evaluation_config import EvaluationConfig
+from simulmask_plugin.languages import is_japanese
+from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
-
-if TYPE_CHECKING:
-    from simulmask_plugin.evaluation import EvaluationConfig, Score
 
 OFFLINE = "offline"
 FEW = 3
@@ -74,6 +73,13 @@ def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
 
 
+def tokenizer_note(config: EvaluationConfig) -> str:
+    """Say what BLEU of Japanese counts where it is no words; empty elsewhere."""
+    if config.bleu_tokenize != "char" or not is_japanese(config.target_lang or ""):
+        return ""
+    return "BLEU counts characters (sacrebleu's tokenizer char); for words, ja-mecab: `pip install 'sacrebleu[ja]'`."
+
+
 def markdown_table(scores: Sequence[Score]) -> str:
     """Return the scores as a Markdown table."""
     extra = list(scores[0].extra)
@@ -93,18 +99,27 @@ def write_report(
     scores: Sequence[Score],
     signatures: Mapping[str, str],
 ) -> None:
-    """Write report.md: the table, the curve, and every setting and version behind them."""
+    """Write report.md: the table, the curve, and every setting and version behind them.
+
+    Args:
+        path: of the file.
+        config: the evaluation, resolved: what was really used stands in the report, whoever decided on it.
+        settings: of the model.
+        scores: the table.
+        signatures: of the scores, and versions.
+    """
     trained = asdict(settings.config) | asdict(settings.prompt)
     sections = [
         f"# {config.model}",
         f"{scores[0].sentences} sentences of `{config.source}`.",
         markdown_table(scores),
         slot_length_note(config, settings),
+        tokenizer_note(config),
         "![BLEU against LAAL](curve.png)",
         "## How the model was trained (simulmask.json)",
-        "\n".join(f"- {key}: `{value!r}`" for key, value in trained.items() if value is not None),
+        "\n".join(f"- {key}: `{value!r}`" for key, value in trained.items()),
         "## How it was evaluated",
-        "\n".join(f"- {key}: `{value!r}`" for key, value in asdict(config).items() if value not in (None, {})),
+        "\n".join(f"- {key}: `{value!r}`" for key, value in asdict(config).items()),
         "## Signatures and versions",
         "\n".join(f"- {key}: `{value}`" for key, value in signatures.items()),
     ]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.document import Document
+from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
 from simulmask_plugin.recompute_session import RecomputeSession
@@ -84,6 +85,8 @@ class Decision:
             check_latency(self.latency)
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
+        if self.beam_width is not None:
+            check_count("beam_width", self.beam_width)
         self._check_recompute(settings)
         settings = self.streamed_with(settings)
         if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
@@ -112,6 +115,54 @@ class Decision:
                     f"recompute streams plain causal text and needs a model of {key}: {expected}, but this one was "
                     f"trained with {key}: {trained}; remove recompute, or take a model that was."
                 )
+
+
+def check_count(what: str, value: object, least: int = 1) -> None:
+    """Raise a ValueError unless value is an integer of at least so much."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what} must be an integer of at least {least}, got {value!r}.")
+
+
+def document_of(settings: ModelSettings, units: int | None, context_sentences: int) -> Document | None:
+    """Return how a line is streamed as a document; None: a line is a sentence.
+
+    Args:
+        settings: of the model.
+        units: `Document.min_units`; None: a line is a sentence.
+        context_sentences: `Document.context_sentences`.
+
+    Raises:
+        ValueError: naming what is no number, lacks its partner, or what the model's layout cannot do.
+    """
+    check_count("context_sentences", context_sentences, least=0)
+    if units is None:
+        if context_sentences:
+            raise ValueError(
+                f"context_sentences is {context_sentences}, but without document_units every line is one sentence; "
+                "set document_units, or remove context_sentences."
+            )
+        return None
+    check_count("document_units", units)
+    if settings.config.layout not in CHUNKED:
+        raise ValueError(
+            f"document_units needs a model of layout: {' or '.join(CHUNKED)}, but this one was trained with layout: "
+            f"{settings.config.layout}; remove document_units."
+        )
+    return Document(units, context_sentences)
+
+
+def attention_of(model: str, given: str | None) -> str:
+    """Return the attention to stream a model with: the given one, else that of training.
+
+    transformers would take sdpa for Gemma 2, too, and leave its soft-capping out.
+
+    Raises:
+        ValueError: if the model's family is not supported, or cannot take its mask with the given one.
+    """
+    config = AutoConfig.from_pretrained(model)
+    attention = given or family_of(config).attention
+    check_attention(config, attention)
+    return attention
 
 
 def open_session(
@@ -153,7 +204,7 @@ def open_session(
         target_lang=target_lang,
         latency=decision.latency or "medium",
         read_threshold=decision.read_threshold,
-        beam_width=decision.beam_width or 1,
+        beam_width=1 if decision.beam_width is None else decision.beam_width,
         document=document,
         max_target_tokens=max_target_tokens,
     )

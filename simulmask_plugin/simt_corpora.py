@@ -18,12 +18,10 @@ from typing import Any, NamedTuple
 
 from simulmask_plugin.chunks import CHUNK_COLUMNS, LATENCIES, chunk_row
 from simulmask_plugin.corpora import Cleaning, Pair, clean, is_text, read_json_rows
-from simulmask_plugin.units import CHARACTER, WORD
+from simulmask_plugin.languages import unit_of
+from simulmask_plugin.units import CHARACTER
 
 OFFLINE_COLUMNS = ("source_lang", "target_lang", "source", "target")
-
-UNSPACED_LANGUAGES = frozenset({"chinese", "japanese", "zh", "ja"})
-"""Written without spaces between words."""
 
 _SIMT_KEYS = ("src_lang", "tgt_lang", *CHUNK_COLUMNS[2:])
 _OFFLINE_KEYS = ("src_lang", "tgt_lang", *OFFLINE_COLUMNS[2:])
@@ -74,11 +72,6 @@ def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[lis
         kept |= {pair.where for pair in left}
         dropped += lost
     return [example for example in examples if example.pair.where in kept], dropped
-
-
-def unit_of(language: str) -> str:
-    """Returns the unit that sentences of a language are counted in."""
-    return CHARACTER if language.casefold() in UNSPACED_LANGUAGES else WORD
 
 
 def space_chunks(chunks: Sequence[str], language: str) -> list[str]:

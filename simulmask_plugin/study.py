@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.evaluation import EvaluationConfig, check_for_model
+from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.sessions import Decision
+from simulmask_plugin.sessions import Decision, check_count
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 KINDS = ("train", "export")
@@ -93,6 +93,7 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
     values = read_yaml(path, list(overrides))
     needed = ("output", "models", "systems", "plain", "reference")
     check_keys(values, known=(f.name for f in fields(Study)), needed=needed, where=path)
+    values = {key: value for key, value in values.items() if value is not None}  # an empty key is its default
     for key in ("models", "systems", "training", "evaluation"):
         if not isinstance(values.get(key, {}), dict):
             raise ValueError(f"{path}: {key} must be a mapping of keys to values, got {values[key]!r}.")
@@ -100,9 +101,8 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
         if not isinstance(values[key], str):
             raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
     for key in ("jobs", "threads"):
-        number = values.get(key)
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise ValueError(f"{path}: {key} must be an integer of at least 1, got {number!r}.")
+        if key in values:
+            check_count(f"{path}: {key}", values[key])
     for key in ("models", "systems"):
         for name in values[key]:
             if not NAME.fullmatch(str(name)):

@@ -133,7 +133,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+    from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)

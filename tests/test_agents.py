@@ -9,19 +9,42 @@ from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.families import FAMILIES
 
 
+def parse(model, *options):
+    parser = ArgumentParser()
+    SimulMaskAgent.add_args(parser)
+    args = parser.parse_args(["--model", str(model), *options])
+    args.device = "cpu"
+    return args
+
+
 def test_gemma_2_is_streamed_with_the_soft_capping_of_training(model_of, byte_level, tmp_path):
     """Only eager attention caps the scores of Gemma 2, in training and in streaming."""
     model_of("gemma2", len(byte_level), 0).save_pretrained(tmp_path)
     byte_level.save_pretrained(tmp_path)
     settings_of(policy="wait_k", k=3).save(tmp_path)
-    parser = ArgumentParser()
-    SimulMaskAgent.add_args(parser)
-    args = parser.parse_args(["--model", str(tmp_path)])
-    args.device = "cpu"
-    assert SimulMaskAgent(args).model.config._attn_implementation == "eager"
-    args.attn_implementation = "sdpa"
+    assert SimulMaskAgent(parse(tmp_path)).model.config._attn_implementation == "eager"
     with pytest.raises(ValueError, match="Attention 'sdpa' cannot take .* for gemma2; expected eager"):
-        SimulMaskAgent(args)
+        SimulMaskAgent(parse(tmp_path, "--attn-implementation", "sdpa"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--document-units", "0"], "document_units must be an integer of at least 1, got 0"),
+        (["--context-sentences", "1"], "context_sentences is 1, but without document_units every line is one sentence"),
+        (["--document-units", "5", "--latency", "low", "--beam-width", "0"], "beam_width must be an integer of at le"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, options, message):
+    settings_of(layout="interleaved").save(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        SimulMaskAgent(parse(tmp_path, *options))
+
+
+def test_document_units_need_a_layout_of_chunks(tmp_path):
+    settings_of(policy="wait_k", k=3).save(tmp_path)
+    with pytest.raises(ValueError, match="document_units needs a model of layout: interleaved or turns"):
+        SimulMaskAgent(parse(tmp_path, "--document-units", "20"))
 
 
 def test_families_that_train_without_sdpa_stream_without_it():

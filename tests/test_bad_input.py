@@ -326,6 +326,9 @@ DECISIONS = {
         r"latency has no meaning for a model of layout: prefix; remove it",
     ),
     "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
+    "no beam": (INTERLEAVED, {"beam_width": 0}, r"^beam_width must be an integer of at least 1, got 0\.$"),
+    "beams that are no number": (INTERLEAVED, {"beam_width": "4"}, r"beam_width must be an integer .*, got '4'"),
+    "beams that are a boolean": (INTERLEAVED, {"beam_width": True}, r"beam_width must be an integer .*, got True"),
     "recompute of slots": (
         SLOTS_3,
         {"recompute": True},

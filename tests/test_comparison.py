@@ -8,7 +8,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from simulmask_plugin.comparison import Comparison, Run, Training, make_table, p_values, write_comparison
-from simulmask_plugin.evaluation import Score
+from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 
 REFERENCES = [f"the quick brown fox number {i} jumps over a lazy dog" for i in range(40)]

@@ -6,8 +6,10 @@ import os
 import pytest
 
 from simulmask_plugin import evaluation as evaluation_module
+from simulmask_plugin import evaluation_config
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
+from simulmask_plugin.families import tiny_config
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import Prompt
 
@@ -15,10 +17,13 @@ from simulmask_plugin.prompts import Prompt
 @pytest.fixture
 def evaluation(tmp_path):
     """Writes an evaluation YAML of a model trained at wait-3, with changes, and checks it."""
-    settings = ModelSettings(SimulMaskConfig(policy="wait_k", k=3, positions="group"), Prompt("a:", "\nb:"))
-    settings.save(tmp_path)
+    tiny_config("llama", 100).save_pretrained(tmp_path)
     for side, text in {"source": "a b\nc d\n", "target": "A B\nC D\n"}.items():
         (tmp_path / f"test.{side}").write_text(text)
+
+    def train(**block):
+        block = {"policy": "wait_k", "k": 3, "positions": "group"} | block
+        ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "\nb:")).save(tmp_path)
 
     def check(**changes):
         keys = {"model": tmp_path, "source": tmp_path / "test.source", "target": tmp_path / "test.target"}
@@ -27,6 +32,8 @@ def evaluation(tmp_path):
         path.write_text(json.dumps({key: str(v) if isinstance(v, os.PathLike) else v for key, v in keys.items()}))
         return check_evaluation(load_evaluation(path))
 
+    train()
+    check.train = train
     return check
 
 
@@ -57,6 +64,18 @@ EVALUATIONS = {
     "unknown dtype": ({"dtype": "int4"}, r"dtype: unknown value 'int4'; expected one of float32, bfloat16, float16"),
     "policy twice": ({"policies": [{"policy": "offline"}] * 2}, r"the same policy stands there twice"),
     "missing file": ({"source": "none.txt"}, r"source: none\.txt: no such file"),
+    "model that is no text": ({"model": 3}, r"eval\.yaml: model must be a text, got 3"),
+    "block that is a text": ({"simulmask": "group"}, r"eval\.yaml: simulmask must be a mapping of keys to values"),
+    "metrics that are a list": ({"extra_metrics": ["comet"]}, r"extra_metrics must be a mapping .*got \['comet'\]"),
+    "empty policy": ({"policies": [{"policy": None}]}, r"policies: each entry needs a policy"),
+    "unknown tokenizer": ({"bleu_tokenize": "14a"}, r"bleu_tokenize: unknown tokenizer '14a'; expected one of .*zh"),
+    "document of prefix": (
+        {"document_units": 20},
+        r"document_units needs a model of layout: interleaved or turns, but this one was trained with layout: prefix",
+    ),
+    "document of no units": ({"document_units": 0}, r"document_units must be an integer of at least 1, got 0"),
+    "context without a document": ({"context_sentences": 2}, r"context_sentences is 2, but without document_units"),
+    "context below zero": ({"context_sentences": -1}, r"context_sentences must be an integer of at least 0, got -1"),
 }
 
 
@@ -64,6 +83,109 @@ EVALUATIONS = {
 def test_bad_evaluation_is_refused(evaluation, changes, message):
     with pytest.raises(ValueError, match=message):
         evaluation(**changes)
+
+
+def test_empty_keys_are_defaults(evaluation, tmp_path):
+    empty = ("simulmask", "extra_metrics", "jobs", "threads", "device", "dtype", "limit", "context_sentences")
+    evaluation(**dict.fromkeys(empty))
+    given = load_evaluation(tmp_path / "eval.yaml")
+    assert {key: getattr(given, key) for key in empty} == {
+        **{"simulmask": {}, "extra_metrics": {}, "jobs": 1, "threads": None, "device": "cpu", "dtype": "float32"},
+        **{"limit": None, "context_sentences": 0},
+    }
+    with pytest.raises(ValueError, match="the key target is missing or empty"):
+        evaluation(target=None)
+
+
+def test_document_of_chunks_is_accepted(evaluation):
+    evaluation.train(layout="turns", positions="contiguous")
+    assert evaluation(document_units=20, context_sentences=1).config.layout == "turns"
+
+
+@pytest.mark.parametrize("tokenizer", ["ja-mecab", "ko-mecab"])
+def test_tokenizer_without_its_packages_is_refused(evaluation, monkeypatch, tokenizer):
+    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: None)
+    with pytest.raises(
+        ValueError, match=rf"{tokenizer} needs more packages; pip install 'sacrebleu\[{tokenizer[:2]}\]'"
+    ):
+        evaluation(bleu_tokenize=tokenizer)
+
+
+# Units of the target, of the texts and of SimulEval
+
+HAN, SPACED_HAN, CUT_HAN = "我们是中国人。\n好\n", "我 们 是 中 国 人 。\n好\n", "我们 是 中国 人 。\n好\n"
+CHARACTERS = {"target_units": "character"}
+AGREEING = {
+    "characters": (CHARACTERS, {}, HAN),
+    "Chinese": ({"target_lang": "Chinese"}, {}, HAN),
+    "Chinese in the YAML": ({}, {"target_lang": "zh"}, HAN),
+    "Chinese tokens": ({"target_units": "token"}, {"target_lang": "zh"}, HAN),
+    "Chinese cut into words": ({}, {"target_lang": "zh", "latency_unit": "word"}, CUT_HAN),
+    "Thai, in characters by wish": ({}, {"target_lang": "Thai", "latency_unit": "char"}, "สวัสดีชาวโลก\nดี\n"),
+    "a few foreign words": ({}, {"target_lang": "zh"}, "我们在 Berlin 的中国人很多很多很多很多\n好\n"),
+}
+
+
+@pytest.mark.parametrize(("block", "changes", "text"), AGREEING.values(), ids=AGREEING)
+def test_units_that_agree_are_accepted(evaluation, tmp_path, block, changes, text):
+    evaluation.train(**block)
+    (tmp_path / "test.target").write_text(text)
+    evaluation(**changes)
+
+
+DISAGREEING = {
+    "words of characters": (
+        CHARACTERS,
+        {"latency_unit": "word"},
+        HAN,
+        r"latency_unit: word does not go with a model of target_units: character, .* Set latency_unit: char\.$",
+    ),
+    "words of tokens": (
+        {"target_units": "token"},
+        {},
+        "A B\nC D\n",
+        r"does not go with a model of target_units: token, .* Take a model of target_units: word\.$",
+    ),
+    "words of Chinese tokens": (
+        {"target_units": "token", "target_lang": "zh"},
+        {"latency_unit": "word"},
+        HAN,
+        r"target_units: token, .* Set latency_unit: char\.$",
+    ),
+    "characters of a spaced language": (
+        {},
+        {"latency_unit": "char"},
+        "A man sleeps\nC D\n",
+        r"target: .*test\.target has white space between words or characters\. With latency_unit: char SimulEval",
+    ),
+    "Chinese with spaces": (CHARACTERS, {}, SPACED_HAN, r"Write the reference without it \(prepare_mt_test_data"),
+    "Chinese cut into words": ({"target_lang": "zh"}, {}, CUT_HAN, r"or set latency_unit: word if the model writes"),
+    "words of Chinese": (
+        {"target_lang": "Chinese"},
+        {"latency_unit": "word"},
+        HAN,
+        r"latency_unit: word needs white space between the words of .*test\.target.* AL would be -1\. Remove the key",
+    ),
+}
+
+
+@pytest.mark.parametrize(("block", "changes", "text", "message"), DISAGREEING.values(), ids=DISAGREEING)
+def test_units_that_cannot_be_right_are_refused(evaluation, tmp_path, block, changes, text, message):
+    evaluation.train(**block)
+    (tmp_path / "test.target").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        evaluation(**changes)
+
+
+def test_source_of_characters_needs_white_space(evaluation, tmp_path):
+    evaluation.train(source_units="character")
+    (tmp_path / "test.source").write_text(SPACED_HAN)
+    evaluation()
+    (tmp_path / "test.source").write_text(HAN)
+    with pytest.raises(
+        ValueError, match=r"source: .*test\.source has no white space between its characters.*--source-unit"
+    ):
+        evaluation()
 
 
 def test_files_of_different_length_are_refused(evaluation, tmp_path):
@@ -110,6 +232,13 @@ def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatc
     monkeypatch.setattr(evaluation_module, "run_program", fail)
     with pytest.raises(ProgramFailed, match=message):
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+
+
+def test_attention_that_cannot_take_the_mask_is_refused_before_anything_runs(evaluation, tmp_path):
+    evaluation(attn_implementation="flash_attention_2")
+    with pytest.raises(ValueError, match=r"Attention 'flash_attention_2' cannot take the mask.*sdpa"):
+        evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+    assert not (tmp_path / "out").exists()
 
 
 def test_run_that_never_began_does_not_block_its_correction(evaluation, tmp_path, monkeypatch):

@@ -1,15 +1,19 @@
 """Metrics of other programs, and several evaluations in one picture."""
 
 import json
+import re
 import shlex
 import sys
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import yaml
 
-from simulmask_plugin.curves import read_scores, run_curve
-from simulmask_plugin.evaluation import Score, write_scores
+from simulmask_plugin.curves import run_curve
 from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
 from simulmask_plugin.programs import ProgramFailed
+from simulmask_plugin.scores import Score, read_scores, write_scores
 
 INSTANCES = [
     {"source": "a b", "prediction": "x y z", "reference": "x y\n"},
@@ -50,6 +54,39 @@ def test_the_same_command_is_not_run_again_and_another_one_is(tmp_path):
     assert (tmp_path / "source.txt.count").read_text() == "x"
     assert run_metrics({"metric": python("print(3)")}, INSTANCES, tmp_path) == {"metric": 3.0}
     assert json.loads((tmp_path / "extra_metrics.json").read_text())["metric"]["score"] == 3.0
+
+
+@pytest.fixture
+def documented():
+    """The metrics that the documentation gives, as YAML."""
+    text = (Path(__file__).parents[1] / "docs" / "east.md").read_text()
+    block = re.search(r"\n    extra_metrics:\n(?:      .*\n)+", text).group()
+    return yaml.safe_load(dedent(block))["extra_metrics"]
+
+
+def test_documented_metrics_are_accepted(documented):
+    assert list(documented) == ["COMET", "BLEURT", "YAAL"]
+    for name, metric in documented.items():
+        ExtraMetric.from_value(name, metric)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_documented_bleurt_is_the_mean_of_its_sentences(documented, tmp_path, monkeypatch, code):
+    """With a BLEURT that takes its options, and prints a score a line as bleurt.score_files does."""
+    stub = tmp_path / "BLEURT" / "bin" / "python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(f'#!/bin/sh\necho "$@" > called\nprintf "0.25\\n0.75\\n-0.1\\n"\nexit {code}\n')
+    stub.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    metrics = {"BLEURT": documented["BLEURT"]}
+    if code:
+        with pytest.raises(ProgramFailed, match=r"extra_metrics\.BLEURT: .* stopped with code 3"):
+            run_metrics(metrics, INSTANCES, tmp_path)
+        return
+    assert run_metrics(metrics, INSTANCES, tmp_path) == {"BLEURT": 0.3}
+    files = f"-candidate_file={tmp_path}/hypothesis.txt -reference_file={tmp_path}/reference.txt"
+    called = (tmp_path / "called").read_text().strip()
+    assert called == f"-m bleurt.score_files {files} -bleurt_checkpoint=BLEURT/BLEURT-20"
 
 
 @pytest.mark.parametrize(

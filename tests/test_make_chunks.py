@@ -5,7 +5,9 @@ import os
 import random
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -85,6 +87,28 @@ def test_characters_are_cut_without_spaces(tmp_path):
     [row] = rows_of(tmp_path / "out/toy_chunks.jsonl")
     assert row["source_chunks"] == ["我", "喝", "茶"]
     assert row["target_chunks"] == ["I", " drink", " tea"]
+
+
+def test_aligner_gets_lines_and_leaves_links(monkeypatch):
+    """An eflomal that takes what eflomal 2.0.0 takes, and writes what it writes: links i-j, a line a sentence."""
+    taken = []
+
+    class Aligner:
+        def align(self, src_input, trg_input, links_filename_fwd=None, links_filename_rev=None, quiet=True):
+            taken.append((src_input, trg_input, quiet))
+            assert len({links_filename_fwd, links_filename_rev}) == 2
+            # the second sentence has no link; of the third both directions say something else, and forward wins
+            Path(links_filename_fwd).write_text("0-0 1-0 2-1\n\n0-0\n")
+            Path(links_filename_rev).write_text("1-0 2-1\n\n0-1\n")
+
+    eflomal = ModuleType("eflomal")
+    eflomal.Aligner = Aligner
+    monkeypatch.setitem(sys.modules, "eflomal", eflomal)
+    monkeypatch.syspath_prepend(ROOT / "east_scripts")
+    units = [(["a", "b", "c"], ["x", "y"]), (["我", "们"], ["we"]), (["d"], ["z", "z"])]
+    links = import_module("make_chunks").align(units)
+    assert taken == [(["a b c", "我 们", "d"], ["x y", "we", "z z"], True)]
+    assert links == [{(0, 0), (1, 0), (2, 1)}, set(), {(0, 0)}]
 
 
 def test_eflomal_finds_the_links_of_a_synthetic_corpus(tmp_path):

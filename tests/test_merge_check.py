@@ -10,6 +10,7 @@ from simulmask_plugin.cli import main
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.merge_check import Stored, check_logits
 from simulmask_plugin.prompts import Prompt
 
 SETTINGS = ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("T:", "\nA:"))
@@ -68,6 +69,17 @@ def test_table_names_every_check(llama, capsys):
     for name in ("logits", "vocabulary", "tied weights", "dtype", "tokenizer", FILE_NAME):
         assert name in output
     assert "FAILED" not in output
+
+
+@pytest.mark.parametrize(("largest", "allowed"), [(0.5, 1e-5), (20.0, 2e-4)])
+@pytest.mark.parametrize(("share", "passed"), [(0.9, True), (1.1, False)])
+def test_logits_are_equal_to_a_share_of_the_largest_and_it_is_said_which(largest, allowed, share, passed):
+    stored = Stored(torch.float32, 10, 10, True, [])
+    reference = torch.tensor([[largest, 0.0]], dtype=torch.float64)
+    check = check_logits([reference], [reference + torch.tensor([0.0, share * allowed])], stored, stored)
+    of = "no logit is over 1" if largest < 1 else "1e-05 of the largest logit, 20.0"
+    assert check.passed == passed
+    assert check.detail == f"largest difference {share * allowed:.1e}, allowed {allowed:.1e} ({of})"
 
 
 def test_cast_to_bfloat16_is_named_with_its_remedy(tmp_path, capsys):

@@ -12,7 +12,7 @@ from reference import pieces_of, scheduled_pieces, schedules, settings_of
 
 from simulmask_plugin.cli import main
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.evaluation import check_evaluation, load_evaluation
+from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.features import FEATURE_COLUMNS, Row, features_of
 from simulmask_plugin.parity import ParityResult, compare, promises_parity, training_logits
 from simulmask_plugin.policies import make_policy

@@ -74,6 +74,11 @@ def test_overrides_reach_every_depth(study):
     assert changed.models["plain"][0].values["max_steps"] == 2
 
 
+def test_empty_keys_are_defaults(study):
+    empty = study(jobs=None, threads=None, training=None)
+    assert (empty.jobs, empty.threads, empty.training) == (1, None, {})
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"), [("offline", ("offline", None)), ("offline/offline", ("offline", "offline"))]
 )

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.evaluation import load_evaluation
+from simulmask_plugin.evaluation_config import load_evaluation
 from simulmask_plugin.prompts import LATENCIES
 
 ROOT = Path(__file__).parents[1]

@@ -59,12 +59,16 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
         "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
+        # its forward pass puts its own causal mask in the place of ours, without a word
+        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory all the same"),
         "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
         "label_smoothing_factor": (
             training_args.label_smoothing_factor != 0 and has_own_loss(config),
             "remove it, or loss_on: target and special_token_weight",
         ),
     }
+    for key in ("use_dft_loss", "use_eaft_loss"):
+        refused[key] = (getattr(finetuning_args, key) and has_own_loss(config), refused["label_smoothing_factor"][1])
     for key, (is_set, remedy) in refused.items():
         if is_set:
             raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")

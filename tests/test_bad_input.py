@@ -139,11 +139,21 @@ def test_packing_and_a_list_of_k_are_refused_together(parse):
 
 
 @pytest.mark.parametrize("block", [{"loss_on": "target"}, {"special_token_weight": 2.0}])
-def test_label_smoothing_beside_a_loss_of_our_own_is_refused(parse, block):
-    keys = {"finetuning_type": "full", "label_smoothing_factor": 0.1}
-    with pytest.raises(ValueError, match="label_smoothing_factor does not work with the simulmask: block"):
+@pytest.mark.parametrize(
+    "key, value", [("label_smoothing_factor", 0.1), ("use_dft_loss", True), ("use_eaft_loss", True)]
+)
+def test_another_loss_beside_one_of_our_own_is_refused(parse, block, key, value):
+    keys = {"finetuning_type": "full", key: value}
+    with pytest.raises(ValueError, match=f"{key} does not work with the simulmask: block; remove it, or loss_on"):
         parse(**keys, simulmask={"layout": "interleaved"} | block)
     parse(**keys, simulmask={"layout": "interleaved"})
+
+
+def test_unsloth_which_drops_the_mask_is_refused(parse, monkeypatch):
+    monkeypatch.setattr("llamafactory.hparams.parser._check_extra_dependencies", lambda *args: None)
+    with pytest.raises(ValueError, match="use_unsloth does not work with the simulmask: block; remove it; use_unsl"):
+        parse(use_unsloth=True)
+    parse(use_unsloth_gc=True)
 
 
 def test_bad_block_is_refused_by_the_parser(parse):

@@ -17,9 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, Document
+from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.choosing import ChunkChooser
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import resolve_prompt
+from simulmask_plugin.document import Document
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.matrix import byte_tokenizer

@@ -1,18 +1,20 @@
 """What the plugin costs, as ratios within one run; prints the Markdown of docs/benchmarks.md.
 
 python benchmarks/run.py                  everything that this machine can measure
-python benchmarks/run.py --only collate   one of: collate, step, look-ahead, streaming, gpu
+python benchmarks/run.py --only collate   one of: collate, step, look-ahead, gpu
+python benchmarks/run.py --no-bars        exit with 0 whatever it costs; else with 1 above one of `BARS`
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +32,24 @@ from simulmask_plugin.prompts import Prompt
 
 VOCABULARY = 6000
 Step = Callable[[], Any]
+
+
+class Bar(NamedTuple):
+    """What a benchmark may cost at most."""
+
+    most: float
+    unit: str
+
+
+STEP_BAR = Bar(1.10, "times a step of plain fine-tuning")
+BARS: Mapping[str, Bar] = {"collate": Bar(5.0, "ms a batch"), "step": STEP_BAR, "gpu": STEP_BAR}
+
+
+class Result(NamedTuple):
+    """Lines of a Markdown table, and what is held against the benchmark's bar."""
+
+    rows: list[str]
+    costs: list[float]
 
 
 def settings(positions: str, **block: Any) -> ModelSettings:
@@ -76,16 +96,17 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def bench_collate() -> list[str]:
+def bench_collate() -> Result:
     """Building a batch of 16 x 512 tokens: everything that the collator adds."""
     random = np.random.default_rng(0)
     features = [random_feature(random, 512) for _ in range(16)]
+    costs: list[float] = []
     rows = ["| batch | rows | ms (median of 200) |", "| --- | --- | --- |"]
     for name in ("query_unit", "look_ahead"):
         collator = SimulMaskCollator(settings("modified_alibi", rows=name), pad_token_id=0, pad_to_multiple_of=8)
-        times = [clock(partial(collator, features)) for _ in range(200)]
-        rows.append(f"| 16 x 512 | {name} | {median(times):.2f} |")
-    return rows
+        costs.append(median(clock(partial(collator, features)) for _ in range(200)))
+        rows.append(f"| 16 x 512 | {name} | {costs[-1]:.2f} |")
+    return Result(rows, costs)
 
 
 def model_of(
@@ -133,19 +154,21 @@ SHAPES = {
 }
 
 
-def bench_step() -> list[str]:
+def bench_step() -> Result:
     """A training step against the same step of plain causal fine-tuning: 4 layers, d 512, length 256, sdpa."""
     random = np.random.default_rng(0)
     features = [random_feature(random, 256) for _ in range(8)]
+    costs: list[float] = []
     rows = ["| family | positions | plugin ms | plain ms | ratio |", "| --- | --- | --- | --- | --- |"]
     for family, positions in (("llama", "group"), ("falcon", "modified_alibi")):
         collator = SimulMaskCollator(settings(positions, rows="query_unit"), pad_token_id=0, pad_to_multiple_of=8)
         ours, plain, ratio = paired(*steps(model_of(family, SHAPES[family]), collator, features), rounds=15)
+        costs.append(ratio)
         rows.append(f"| {family} | {positions} | {ours:.0f} | {plain:.0f} | {ratio:.3f} |")
-    return rows
+    return Result(rows, costs)
 
 
-def bench_look_ahead() -> list[str]:
+def bench_look_ahead() -> Result:
     """What the look-ahead rows add: tokens and time of a step, against query_unit rows."""
     random = np.random.default_rng(0)
     features = [random_feature(random, 256) for _ in range(8)]
@@ -158,11 +181,12 @@ def bench_look_ahead() -> list[str]:
         _, _, ratio = paired(steps(model, collator, features)[0], steps(model, base, features)[0], rounds=9)
         length = collator(features)["input_ids"].shape[1]
         rows.append(f"| {rate} | {length} (of 256) | {ratio:.2f} |")
-    return rows
+    return Result(rows, [])
 
 
-def bench_gpu() -> list[str]:
+def bench_gpu() -> Result:
     """The step of the falcon-rw-1b shape in bf16 on an NVIDIA GPU."""
+    costs: list[float] = []
     rows = ["| shape | length | plugin ms | plain ms | ratio |", "| --- | --- | --- | --- | --- |"]
     shape = {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 32, "max_position_embeddings": 2048}
     for length in (256, 512):
@@ -176,26 +200,36 @@ def bench_gpu() -> list[str]:
         )
         model = model_of("falcon", shape, "cuda", torch.bfloat16)
         ours, plain, ratio = paired(*steps(model, collator, features), rounds=15)
+        costs.append(ratio)
         rows.append(f"| falcon-rw-1b, bf16 | {length} | {ours:.0f} | {plain:.0f} | {ratio:.3f} |")
-    return rows
+    return Result(rows, costs)
 
 
 BENCHMARKS = {"collate": bench_collate, "step": bench_step, "look-ahead": bench_look_ahead, "gpu": bench_gpu}
 
 
-def main() -> None:
-    """Run the benchmarks and print their tables."""
+def main() -> int:
+    """Run the benchmarks and print their tables; return 1 if one costs more than its bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=BENCHMARKS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-bars", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {device}, {args.threads} CPU threads\n")
+    missed = []
     for name, benchmark in BENCHMARKS.items():
-        if args.only in (None, name):
-            print(f"## {name}\n\n{(benchmark.__doc__ or '').strip()}\n\n" + "\n".join(benchmark()) + "\n", flush=True)
+        if args.only not in (None, name):
+            continue
+        rows, costs = benchmark()
+        print(f"## {name}\n\n{(benchmark.__doc__ or '').strip()}\n\n" + "\n".join(rows) + "\n", flush=True)
+        if name in BARS and max(costs, default=0) > BARS[name].most:
+            missed.append(f"{name}: {max(costs):.3f} {BARS[name].unit}, above the bar of {BARS[name].most:g}")
+    for line in missed:
+        print(line, file=sys.stderr)
+    return 1 if missed and not args.no_bars else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ def read_corpus(options: argparse.Namespace, *, default: Path) -> Iterator[corpo
     return corpora.read_pairs(options.pairs or default, source_key=options.source_key, target_key=options.target_key)
 
 
+def cleaning_of(options: argparse.Namespace) -> corpora.Cleaning:
+    """Returns the cleaning that the options ask for."""
+    return corpora.Cleaning(
+        source_unit=options.source_unit,
+        target_unit=options.target_unit,
+        max_units=options.max_units,
+        max_ratio=options.max_ratio,
+        drop_identical=options.drop_identical,
+        drop_duplicates=options.drop_duplicates,
+    )
+
+
 def clean_corpus(
     options: argparse.Namespace, *, default: Path, keep_spacing: bool = False
 ) -> tuple[list[corpora.Pair], int, Counter[str]]:
@@ -80,16 +93,8 @@ def clean_corpus(
         default: the file of pairs that is read where the options name none.
         keep_spacing: whether white space inside a text stays as it is; else every run of it becomes one space.
     """
-    kept, dropped = corpora.clean(
-        read_corpus(options, default=default),
-        source_unit=options.source_unit,
-        target_unit=options.target_unit,
-        max_units=options.max_units,
-        max_ratio=options.max_ratio,
-        drop_identical=options.drop_identical,
-        drop_duplicates=options.drop_duplicates,
-        keep_spacing=keep_spacing,
-    )
+    pairs, cleaning = read_corpus(options, default=default), cleaning_of(options)
+    kept, dropped = corpora.clean(pairs, replace(cleaning, keep_spacing=keep_spacing))
     num_read = len(kept) + dropped.total()
     if num_read == 0:
         raise ValueError("Expected pairs to prepare, got an input without any; check its path and its format.")

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from corpus_options import TOY, clean_corpus, corpus_parser, count_table, run, write_datasets
+from corpus_options import TOY, clean_corpus, cleaning_of, corpus_parser, count_table, run, write_datasets
 
 from simulmask_plugin import corpora
 from simulmask_plugin.simt_corpora import Example, Faults, clean_examples, read_offline, read_simt
@@ -103,13 +103,7 @@ def _clean_east(
 ) -> tuple[list[Example], str]:
     """Returns the examples to write and the account of the file."""
     examples, faults = read(path)
-    kept, dropped = clean_examples(
-        examples,
-        max_units=options.max_units,
-        max_ratio=options.max_ratio,
-        drop_identical=options.drop_identical,
-        drop_duplicates=options.drop_duplicates,
-    )
+    kept, dropped = clean_examples(examples, cleaning_of(options))
     dropped = Counter({fault: len(places) for fault, places in faults.items()}) + dropped
     first = "; ".join(f"{fault}: {places[0]}" for fault, places in faults.items())
     if not kept:

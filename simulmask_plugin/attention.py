@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import MODEL_DRIVEN, ModelSettings
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.feeding import ORDER, Feeder
@@ -23,8 +23,7 @@ from simulmask_plugin.parity import TOLERANCE, force, promises_parity, stream_fo
 from simulmask_plugin.parity import training_logits as run_training
 from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, picture_of, shorten_prompt, visible
 from simulmask_plugin.policies import Policy, offline, roll_out
-from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.show import parse_schedule
+from simulmask_plugin.schedule import ReadSchedule, parse_schedule
 from simulmask_plugin.slots import place_order
 from simulmask_plugin.streaming import TARGET_ORDER
 from simulmask_plugin.terminal import console, table, verdict
@@ -152,7 +151,7 @@ def _stream(
 
     with _recorded(model, take):
         stream_forced(session, row.source, rows, last)
-    places = _places(layout, feeder)
+    places = _places(layout, encoder.settings.config.layout, feeder)
     num_layers, num_heads, _ = next(iter(fed.values()))[1].shape
     size = len(layout.input_ids)
     result = torch.full((num_layers, num_heads, size, size), torch.nan)
@@ -164,17 +163,18 @@ def _stream(
     return result
 
 
-def _orders(layout: SequenceLayout) -> list[int]:
-    """The order under which a session feeds each row of the training sequence.
+def _orders(layout: SequenceLayout, name: str) -> list[int]:
+    """The order under which a session of the layout ``name`` feeds each row of the training sequence.
 
     It counts places, and from where look-ahead rows may stand it leaves one free before every kept row.
     """
     example = layout.example
+    if name in CHUNKED:  # they have no look-ahead rows
+        return layout.token.tolist()
     places, start, shift = layout.token, example.source_end, TARGET_ORDER - place_order(example.source_end, kept=False)
-    if layout.position is not None:
+    if name == "slots":
+        assert layout.position is not None
         places, start, shift = layout.position, example.num_prompt, 0
-    elif layout.parts:  # chunks have no look-ahead rows
-        start = len(layout.input_ids)
     is_kept = (layout.source_unit != len(example.source_lengths)).tolist()
     return [
         place if place < start else shift + place_order(place, kept=kept)
@@ -182,13 +182,13 @@ def _orders(layout: SequenceLayout) -> list[int]:
     ]
 
 
-def _places(layout: SequenceLayout, feeder: Feeder) -> dict[int, int]:
+def _places(layout: SequenceLayout, name: str, feeder: Feeder) -> dict[int, int]:
     """The place in the training sequence of every row that streaming may have fed, by its order.
 
     A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
     one that was fed beside it is none.
     """
-    places = {order: place for place, order in enumerate(_orders(layout))}
+    places = {order: place for place, order in enumerate(_orders(layout, name))}
     for order in feeder.keys[ORDER, : feeder.num_keys].tolist():
         if order not in places:
             places[order] = places.pop(order + 1)

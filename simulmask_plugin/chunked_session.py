@@ -3,97 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.beam import beam_search
+from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.config import check_latency, check_threshold
-from simulmask_plugin.families import family_of
+from simulmask_plugin.document import Document, Window
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.feeding import ALL, ORDER, POSITION, Counters, FedRow, Feeder
+from simulmask_plugin.feeding import ALL, Counters, FedRow, Feeder
 from simulmask_plugin.policies import Policy
 from simulmask_plugin.schedule import Action
-from simulmask_plugin.units import WORD, split_units
+from simulmask_plugin.units import split_units
 
-SENTENCE_FINAL = (".", "?", "!", "。", "？", "！")
-CLOSING = "\"'»”’)]」』"
-
-Trace = Callable[[int, Tensor], None]
-
-
-def _is_final(unit: str) -> bool:
-    """Whether a source unit ends a sentence."""
-    return unit.rstrip(CLOSING).endswith(SENTENCE_FINAL)
+PlaceTrace = Callable[[int, Tensor], None]
 
 
 def chunk_limit(num_units: int) -> int:
     """The tokens after which a WRITE ends in any case, by the source units that its chunk has."""
     return 2 * (num_units + 25)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """How a text of any length is streamed in constant memory.
-
-    Attributes:
-        min_units: a source unit that ends in sentence-final punctuation ends the read once so many units have been
-            read since the last WRITE (EAST, section 3.4, takes 20).
-        context_sentences: finished sentences that stay visible; earlier ones leave the cache.
-    """
-
-    min_units: int = 20
-    context_sentences: int = 0
-
-
-class ChunkChooser:
-    """Decides on READ or WRITE, and picks target tokens; greedy.
-
-    Args:
-        encoder: of the model.
-        device: of the logits.
-        read_end: id of the end of read, which is never written; None in the layout ``turns``.
-        ends: ids that end a WRITE.
-        threshold: WRITE when P(end of read) reaches it; None: when no other token is likelier.
-    """
-
-    def __init__(
-        self,
-        encoder: ExampleEncoder,
-        device: torch.device,
-        *,
-        read_end: int | None,
-        ends: Sequence[int],
-        threshold: float | None,
-    ) -> None:
-        num_tokens = len(encoder.tokenizer)
-        self.read_end, self.threshold = read_end, threshold
-        self._never = torch.zeros(num_tokens, dtype=torch.bool, device=device)
-        if read_end is not None:
-            self._never[read_end] = True
-        self._not_at_start = self._never.clone()
-        if encoder.target.unit == WORD:
-            self._not_at_start |= ~torch.tensor(encoder.target.opens_word, device=device)
-            self._not_at_start[list(ends)] = False
-
-    def ends_read(self, logits: Tensor) -> bool:
-        """Whether to WRITE, from the logits of the last token of a source unit."""
-        logits = logits[: len(self._never)]
-        if self.threshold is None:
-            return int(logits.argmax()) == self.read_end
-        return float(logits.softmax(dim=-1)[self.read_end]) >= self.threshold
-
-    def scores(self, logits: Tensor, *, opens_word: bool) -> Tensor:
-        """Log-probabilities (..., vocabulary) of the next target token; -inf where it cannot stand."""
-        forbidden = self._not_at_start if opens_word else self._never
-        return logits[..., : len(forbidden)].log_softmax(dim=-1).masked_fill(forbidden, -torch.inf)
-
-    def next_token(self, logits: Tensor, *, opens_word: bool) -> int:
-        """The likeliest next target token."""
-        return int(self.scores(logits, opens_word=opens_word).argmax())
 
 
 @dataclass(slots=True)
@@ -131,7 +61,7 @@ class ChunkedSession:
     document: Document | None = None
     max_target_tokens: int = 512
     chooser: ChunkChooser | None = None
-    trace: Trace | None = None
+    trace: PlaceTrace | None = None
 
     num_read: int = field(default=0, init=False)
     num_written: int = field(default=0, init=False)
@@ -150,11 +80,7 @@ class ChunkedSession:
     _place: int = field(default=0, init=False)  # of the next token in the training sequence
     _unread: int = field(default=0, init=False)  # units since the last WRITE
     _decision: Action | None = field(default=Action.READ, init=False)  # None: to be asked for
-    _before: tuple[int, int] = field(default=(0, 0), init=False)  # units read and written before this sentence
-    _last_unit: str = field(default="", init=False)
-    _has_sentence_end: bool = field(default=False, init=False)  # among what was read since the last sentence left
-    _sentence_starts: list[int] = field(default_factory=list, init=False)  # places of the visible sentences
-    _shift: int = field(default=0, init=False)  # place minus position
+    _window: Window | None = field(default=None, init=False)  # of a document
     _is_first_source: bool = field(default=True, init=False)  # nothing but the prompt stands before
     _is_first_target: bool = field(default=True, init=False)
 
@@ -180,8 +106,9 @@ class ChunkedSession:
             ends=self._ends,
             threshold=threshold,
         )
+        if self.document is not None:
+            self._window = Window(self.document, self.feeder, self._prompt)
         self._queue(self._prompt)
-        self._sentence_starts = [len(self._prompt)]
 
     # READ
 
@@ -197,8 +124,9 @@ class ChunkedSession:
             self._queue(ids)
             self.num_read += 1
             self._unread += 1
-            self._is_first_source, self._decision, self._last_unit = False, None, text
-            self._has_sentence_end |= _is_final(text)
+            self._is_first_source, self._decision = False, None
+            if self._window is not None:
+                self._window.read(text)
 
     def finish_source(self) -> None:
         """Declare that no more source will come; what has been read is written."""
@@ -209,18 +137,16 @@ class ChunkedSession:
         if self.source_finished:
             return Action.WRITE
         if self._decision is None:
-            self._decision = Action.WRITE if self._ends_sentence() or self._ends_read() else Action.READ
+            self._decision = Action.WRITE if self._ends_read() else Action.READ
         return self._decision
 
     def _ends_read(self) -> bool:
+        if self._window is not None and self._window.ends_read(self._unread):
+            return True
         if self.policy is not None:
-            read, written = self._before
+            read, written = (0, 0) if self._window is None else self._window.num_before
             return self.num_read - read >= self.policy(self.num_written - written + 1)
         return self._choose.ends_read(self._feed(1)[-1])
-
-    def _ends_sentence(self) -> bool:
-        """Whether a document's sentence ends here, so that the model is not asked."""
-        return self.document is not None and _is_final(self._last_unit) and self._unread >= self.document.min_units
 
     # WRITE
 
@@ -246,8 +172,8 @@ class ChunkedSession:
         self.finished = self.source_finished or self.truncated
         if not self.finished:
             self._queue(self._write_end)
-            if self.document is not None and self._has_sentence_end:
-                self._end_sentence(self.document)
+            if self._window is not None:
+                self._leave(self._window)
         return text or None
 
     def _write_chunk(self, limit: int) -> list[int]:
@@ -263,7 +189,7 @@ class ChunkedSession:
                 ends=self._ends,
                 opens_word=not self._is_first_target,
                 order=self._place,
-                position=self._place - self._shift,
+                position=self._position,
             )
             self._place += len(ids)
             return ids
@@ -277,36 +203,11 @@ class ChunkedSession:
             token = self._choose.next_token(self._feed(1)[-1], opens_word=False)
         return ids
 
-    # Document
-
-    def _end_sentence(self, document: Document) -> None:
-        """Let the earliest finished sentences leave the cache; what stays keeps its distances to what follows.
-
-        A sentence is over with the first WRITE behind its end, which may have taken a few words of the next one in.
-        """
-        self._has_sentence_end = False
-        self._sentence_starts.append(self._place)
-        self._before = self.num_read, self.num_written
-        if len(self._sentence_starts) - 1 <= document.context_sentences:
-            return
-        num_prompt, order = len(self._prompt), self.feeder.keys[ORDER, : self.feeder.num_keys]
-        start = self._sentence_starts[-1 - document.context_sentences]
-        left_out = start - self._sentence_starts[0]
-        self._sentence_starts = [s for s in self._sentence_starts if s >= start]
-        stays = order >= start
-        if document.context_sentences == 0:
-            self._pending, self._is_first_source, self._is_first_target = [], True, True
-        is_alibi = family_of(self.model.config).position == "alibi"
-        if document.context_sentences == 0 or is_alibi:
-            self.feeder.keys[POSITION, : len(order)][stays] -= left_out
-            self._pending = [replace(row, position=row.position - left_out) for row in self._pending]
-            self._shift += left_out
-            stays |= order < num_prompt
-        else:  # RoPE is in the keys and cannot be moved, so the prompt follows: it is fed anew, before the window
-            first = start - self._shift - num_prompt
-            prompt = [FedRow(token, i, -1, ALL, first + i) for i, token in enumerate(self._prompt)]
-            self._pending = [*prompt, *self._pending]
-        self.feeder.keep(0, np.flatnonzero(stays).tolist())
+    def _leave(self, window: Window) -> None:
+        """Let sentences leave the cache; where nothing but the prompt remains, the next one begins as the first did."""
+        self._pending = window.after_write(self._pending, self._place, self.num_read, self.num_written)
+        if not self._pending:
+            self._is_first_source = self._is_first_target = True
 
     # Rows
 
@@ -315,9 +216,14 @@ class ChunkedSession:
         """What the session has cost."""
         return self.feeder.counters
 
+    @property
+    def _position(self) -> int:
+        """Of the next token."""
+        return self._place - (0 if self._window is None else self._window.shift)
+
     def _queue(self, ids: Sequence[int]) -> None:
         for token in ids:
-            self._pending.append(FedRow(token, self._place, -1, ALL, self._place - self._shift))
+            self._pending.append(FedRow(token, self._place, -1, ALL, self._position))
             self._place += 1
 
     def _feed(self, num_predicting: int) -> Tensor:

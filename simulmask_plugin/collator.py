@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ class SimulMaskCollator:
     def set_epoch(self, epoch: int) -> None:
         """Tell which epoch the following batches belong to."""
         self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> SimulMaskCollator:
+        """Return one that draws the same in every epoch, so that losses on held-out sentences can be compared."""
+        collator = copy(self)
+        collator._epoch = torch.zeros_like(self._epoch)
+        return collator
 
     def lay_out(self, feature: Mapping[str, Any]) -> SequenceLayout:
         """Draw the schedule of one dataset row and lay it out."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
+import torch
 import yaml
 
 from simulmask_plugin.comparison import Comparison, Run, Training, write_comparison
@@ -38,17 +41,23 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     """
     study = load_study(path, overrides)
     failed = Event()
+    environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    for environment in _environments(study):
+        environments.put(environment)
 
     def run(name: str) -> tuple[Training, list[Run]]:
         if failed.is_set():
             raise CancelledError
+        environment = environments.get()
         try:
-            return _run_model(study, name)
+            return _run_model(study, name, environment)
         except Exception as error:
             failed.set()
             reason = (str(error) or repr(error)).splitlines()[0]
             print(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.", flush=True)
             raise
+        finally:
+            environments.put(environment)
 
     with ThreadPoolExecutor(study.jobs) as pool:
         futures = {name: pool.submit(run, name) for name in study.models}
@@ -85,7 +94,24 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
     )
 
 
-def _run_model(study: Study, name: str) -> tuple[Training, list[Run]]:
+def _environments(study: Study) -> list[dict[str, str]]:
+    """Return the variables of the trainings of every job: its threads, and its share of the GPUs.
+
+    LLaMA-Factory spreads a training over every GPU that it sees, and finds torchrun in PATH.
+    """
+    variables = {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
+    if study.threads:
+        variables["OMP_NUM_THREADS"] = str(study.threads)
+    num_gpus = torch.cuda.device_count()
+    if study.jobs == 1 or num_gpus < 2:
+        return [variables] * study.jobs
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
+    gpus = visible.split(",")
+    shares = (gpus[job :: study.jobs] or [gpus[job % len(gpus)]] for job in range(study.jobs))
+    return [{**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+
+
+def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple[Training, list[Run]]:
     """Train one model, and stream it as every system does that has it."""
     training = Training()
     base: Path | None = None
@@ -98,7 +124,7 @@ def _run_model(study: Study, name: str) -> tuple[Training, list[Run]]:
         if adapter is not None:
             values["adapter_name_or_path"] = str(adapter)
         title = f"{name}: stage {number} of {len(study.models[name])} ({stage.kind})"
-        _run_stage(replace(stage, values=values), folder, title, study.threads)
+        _run_stage(replace(stage, values=values), folder, title, environment)
         if stage.kind == "train":
             training += _training(folder)
         adapter = folder if stage.makes_adapter else None
@@ -118,7 +144,7 @@ def _run_model(study: Study, name: str) -> tuple[Training, list[Run]]:
     return training, runs
 
 
-def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> None:
+def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str]) -> None:
     """Run a stage unless it is finished; its log gets its name when it is.
 
     Raises:
@@ -127,7 +153,9 @@ def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> N
     config, log = (folder.with_name(f"{folder.name}.{ending}") for ending in ("yaml", "log"))
     values = {**stage.values, ("output_dir" if stage.kind == "train" else "export_dir"): str(folder)}
     if stage.kind == "train":
-        values |= {"include_num_input_tokens_seen": "non_padding", "overwrite_output_dir": False}
+        # packs have no padding to speak of, and their attention mask counts no tokens
+        count = "all" if values.get("packing") or values.get("neat_packing") else "non_padding"
+        values |= {"include_num_input_tokens_seen": count, "overwrite_output_dir": False}
     checkpoint = _last_checkpoint(folder)
     _write_config(values, config, is_needed=log.is_file() or checkpoint is not None)
     if log.is_file():
@@ -142,7 +170,7 @@ def _run_stage(stage: Stage, folder: Path, title: str, threads: int | None) -> N
         command.append(f"resume_from_checkpoint={checkpoint}")
     elif stage.kind == "train" and folder.is_dir():
         command.append("overwrite_output_dir=true")  # begun and killed, with nothing that one could go on with
-    run_program(title, command, unfinished, {"OMP_NUM_THREADS": str(threads)} if threads else {})
+    run_program(title, command, unfinished, environment)
     unfinished.replace(log)
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
 

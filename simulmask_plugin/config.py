@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin import __version__
-from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, check_positive, make_policy, parameters_of
+from simulmask_plugin.checks import check_integer, check_number
+from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, make_policy, parameters_of
 from simulmask_plugin.prompts import (
     INTERLEAVED_INSTRUCTION,
     LATENCIES,
@@ -19,7 +20,7 @@ from simulmask_plugin.prompts import (
     PLAIN_NEXT_HEADER,
     Prompt,
 )
-from simulmask_plugin.units import TOKEN, UNITS, WORD
+from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD
 
 FILE_NAME = "simulmask.json"
 
@@ -104,11 +105,19 @@ class SimulMaskConfig:
             value = getattr(self, key)
             if value not in known:
                 raise ValueError(f"simulmask.{key}: unknown value {value!r}; expected one of {', '.join(known)}.")
-        rate, offset = self.look_ahead_rate, self.group_offset
-        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= 1:
-            raise ValueError(f"simulmask.look_ahead_rate must lie in 0..1, got {self.look_ahead_rate!r}.")
-        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-            raise ValueError(f"simulmask.group_offset must be an integer of at least 0, got {self.group_offset!r}.")
+        check_number(
+            "simulmask.look_ahead_rate", self.look_ahead_rate, expected="lie in 0..1", holds=lambda rate: 0 <= rate <= 1
+        )
+        check_number(
+            "simulmask.special_token_weight",
+            self.special_token_weight,
+            expected="be a number above 0",
+            holds=lambda weight: weight > 0,
+        )
+        if self.read_threshold is not None:
+            check_threshold("simulmask.read_threshold", self.read_threshold)
+        check_integer("simulmask.group_offset", self.group_offset, least=0)
+        check_integer("simulmask.slot_length", self.slot_length, least=1, unit="tokens")
         for key in ("instruction", "header", "next_header", "source_lang", "target_lang"):
             if not isinstance(getattr(self, key), str):
                 raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
@@ -116,6 +125,11 @@ class SimulMaskConfig:
         self._check_layout()
         self._check_prefix_pairs()
         Prompt(self.instruction, self.header, self.next_header)
+        for key, other in _without_meaning(asdict(self)):
+            if getattr(self, key) != DEFAULTS[key]:
+                where = "in layout" if other == "layout" else f"with {other}"
+                value = str(getattr(self, other)).lower()  # true and false, as YAML has them
+                raise ValueError(f"simulmask.{key} has no meaning {where}: {value}; remove it.")
 
     def _check_layout(self) -> None:
         interleaved = self.layout == "interleaved"
@@ -134,25 +148,10 @@ class SimulMaskConfig:
                 f"simulmask.positions: {self.positions} does not go with layout: {self.layout}; layout: slots and "
                 "positions: slots belong together."
             )
-        if not isinstance(self.slot_length, int) or isinstance(self.slot_length, bool) or self.slot_length < 1:
-            raise ValueError(
-                f"simulmask.slot_length must be an integer of at least 1 (tokens), got {self.slot_length!r}."
-            )
         if self.layout in CHUNKED and TOKEN in (self.source_units, self.target_units):
             raise ValueError(
                 f"simulmask.layout: {self.layout} cuts between words or characters; units: token is neither."
             )
-        weight, threshold = self.special_token_weight, self.read_threshold
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or weight <= 0:
-            raise ValueError(f"simulmask.special_token_weight must be a number above 0, got {weight!r}.")
-        if threshold is not None:
-            check_threshold("simulmask.read_threshold", threshold)
-        own = {"rows": "look_ahead", "look_ahead_rate": 1.0} if self.layout in CHUNKED else {}
-        own |= {} if interleaved else {"loss_on": "all", "special_token_weight": 1.0, "read_threshold": None}
-        own |= {} if self.layout == "slots" else {"slot_length": 16}
-        for key, default in own.items():
-            if getattr(self, key) != default:
-                raise ValueError(f"simulmask.{key} has no meaning in layout: {self.layout}; remove it.")
         if "{latency}" in self.instruction + self.header and not interleaved:
             raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.layout}.")
 
@@ -168,9 +167,6 @@ class SimulMaskConfig:
                     f"simulmask.{key}: {value} does not go with prefix_pairs: true, whose examples are plain causal "
                     f"text; set {key}: {expected} or remove prefix_pairs."
                 )
-        for key, default in (("rows", "look_ahead"), ("look_ahead_rate", 1.0)):
-            if getattr(self, key) != default:
-                raise ValueError(f"simulmask.{key} has no meaning with prefix_pairs: true; remove it.")
         if isinstance(self.k, tuple):
             raise ValueError(
                 f"simulmask.k: the list {', '.join(map(str, self.k))} does not go with prefix_pairs: true, whose pairs "
@@ -187,7 +183,7 @@ class SimulMaskConfig:
                 raise ValueError(f"simulmask.{key} is set, but policy {self.policy} does not use it; remove it.")
             for one in value if isinstance(value, tuple) else (value,):
                 if one is not None:
-                    check_positive(f"simulmask.{key}", one)
+                    check_integer(f"simulmask.{key}", one, least=1, unit="source units")
         if self.k == ():
             raise ValueError("simulmask.k is an empty list; expected at least one k.")
 
@@ -209,6 +205,21 @@ class SimulMaskConfig:
             raise ValueError(f"simulmask.policy is missing; expected one of {', '.join(POLICY_NAMES)}.")
         values["k"] = parse_k(values.get("k"))
         return cls(**values)
+
+    def with_keys(self, keys: Mapping[str, Any]) -> SimulMaskConfig:
+        """The block with these keys in place of its own; what of the others then means nothing gets its default.
+
+        Raises:
+            ValueError: on a key that does not exist, or a bad value.
+        """
+        block = asdict(self)
+        if keys.get("policy", self.policy) != self.policy:
+            block |= {"k": None, "n": None}
+        block |= keys
+        for key, _ in _without_meaning(block):
+            if key not in keys:
+                block[key] = DEFAULTS[key]
+        return SimulMaskConfig.from_dict(block)
 
     def policies(self) -> tuple[Policy, ...]:
         """The policies to draw from, one per example and epoch; empty where g comes from the data."""
@@ -244,6 +255,35 @@ class SimulMaskConfig:
         return "next_unit" if self.rows == "look_ahead" and not self.has_look_ahead else self.rows
 
 
+DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(SimulMaskConfig)}
+
+MEANT_FOR: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "rows": {"layout": ("prefix", "slots"), "prefix_pairs": (False,)},
+    "look_ahead_rate": {
+        "layout": ("prefix", "slots"),
+        "prefix_pairs": (False,),
+        "rows": ("look_ahead",),
+        "target_units": (WORD, CHARACTER),
+    },
+    "group_offset": {"positions": ("group",)},
+    "slot_length": {"layout": ("slots",)},
+    "header": {"prompt": ("plain",)},
+    "next_header": {"prompt": ("plain",), "layout": ("turns", "slots")},
+    "loss_on": {"layout": ("interleaved",)},
+    "special_token_weight": {"layout": ("interleaved",)},
+    "read_threshold": {"layout": ("interleaved",)},
+}
+"""Keys that mean something only beside certain values of others; elsewhere nothing reads them."""
+
+
+def _without_meaning(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every key that means nothing in a whole block, and the key that makes it so."""
+    for key, others in MEANT_FOR.items():
+        for other, values in others.items():
+            if block[other] not in values:
+                yield key, other
+
+
 LAYOUT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "interleaved": {"policy": MODEL_DRIVEN, "positions": "contiguous", "instruction": INTERLEAVED_INSTRUCTION},
     "turns": {"positions": "contiguous"},
@@ -254,8 +294,7 @@ LAYOUT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 def check_threshold(what: str, value: object) -> None:
     """Raise a ValueError unless value is a probability between 0 and 1."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
-        raise ValueError(f"{what} must lie between 0 and 1 (a probability), got {value!r}.")
+    check_number(what, value, expected="lie between 0 and 1 (a probability)", holds=lambda p: 0 < p < 1)
 
 
 def check_latency(value: str) -> None:

@@ -13,7 +13,8 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -60,7 +61,6 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
         FileNotFoundError: a file is missing.
         ValueError: the two files do not have the same number of sentences, or one is malformed.
     """
-    source, target = Path(source), Path(target)
     if source.suffix == ".xml":
         segments = _xml_segments(source), _xml_segments(target)
         _check_same_segments(source, target, *segments)
@@ -73,7 +73,6 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
 
 def read_pairs(path: Path, *, source_key: str | None = None, target_key: str | None = None) -> Iterator[Pair]:
     """Yields the pairs of one .tsv, .json or .jsonl file; the keys are the columns of a TSV."""
-    path = Path(path)
     if path.suffix == ".tsv":
         return read_tsv(path, source_column=source_key or "1", target_column=target_key or "2")
     if path.suffix in (".json", ".jsonl"):
@@ -157,67 +156,75 @@ def read_lines(path: Path) -> Iterator[str]:
     return (line for line, _ in _numbered_lines(path))
 
 
-def clean(
-    pairs: Iterable[Pair],
-    *,
-    source_unit: str = WORD,
-    target_unit: str = WORD,
-    max_units: int | None = None,
-    max_ratio: float | None = None,
-    drop_identical: bool = False,
-    drop_duplicates: bool = False,
-    keep_spacing: bool = False,
-) -> tuple[list[Pair], Counter[str]]:
-    """Returns the pairs worth keeping and, by reason, how many were dropped.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaning:
+    """Which pairs are worth keeping; one with an empty side never is.
 
-    White space is normalized first: every run of it (tabs, no-break spaces, line separators) becomes one
-    space, none is left at the ends.
-
-    Args:
-        pairs: what the readers yield.
+    Attributes:
         source_unit: what a source length is counted in, one of `UNITS`.
         target_unit: the same for the target.
         max_units: the longest side that is kept.
         max_ratio: how many times longer than the other a side may be.
         drop_identical: whether a pair whose sides are the same text is dropped.
         drop_duplicates: whether a pair that was kept before is dropped.
-        keep_spacing: whether white space inside a text stays as it is.
+        keep_spacing: whether white space inside a text stays as it is; else every run of it (tabs, no-break spaces,
+            line separators) becomes one space. None is left at the ends.
+
+    Raises:
+        ValueError: a unit is unknown, or a limit drops everything.
     """
-    for unit in (source_unit, target_unit):
-        if unit not in UNITS:
-            raise ValueError(f"Unknown unit {unit!r}; expected one of {', '.join(UNITS)}.")
-    if max_units is not None and max_units < 1:
-        raise ValueError(f"max_units must be at least 1, got {max_units}.")
-    if max_ratio is not None and max_ratio < 1:
-        raise ValueError(f"max_ratio must be at least 1 (longer side / shorter side), got {max_ratio}.")
 
-    seen: set[tuple[str, str]] = set()
+    source_unit: str = WORD
+    target_unit: str = WORD
+    max_units: int | None = None
+    max_ratio: float | None = None
+    drop_identical: bool = False
+    drop_duplicates: bool = False
+    keep_spacing: bool = False
 
-    def reason_to_drop(source: str, target: str) -> str | None:
-        shorter, longer = sorted((len(split_units(source, source_unit)), len(split_units(target, target_unit))))
+    def __post_init__(self) -> None:
+        """Check units and limits."""
+        for unit in (self.source_unit, self.target_unit):
+            if unit not in UNITS:
+                raise ValueError(f"Unknown unit {unit!r}; expected one of {', '.join(UNITS)}.")
+        if self.max_units is not None and self.max_units < 1:
+            raise ValueError(f"max_units must be at least 1, got {self.max_units}.")
+        if self.max_ratio is not None and self.max_ratio < 1:
+            raise ValueError(f"max_ratio must be at least 1 (longer side / shorter side), got {self.max_ratio}.")
+
+    def normalize(self, text: str) -> str:
+        """Returns the text with the white space that it keeps."""
+        return text.strip() if self.keep_spacing else " ".join(text.split())
+
+    def reason_to_drop(self, source: str, target: str, seen: Container[tuple[str, str]]) -> str | None:
+        """Returns one of `DROP_REASONS`, None for a pair worth keeping; ``seen``: those kept before."""
+        lengths = len(split_units(source, self.source_unit)), len(split_units(target, self.target_unit))
+        shorter, longer = sorted(lengths)
         if shorter == 0:
             return "empty side"
-        if max_units is not None and longer > max_units:
+        if self.max_units is not None and longer > self.max_units:
             return "too long"
-        if max_ratio is not None and longer > max_ratio * shorter:
+        if self.max_ratio is not None and longer > self.max_ratio * shorter:
             return "ratio"
-        if drop_identical and source == target:
+        if self.drop_identical and source == target:
             return "identical"
-        if drop_duplicates and (source, target) in seen:
+        if self.drop_duplicates and (source, target) in seen:
             return "duplicate"
         return None
 
+
+def clean(pairs: Iterable[Pair], cleaning: Cleaning) -> tuple[list[Pair], Counter[str]]:
+    """Returns the pairs worth keeping, their white space normalized, and how many were dropped by reason."""
+    seen: set[tuple[str, str]] = set()
     kept = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        source, target = (
-            text.strip() if keep_spacing else " ".join(text.split()) for text in (pair.source, pair.target)
-        )
-        reason = reason_to_drop(source, target)
+        source, target = cleaning.normalize(pair.source), cleaning.normalize(pair.target)
+        reason = cleaning.reason_to_drop(source, target, seen)
         if reason is not None:
             dropped[reason] += 1
             continue
-        if drop_duplicates:
+        if cleaning.drop_duplicates:
             seen.add((source, target))
         kept.append(Pair(source, target, pair.where))
     return kept, dropped
@@ -238,22 +245,21 @@ def split_off(pairs: list[Item], *, num_valid: int, seed: int) -> tuple[list[Ite
 
 def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
     """Raises FileExistsError where a file that is about to be written exists and may not be overwritten."""
-    present = [str(path) for path in paths if Path(path).exists()]
+    present = [str(path) for path in paths if path.exists()]
     if present and not overwrite:
         raise FileExistsError(f"Already there: {', '.join(present)}; choose another output or give --overwrite.")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes one text a line."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Made as a whole before the file is opened: an error on the way leaves no half of a file behind.
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
-def write_jsonl(path: Path, pairs: Iterable[Pair], *, languages: dict[str, str] | None = None) -> None:
-    """Writes the rows of `formatting: simulmask`: source, target, and the given language columns."""
-    write_rows(path, ({"source": pair.source, "target": pair.target, **(languages or {})} for pair in pairs))
+def write_jsonl(path: Path, pairs: Iterable[Pair]) -> None:
+    """Writes the rows of `formatting: simulmask`: source and target."""
+    write_rows(path, ({"source": pair.source, "target": pair.target} for pair in pairs))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -277,9 +283,9 @@ def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _existing(path: Path) -> Path:
-    if not Path(path).exists():
+    if not path.exists():
         raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
-    return Path(path)
+    return path
 
 
 def _align(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from simulmask_plugin.streaming import Counters
+from simulmask_plugin.feeding import Counters
 
 
 def session_flops(model: PreTrainedModel, counters: Counters) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,30 +17,54 @@ from simulmask_plugin.masks import may_attend
 from simulmask_plugin.positions import key_rank
 
 
+class Queries(NamedTuple):
+    """What the mask must know of its rows.
+
+    Attributes:
+        order: place in the training sequence.
+        num_read: source units that the row may see.
+        num_hidden: source tokens that it may not see; 0 but for modified_alibi.
+    """
+
+    order: Int[Tensor, "batch query"]
+    num_read: Int[Tensor, "batch query"]
+    num_hidden: Int[Tensor, "batch query"]
+
+
+class Keys(NamedTuple):
+    """What the mask must know of its columns.
+
+    Attributes:
+        order: place in the training sequence; a cache holds them as they arrived.
+        source_unit: index of the source unit, -1 outside the source.
+        position: position id.
+        after_source: 1 for header and target; 0 but for modified_alibi.
+    """
+
+    order: Int[Tensor, "batch key"]
+    source_unit: Int[Tensor, "batch key"]
+    position: Int[Tensor, "batch key"]
+    after_source: Int[Tensor, "batch key"]
+
+
 def attention_bias(
     model_config: PretrainedConfig,
     dtype: torch.dtype,
-    *,
-    query_order: Int[Tensor, "batch query"],
-    key_order: Int[Tensor, "batch key"],
-    source_unit: Int[Tensor, "batch key"],
-    num_read: Int[Tensor, "batch query"],
-    position: Int[Tensor, "batch key"],
-    after_source: Int[Tensor, "batch key"],
-    num_hidden: Int[Tensor, "batch query"],
+    queries: Queries,
+    keys: Keys,
     visible: Bool[Tensor, "batch 1 query key"] | None = None,
 ) -> Float[Tensor, "batch heads query key"]:
     """Return the mask, with the ALiBi bias in it where the family has one, as one additive tensor.
 
     The same function serves a training batch and a streaming step, so that the two agree bit by bit; heads is 1 for
-    RoPE families. ``order`` is the place in the training sequence, see :func:`~simulmask_plugin.masks.may_attend`.
+    RoPE families. See :func:`~simulmask_plugin.masks.may_attend` and :func:`~simulmask_plugin.positions.key_rank`.
     ``visible`` hides what only a search hides: the other beams.
     """
-    allowed = may_attend(query_order, key_order, source_unit, num_read)
+    allowed = may_attend(queries.order, keys.order, keys.source_unit, queries.num_read)
     if visible is not None:
         allowed = allowed & visible
     is_alibi = family_of(model_config).position == "alibi"
-    rank = key_rank(position, after_source, num_hidden) if is_alibi else None
+    rank = key_rank(keys.position, keys.after_source, queries.num_hidden) if is_alibi else None
     return additive_mask(model_config, allowed, rank, dtype)
 
 
@@ -53,18 +78,13 @@ def training_inputs(
         model_config: of the model, for its family.
         dtype: in which attention computes (the autocast dtype under mixed precision).
     """
-    order = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)[None]
+    order = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device).expand_as(batch["input_ids"])
     inputs = {name: value for name, value in batch.items() if name not in MASK_FIELDS}
     inputs["attention_mask"] = attention_bias(
         model_config,
         dtype,
-        query_order=order.expand_as(batch["input_ids"]),
-        key_order=order.expand_as(batch["input_ids"]),
-        source_unit=batch["source_unit"],
-        num_read=batch["num_read"],
-        position=batch["position_ids"],
-        after_source=batch["after_source"],
-        num_hidden=batch["num_hidden"],
+        Queries(order, batch["num_read"], batch["num_hidden"]),
+        Keys(order, batch["source_unit"], batch["position_ids"], batch["after_source"]),
     )
     if not family_of(model_config).accepts_position_ids:
         del inputs["position_ids"]

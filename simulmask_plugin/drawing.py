@@ -18,7 +18,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
-from simulmask_plugin.picture import LOOK_AHEAD_COLOR, LOOK_AHEAD_MARK, REGIONS, Picture, num_read_text, visible
+from simulmask_plugin.picture import (
+    LOOK_AHEAD_COLOR,
+    LOOK_AHEAD_MARK,
+    REGIONS,
+    Picture,
+    num_read_text,
+    to_json,
+    visible,
+)
 
 HIDDEN_COLOR, ABSENT_COLOR = "#f2f2f2", "#dcdcdc"
 HIDDEN_DOT: Mapping[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3, "color": "#a0a0a0"}
@@ -50,8 +58,8 @@ CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQ
 
 
 def save_png(picture: Picture, path: str | Path, heading: str) -> None:
-    """Draw the mask into a file, see `mask_figure`."""
-    mask_figure(picture, heading).savefig(path, **FILE)
+    """Draw the mask into a file, see `mask_figure`; the file's comment holds its numbers as JSON."""
+    mask_figure(picture, heading).savefig(path, metadata={"Title": heading, "Comment": to_json(picture)}, **FILE)
 
 
 def mask_figure(picture: Picture, heading: str) -> Figure:

@@ -58,7 +58,7 @@ def run_env() -> int:
         ("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
         ("GPU", ", ".join(gpus) or "none"),
         ("attention: sdpa, eager", "take the mask, see `flash_attn` (sdpa, disabled)"),
-        ("attention: fa2, fa3", f"{_installed(is_flash_attn_2_available())}; refused, they cannot take the mask"),
+        ("attention: fa2", f"{_installed(is_flash_attn_2_available())}; for interleaved and turns, plain causal"),
     ]
     out = console()
     out.print(table(("package", "version", "", "how to get it"), rows))

@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from simulmask_plugin import __version__
-from simulmask_plugin.config import CHUNKED, FILE_NAME, ModelSettings, SimulMaskConfig
-from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape, interleaved_prompt, plain_prompt
-from simulmask_plugin.training_data import (
-    COLUMNS,
-    FORMATTING,
-    SimulMaskDatasetProcessor,
-    align_dataset,
-    count_rows,
-    flatten,
-    load_dataset,
-)
+from simulmask_plugin.arguments import check_arguments, check_model, is_flat
+from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
-SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
+if TYPE_CHECKING:
+    from simulmask_plugin.sft_run import SftRun
 
 
 def extend_parser(parser: ModuleType) -> None:
@@ -62,61 +57,10 @@ def extend_parser(parser: ModuleType) -> None:
         parsed = parse(*args, **kwargs)
         model_args, data_args, training_args, finetuning_args, _ = parsed
         if finetuning_args.simulmask is not None:
-            _check_arguments(model_args, data_args, training_args, finetuning_args)
+            check_arguments(model_args, data_args, training_args, finetuning_args)
         return parsed
 
     _replace(parser, "_parse_train_args", parse_and_check)
-
-
-def _check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
-    """Refuse what cannot work together with the block, before anything is loaded or written."""
-    config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-    attention, packing = model_args.flash_attn, data_args.packing or data_args.neat_packing
-    needs_mask = config.layout not in CHUNKED
-    draws = isinstance(config.k, tuple)
-    refused = {
-        f"flash_attn: {attention}": (
-            attention in ("fa2", "fa3") and needs_mask,
-            "set flash_attn: sdpa (or disabled, that is eager)",
-        ),
-        "packing": (packing and needs_mask, "set packing: false and neat_packing: false"),
-        "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
-        "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
-        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
-        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
-        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
-        "label_smoothing_factor": (
-            training_args.label_smoothing_factor != 0 and has_own_loss(config),
-            "remove it, or loss_on: target and special_token_weight",
-        ),
-    }
-    for key, (is_set, remedy) in refused.items():
-        if is_set:
-            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
-    for key in ("use_asft_loss", "use_mca", "use_hyper_parallel"):
-        if getattr(finetuning_args, key):
-            raise ValueError(f"{key} does not work with the simulmask: block; remove it.")
-    output = Path(training_args.output_dir)
-    if (
-        training_args.do_train
-        and training_args.resume_from_checkpoint is None
-        and not training_args.overwrite_output_dir
-        and (any(output.glob("checkpoint-*")) or (output / FILE_NAME).exists())
-    ):
-        raise ValueError(
-            f"output_dir {output} already holds a run. To go on with it set resume_from_checkpoint: "
-            f"{output}/checkpoint-N; to start again set overwrite_output_dir: true; or take another output_dir."
-        )
-
-
-def is_flat(model_args: Any, data_args: Any) -> bool:
-    """Whether batches are LLaMA-Factory's own: packed, or for an attention that makes the causal mask itself."""
-    return data_args.packing or data_args.neat_packing or model_args.flash_attn in ("fa2", "fa3")
-
-
-def has_own_loss(config: SimulMaskConfig) -> bool:
-    """Whether the loss is another than the cross entropy of the labels."""
-    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def extend_launcher(launcher: ModuleType) -> None:
@@ -141,9 +85,10 @@ def extend_launcher(launcher: ModuleType) -> None:
 
 def extend_workflow(workflow: ModuleType) -> None:
     """llamafactory.train.sft.workflow: with the block, train on our dataset, collator and trainer."""
-    from llamafactory.data import converter, parser
+    from llamafactory import model
+    from llamafactory.data import converter, loader, parser
 
-    run_sft = _seam(workflow, "run_sft")
+    run_sft, load_config = _seam(workflow, "run_sft"), _seam(model, "load_config")
     _carry_columns(_seam(parser, "DatasetAttr"))
     _seam(converter, "DATASET_CONVERTERS")[FORMATTING] = _refuse_without_block
 
@@ -153,8 +98,12 @@ def extend_workflow(workflow: ModuleType) -> None:
     ) -> Any:
         if getattr(finetuning_args, "simulmask", None) is None:
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
+        from simulmask_plugin.sft_run import SftRun
+
         config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-        with _seams_replaced(workflow, config, training_args.seed, is_flat(model_args, data_args)):
+        check_model(config, load_config(model_args), model_args, data_args)
+        flat = is_flat(model_args, data_args)
+        with _seams_replaced(workflow, SftRun(config, seed=training_args.seed, flat=flat, logger=loader.logger)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 
     _replace(workflow, "run_sft", run_simulmask)
@@ -224,185 +173,32 @@ def _refuse_without_block(dataset_attr: Any, data_args: Any) -> Any:
 
 
 @contextmanager
-def _seams_replaced(workflow: ModuleType, config: SimulMaskConfig, seed: int, flat: bool) -> Iterator[None]:
-    """Swap in our pieces while run_sft runs; everything is put back at its end."""
+def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
+    """Let the methods of a run stand for LLaMA-Factory's members; everything is put back at its end."""
     from llamafactory.data import loader
     from llamafactory.model import adapter
 
-    from simulmask_plugin.collator import SimulMaskCollator
-    from simulmask_plugin.families import check_attention, check_length, family_of
-    from simulmask_plugin.features import check_special_tokens
-    from simulmask_plugin.trainer import SimulMaskTrainer
-
-    settings: list[ModelSettings] = []  # known once LLaMA-Factory has made tokenizer and template
-
-    def get_dataset(template: Any, model_args: Any, data_args: Any, *args: Any, tokenizer: Any, **kwargs: Any) -> Any:
-        settings.append(ModelSettings(config, resolve_prompt(config, template, tokenizer)))
-        if config.layout == "interleaved":
-            check_special_tokens(tokenizer)
-            tokens.extend(tokenizer.convert_tokens_to_ids(token) for token in (READ_END, WRITE_END))
-        return stock_get_dataset(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
-
-    def processor(template: Any, tokenizer: Any, data_args: Any, **kwargs: Any) -> SimulMaskDatasetProcessor:
-        return SimulMaskDatasetProcessor(tokenizer, settings[0], data_args.cutoff_len)
-
-    def flat_processor(stock: Any) -> Callable[..., Any]:
-        def make(template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
-            rows = SimulMaskDatasetProcessor(tokenizer, settings[0], data_args.cutoff_len)
-            return flatten(stock)(template, tokenizer, processor, data_args, rows)
-
-        return make
-
-    def collator(*, model: Any, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any) -> Any:
-        if flat:
-            return stock_collator(model=model, tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
-        return SimulMaskCollator(
-            settings[0], pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of, seed=seed
-        )
-
-    def load_model(tokenizer: Any, model_args: Any, *args: Any) -> Any:
-        model = stock_load_model(tokenizer, model_args, *args)
-        if not flat:
-            check_attention(model.config, model.config._attn_implementation)
-        elif family_of(model.config).position == "alibi":
-            raise ValueError(
-                f"packing needs position_ids, which {family_of(model.config).name} does not take; set packing: false "
-                "and neat_packing: false."
-            )
-        check_length(model.config, data_args_cutoff[0])
-        check_positions(config, model.config)
-        return model
-
-    def preprocess(dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
-        data_args_cutoff.append(data_args.cutoff_len)
-        processed = stock_preprocess(dataset, data_args, *args, **kwargs)
-        if processed is None:
-            return None
-        num_kept = len(processed) if flat else count_rows(processed)
-        if num_kept < len(dataset):
-            loader.logger.warning_rank0(
-                f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "
-                f"{data_args.cutoff_len} and were dropped; raise cutoff_len to keep them."
-            )
-        if config.prefix_pairs:
-            loader.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
-        return processed
-
-    data_args_cutoff: list[int] = []
-    tokens: list[int] = []  # interleaved: ids of the special tokens
-    stock_set_up_lora = _seam(adapter, "_setup_lora_tuning")
-    stock_get_dataset = _seam(workflow, "get_dataset")
-    stock_load_model = _seam(workflow, "load_model")
-    stock_preprocess = _seam(loader, "_get_preprocessed_dataset")
-    stock_trainer = _seam(workflow, "CustomSeq2SeqTrainer")
-    stock_collator = _seam(workflow, "SFTDataCollatorWith4DAttentionMask")
-    stock_processor = _seam(loader, "SupervisedDatasetProcessor")
-    stock_packing = _seam(loader, "PackedSupervisedDatasetProcessor")
-
-    def trainer(**kwargs: Any) -> Any:
-        composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock_trainer), {"settings": settings[0]})
-        return composed(**kwargs)
-
-    def set_up_lora(model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Let LoRA train the embeddings of the special tokens, which it would freeze."""
-        lora_config = _seam(adapter, "LoraConfig")
-        _replace(adapter, "LoraConfig", partial(lora_with_tokens, lora_config, model, tokens))
-        try:
-            return stock_set_up_lora(model_config, model, *args, **kwargs)
-        finally:
-            _replace(adapter, "LoraConfig", lora_config)
-
-    replacements: list[tuple[ModuleType, str, Callable[..., Any]]] = [
-        (workflow, "get_dataset", get_dataset),
-        (workflow, "load_model", load_model),
-        (adapter, "_setup_lora_tuning", set_up_lora if config.layout == "interleaved" else stock_set_up_lora),
-        (workflow, "SFTDataCollatorWith4DAttentionMask", collator),
-        (workflow, "CustomSeq2SeqTrainer", trainer),
-        (loader, "_load_single_dataset", partial(load_dataset, _seam(loader, "_load_single_dataset"))),
-        (loader, "align_dataset", align_dataset),
-        (loader, "_get_preprocessed_dataset", preprocess),
-        (loader, "SupervisedDatasetProcessor", flat_processor(stock_processor) if flat else processor),
-        (loader, "PackedSupervisedDatasetProcessor", flat_processor(stock_packing)),
+    methods: list[tuple[ModuleType, str, Callable[..., Any]]] = [
+        (workflow, "get_dataset", run.get_dataset),
+        (loader, "_load_single_dataset", load_dataset),
+        (loader, "align_dataset", run.align_dataset),
+        (loader, "_get_preprocessed_dataset", run.preprocess),
+        (loader, "SupervisedDatasetProcessor", run.make_processor),
+        (loader, "PackedSupervisedDatasetProcessor", run.make_processor),
+        (workflow, "SFTDataCollatorWith4DAttentionMask", run.make_collator),
+        (workflow, "load_model", run.load_model),
+        (adapter, "_setup_lora_tuning", run.set_up_lora),
+        (adapter, "LoraConfig", run.make_lora_config),
+        (workflow, "CustomSeq2SeqTrainer", run.make_trainer),
     ]
-    stock = [(module, name, _seam(module, name)) for module, name, _ in replacements]
+    stock = [_seam(module, name) for module, name, _ in methods]
     try:
-        for module, name, replacement in replacements:
-            _replace(module, name, replacement)
+        for (module, name, method), member in zip(methods, stock, strict=True):
+            _replace(module, name, partial(method, member))
         yield
     finally:
-        for module, name, original in stock:
-            _replace(module, name, original)
-
-
-def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwargs: Any) -> Any:
-    """Return the LoRA configuration, with the embeddings (and head) of these tokens trained as well.
-
-    Where the YAML has whole embeddings trained (additional_target, resize_vocab) they are, with tied heads kept tied.
-    """
-    tied = bool(model.config.tie_word_embeddings)
-    if kwargs.get("modules_to_save"):
-        return lora_config(**kwargs, ensure_weight_tying=tied)
-    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
-    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
-    return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})
-
-
-def check_positions(config: SimulMaskConfig, model_config: Any) -> None:
-    """Refuse ``modified_alibi`` for a model that has no ALiBi."""
-    from simulmask_plugin.families import family_of
-
-    family = family_of(model_config)
-    if config.positions == "modified_alibi" and family.position != "alibi":
-        raise ValueError(
-            f"simulmask.positions: modified_alibi needs an ALiBi model, but {family.name} uses RoPE; "
-            "set positions: group."
-        )
-
-
-def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Prompt:
-    """Return the prompt as text: the block's own (plain), or LLaMA-Factory's chat template around it.
-
-    Raises:
-        ValueError: if the template does not keep the text of a user turn in one piece.
-    """
-    has_turns = config.layout in ("turns", "slots")
-    if config.prompt == "plain":
-        bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
-        return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
-    elements: list[Any] = list(template.format_prefix.apply())
-    if template.default_system:
-        elements += template.format_system.apply(content=template.default_system)
-    elements += template.format_user.apply(content=SENTINEL, idx="0")
-    text = "".join(_element_text(element, tokenizer) for element in elements)
-    before, sentinel, header = text.partition(SENTINEL)
-    if not sentinel or SENTINEL in header or not header:
-        raise ValueError(
-            f"The chat template does not leave a header between the user's text and the answer ({text!r}); "
-            "use prompt: plain or another template."
-        )
-    if config.layout == "interleaved":
-        return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
-    next_header = ""
-    if has_turns:
-        turn = template.format_assistant.apply(content="") + template.format_user.apply(content=SENTINEL, idx="1")
-        next_header = "".join(_element_text(element, tokenizer) for element in turn).partition(SENTINEL)[0]
-    if config.layout == "slots":
-        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
-    return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a").input_ids
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
-
-
-def _element_text(element: Any, tokenizer: Any) -> str:
-    if isinstance(element, str):
-        return element
-    if isinstance(element, dict):
-        return element["token"]
-    return (tokenizer.bos_token or "") if "bos_token" in element else (tokenizer.eos_token or "")
+        for (module, name, _), member in zip(methods, stock, strict=True):
+            _replace(module, name, member)
 
 
 def tokenizer_and_prompt(config: SimulMaskConfig, model_args: Any, data_args: Any) -> tuple[Any, Prompt]:
@@ -423,10 +219,8 @@ def dataset_entries(data_args: Any) -> list[Any]:
     return get_dataset_list([*(data_args.dataset or []), *(data_args.eval_dataset or [])], data_args.dataset_dir)
 
 
-def training_arguments(path: str | Path, overrides: list[str]) -> tuple[Any, ...]:
-    """Parse a training YAML with LLaMA-Factory's own parser; returns model, data, training, finetuning, generating."""
+def training_arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Parse the keys of a training YAML with LLaMA-Factory's parser: model, data, training, finetuning, generating."""
     from llamafactory.hparams import parser
-    from omegaconf import OmegaConf
 
-    merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides))
-    return parser.get_train_args(OmegaConf.to_container(merged))
+    return parser.get_train_args(dict(values))

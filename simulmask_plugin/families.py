@@ -46,17 +46,24 @@ class Family:
     accepts_position_ids: bool = True
     """Whether `forward` has the argument `position_ids`."""
     implementations: tuple[str, ...] = ("sdpa", "eager")
-    """Values of `attn_implementation` that take a 4D float mask."""
-    flash_attn: str = "sdpa"
-    """The value of LLaMA-Factory's `flash_attn` that suits the family."""
+    """Values of `attn_implementation` that take a 4D float mask and leave nothing of the scores out; the first is the
+    one where nothing is said."""
     sliding_layers: Literal["none", "all", "by_type"] = "none"
     """Layers that `config.sliding_window` limits, "by_type" being those named in `config.layer_types`."""
 
     @property
     def attention(self) -> str:
         """The `attn_implementation` where nothing is said, in training and in streaming."""
-        return "eager" if self.flash_attn == "disabled" else self.flash_attn
+        return self.implementations[0]
 
+    @property
+    def flash_attn(self) -> str:
+        """LLaMA-Factory's name for it."""
+        return next(name for name, implementation in FLASH_ATTN.items() if implementation == self.attention)
+
+
+FLASH_ATTN: Mapping[str, str] = {"sdpa": "sdpa", "disabled": "eager", "fa2": "flash_attention_2"}
+"""Values of LLaMA-Factory's ``flash_attn``, and what transformers calls them."""
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -69,7 +76,6 @@ FAMILIES: Mapping[str, Family] = {
             {"hidden_size": 64, "n_layer": 2, "n_head": 4},
             accepts_position_ids=False,
             implementations=("eager",),
-            flash_attn="disabled",
         ),
         Family(
             "mpt",
@@ -78,14 +84,13 @@ FAMILIES: Mapping[str, Family] = {
             {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512},
             accepts_position_ids=False,
             implementations=("eager",),
-            flash_attn="disabled",
         ),
         Family("llama", "llama", "rope", _LLAMA_SHAPE),
         Family("qwen2", "qwen2", "rope", _LLAMA_SHAPE, sliding_layers="by_type"),
         Family("qwen3", "qwen3", "rope", _LLAMA_SHAPE, sliding_layers="by_type"),
         Family("mistral", "mistral", "rope", _LLAMA_SHAPE, sliding_layers="all"),
-        # Only eager attention soft-caps the scores of Gemma 2.
-        Family("gemma2", "gemma2", "rope", _GEMMA_SHAPE, flash_attn="disabled", sliding_layers="by_type"),
+        # Of the two that take our mask only eager attention soft-caps the scores of Gemma 2.
+        Family("gemma2", "gemma2", "rope", _GEMMA_SHAPE, implementations=("eager",), sliding_layers="by_type"),
         Family("gemma3", "gemma3_text", "rope", _GEMMA_SHAPE, sliding_layers="by_type"),
         Family("falcon_rope", "falcon", "rope", _FALCON_SHAPE | {"alibi": False, "multi_query": True}),
     )
@@ -110,9 +115,10 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
-    """Refuse the attention implementations that cannot take a 4D float mask.
+    """Refuse the attention implementations that cannot take a 4D float mask, or leave something of the scores out.
 
-    BLOOM and MPT have no sdpa of their own in transformers, which reports them as "eager".
+    BLOOM and MPT have no sdpa of their own in transformers, which reports them as "eager"; that of Gemma 2 drops the
+    soft-capping.
 
     Raises:
         ValueError: If `attn_implementation` is not one that the family can use.
@@ -120,8 +126,8 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
     family = family_of(config)
     if attn_implementation not in family.implementations:
         raise ValueError(
-            f"Attention {attn_implementation!r} cannot take the mask of simultaneous translation for "
-            f"{family.model_type}; expected {' or '.join(family.implementations)}. "
+            f"Attention {attn_implementation!r} cannot take the mask of simultaneous translation, or drops part of the "
+            f"scores, for {family.model_type}; expected {' or '.join(family.implementations)}. "
             f"Set `flash_attn: {family.flash_attn}` in a training YAML, "
             f"`attn_implementation: {family.attention}` in an evaluation YAML."
         )
@@ -149,6 +155,20 @@ def check_length(config: PreTrainedConfig, num_tokens: int) -> None:
             f"A {config.model_type} with a sliding window of {window} tokens was given sequences of up to "
             f"{num_tokens} tokens, and our mask would replace the window; expected at most {window}. "
             f"Lower cutoff_len to {window}, or use a model without a sliding window."
+        )
+
+
+def check_positions(config: PreTrainedConfig, positions: str) -> None:
+    """Refuse ``modified_alibi`` for a model that has no ALiBi.
+
+    Raises:
+        ValueError: If there is no ALiBi to modify.
+    """
+    family = family_of(config)
+    if positions == "modified_alibi" and family.position != "alibi":
+        raise ValueError(
+            f"simulmask.positions: modified_alibi needs an ALiBi model, but {family.name} uses RoPE; "
+            "set positions: group."
         )
 
 
@@ -181,15 +201,15 @@ def tiny_model(
 ) -> PreTrainedModel:
     """Return a tiny random fp32 model in evaluation mode; the global random state stays as it was.
 
-    A family without an sdpa of its own is built with its only implementation.
+    A family that has but one implementation is built with that one.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(name, vocab_size, **overrides)
     implementations = FAMILIES[name].implementations
-    if implementations == ("eager",):
-        attn_implementation = "eager"
+    if len(implementations) == 1:
+        (attn_implementation,) = implementations
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)

@@ -6,6 +6,7 @@ import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from simulmask_plugin.chunked import check_first_read, join_chunks
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.layout import Example
-from simulmask_plugin.policies import SCHEDULE, roll_out
+from simulmask_plugin.policies import SCHEDULE, Policy, roll_out
 from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
@@ -139,14 +140,21 @@ def whole_schedule(row: Row, config: SimulMaskConfig) -> tuple[int, ...]:
 
 
 def longest_layout(config: SimulMaskConfig, feature: Mapping[str, Any]) -> int:
-    """Tokens that the example can have at most, look-ahead rows and chunk ends among them; a slot counts as full."""
-    length, num_target = len(feature["input_ids"]), len(feature["target_lengths"])
+    """Tokens that the example can have at most, look-ahead rows and chunk ends among them; a slot counts as full.
+
+    Of the schedules that may be drawn the one counts in which g increases most often: there a unit gets its look-ahead
+    row, or a chunk begins.
+    """
+    example, column = from_feature(feature)
+    length, next_header = len(example.input_ids), len(example.next_header)
+    schedules = (schedule_of(example, column, config, i) for i in range(max(1, len(policies_of(config)))))
+    num_increases = max(len(set(schedule.num_read)) for schedule in schedules) - 1
     if config.layout in CHUNKED:
-        num_chunks = len(set(feature["schedule"])) or num_target + 1
-        return length + num_chunks * (feature["num_header"] + len(feature["next_header"]))
+        last_end = next_header if config.layout == "interleaved" else 0
+        return length + num_increases * (example.num_header + next_header) + last_end
     if config.layout == "slots":
-        length = longest(from_feature(feature)[0], config.slot_length)
-    return length + config.has_look_ahead * num_target
+        length = longest(example, config.slot_length)
+    return length + config.has_look_ahead * num_increases
 
 
 def check_special_tokens(tokenizer: Tokenizer) -> None:
@@ -159,50 +167,29 @@ def check_special_tokens(tokenizer: Tokenizer) -> None:
             )
 
 
+EXAMPLE_FIELDS = tuple(field.name for field in fields(Example))
+FEATURE_COLUMNS = (*EXAMPLE_FIELDS, "schedule")
+"""What travels through ``datasets`` to the collator: an example and its g, which is empty where a policy gives it."""
+
+
 def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, Any]:
-    """Return the columns that travel through ``datasets`` to the collator.
+    """Return the columns of an example.
 
     Raises:
         ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
     """
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
     full = ReadSchedule.from_column(schedule, num_source, num_target).num_read if schedule is not None else ()
-    return {
-        "input_ids": example.input_ids.tolist(),
-        "num_prompt": example.num_prompt,
-        "source_lengths": example.source_lengths.tolist(),
-        "num_header": example.num_header,
-        "target_lengths": example.target_lengths.tolist(),
-        "next_header": list(example.next_header),
-        "num_written": example.num_written,
-        "schedule": list(full),
-    }
-
-
-FEATURE_COLUMNS = (
-    "input_ids",
-    "num_prompt",
-    "source_lengths",
-    "num_header",
-    "target_lengths",
-    "next_header",
-    "num_written",
-    "schedule",
-)
+    return {name: np.asarray(getattr(example, name)).tolist() for name in EXAMPLE_FIELDS} | {"schedule": list(full)}
 
 
 def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
     """Inverse of :func:`to_feature`."""
-    example = Example(
-        input_ids=np.asarray(feature["input_ids"]),
-        num_prompt=feature["num_prompt"],
-        source_lengths=np.asarray(feature["source_lengths"], dtype=np.int64),  # empty in a prefix pair with g(t) = 0
-        num_header=feature["num_header"],
-        target_lengths=np.asarray(feature["target_lengths"]),
-        next_header=tuple(feature["next_header"]),
-        num_written=feature["num_written"],
-    )
-    return example, tuple(feature["schedule"])
+    values = {name: feature[name] for name in EXAMPLE_FIELDS}
+    for name in ("input_ids", "source_lengths", "target_lengths"):  # a prefix pair with g(t) = 0 has no source
+        values[name] = np.asarray(values[name], dtype=np.int64)
+    values["next_header"] = tuple(values["next_header"])
+    return Example(**values), tuple(feature["schedule"])
 
 
 def features_of(example: Example, column: Sequence[int] | None, config: SimulMaskConfig) -> list[dict[str, Any]]:
@@ -217,19 +204,26 @@ def features_of(example: Example, column: Sequence[int] | None, config: SimulMas
     return [to_feature(pair, schedule.num_read) for pair, schedule in pairs]
 
 
+@cache
+def policies_of(config: SimulMaskConfig) -> tuple[Policy, ...]:
+    """The policies of the block, made once and not for every example."""
+    return config.policies()
+
+
 def schedule_of(
     example: Example, column: Sequence[int] | None, config: SimulMaskConfig, policy_index: int = 0
 ) -> ReadSchedule:
-    """Return g(1..T+1) of an example: that of the data, or that of one of the policies.
+    """Return g(1..T+1) of an example: that of the data or of a prefix pair where there is one, else of one policy.
 
     Raises:
-        ValueError: if the data's schedule decreases, leaves 0..S or has the wrong length.
+        ValueError: if the column decreases, leaves 0..S, has the wrong length, or is missing where g comes from it.
     """
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    if config.has_schedule_column:
-        assert column is not None, "row_of refuses a row without it"
+    if column:
         return ReadSchedule.from_column(column, num_source, num_target)
-    return roll_out(config.policies()[policy_index], num_source, num_target)
+    if config.has_schedule_column:
+        raise ValueError(f"policy: {config.policy} needs the column `schedule` in every row of the data.")
+    return roll_out(policies_of(config)[policy_index], num_source, num_target)
 
 
 class ScheduleSampler:
@@ -241,7 +235,7 @@ class ScheduleSampler:
 
     def __init__(self, settings: ModelSettings, seed: int) -> None:
         self.config = settings.config
-        self.policies = settings.config.policies()
+        self.num_policies = len(policies_of(settings.config))
         self.seed = seed
 
     def draw(self, example: Example, schedule: tuple[int, ...], epoch: int) -> tuple[ReadSchedule, np.ndarray | None]:
@@ -250,17 +244,13 @@ class ScheduleSampler:
         Raises:
             ValueError: if the policy is ``schedule`` and the row has none.
         """
-        num_source, num_target = len(example.source_lengths), len(example.target_lengths)
         rate = self.config.look_ahead_rate
         draws_units = self.config.has_look_ahead and rate < 1
-        random = None
-        if draws_units or len(self.policies) > 1:
+        random, which = None, 0
+        if draws_units or self.num_policies > 1:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
-        if schedule:  # of the data, or of a prefix pair
-            read = ReadSchedule(schedule, num_source)
-        elif self.config.has_schedule_column:
-            raise ValueError(f"policy: {self.config.policy} needs the column `schedule` in every row of the data.")
-        else:
-            which = int(random.integers(len(self.policies))) if random is not None else 0
-            read = roll_out(self.policies[which], num_source, num_target)
-        return read, random.random(num_target) < rate if random is not None and draws_units else None
+            if self.num_policies:
+                which = int(random.integers(self.num_policies))
+        read = schedule_of(example, schedule, self.config, which)
+        flags = random.random(len(example.target_lengths)) < rate if random is not None and draws_units else None
+        return read, flags

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.delivery import attention_bias
+from simulmask_plugin.delivery import Keys, Queries, attention_bias
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.kv_cache import GrowingCache
 from simulmask_plugin.masks import PADDING
@@ -23,8 +23,8 @@ ALL = PADDING - 1
 
 INITIAL_KEYS = 256
 
-FIELDS = ("order", "source_unit", "position", "after_source")
-ORDER, SOURCE_UNIT, POSITION, AFTER_SOURCE = range(len(FIELDS))
+ORDER, SOURCE_UNIT, POSITION, _ = range(len(Keys._fields))
+"""Rows of `Feeder.keys`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Feeder:
         """Make the model ready for our masks."""
         check_attention(self.model.config, self.model.config._attn_implementation)
         prepare(self.model)
-        self.keys = np.zeros((len(FIELDS), INITIAL_KEYS), dtype=np.int64)
+        self.keys = np.zeros((len(Keys._fields), INITIAL_KEYS), dtype=np.int64)
         self._accepts_position_ids = family_of(self.model.config).accepts_position_ids
 
     @property
@@ -100,25 +100,16 @@ class Feeder:
         while end > self.keys.shape[1]:
             self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
         for i, row in enumerate(rows, start=start):
-            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source
+            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source  # as `Keys` has them
         queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in rows]
         device = self.model.device
-        keys = torch.from_numpy(self.keys[:, :end]).to(device)[:, None]
+        keys = Keys(*torch.from_numpy(self.keys[:, :end]).to(device)[:, None])
         ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
         logits = self.model(
             input_ids=ids,
             attention_mask=attention_bias(
-                self.model.config,
-                self.model.dtype,
-                query_order=order,
-                key_order=keys[ORDER],
-                source_unit=keys[SOURCE_UNIT],
-                num_read=num_read,
-                position=keys[POSITION],
-                after_source=keys[AFTER_SOURCE],
-                num_hidden=num_hidden,
-                visible=visible,
+                self.model.config, self.model.dtype, Queries(order, num_read, num_hidden), keys, visible
             ),
             past_key_values=self.cache,
             use_cache=True,

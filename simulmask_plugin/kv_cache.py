@@ -1,4 +1,4 @@
-"""A key-value cache that grows in place: what is in it is never copied for a new token, and rows can be dropped."""
+"""A key-value cache that grows in place: a new token copies nothing, amortized, and rows can be dropped."""
 
 from __future__ import annotations
 

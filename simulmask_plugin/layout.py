@@ -68,8 +68,8 @@ class SequenceLayout:
             token in the example, -1 for a next header.
         num_hidden: source *tokens* that the row may not see.
         example: what was laid out.
-        parts: prompt, source, header or target for every token; empty where the example's lengths tell it.
-        position: position of every token, where the layout itself decides it (``slots``).
+        parts: prompt, source, header or target for every token; empty in ``prefix``, see `prefix_parts`.
+        position: position of every token in ``slots``, which decides it itself; else None.
     """
 
     input_ids: Ints
@@ -86,6 +86,14 @@ class SequenceLayout:
     def after_source(self) -> Bool[np.ndarray, " tokens"]:
         """True for the header and everything behind it."""
         return self.token >= self.example.source_end
+
+
+def prefix_parts(layout: SequenceLayout) -> tuple[str, ...]:
+    """Return prompt, source, header or target for every token of the layout ``prefix``."""
+    example = layout.example
+    starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
+    names = ("prompt", "source", "header", "target")
+    return tuple(names[place] for place in np.searchsorted(starts, layout.token, side="right"))
 
 
 def prefix_layout(

@@ -7,7 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simulmask_plugin.chunked import NOT_READ_END
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.layout import IGNORE_INDEX
+
+
+def has_own_loss(config: SimulMaskConfig) -> bool:
+    """Whether the loss is another than the cross entropy of the labels."""
+    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def interleaved_loss(
@@ -32,9 +38,10 @@ def interleaved_loss(
         weight: of the special tokens.
         num_items: labelled rows of the whole step (gradient accumulation, all devices); None: of this batch.
     """
-    rows, targets = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    targets = labels[:, 1:]
     is_labelled = targets != IGNORE_INDEX
-    rows, targets = rows[is_labelled], targets[is_labelled]
+    # Cast what is labelled only: with a large vocabulary a copy of all logits is gigabytes.
+    rows, targets = logits[:, :-1][is_labelled].float(), targets[is_labelled]
     goes_on = targets == NOT_READ_END
     special = goes_on | (targets == read_end) | (targets == write_end)
     log_p = rows.log_softmax(dim=-1)

@@ -16,10 +16,11 @@ from rich.text import Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.merge_check import make_room
 from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_parity
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END
@@ -123,10 +124,10 @@ def measure_cell(
     encoder = ExampleEncoder(subject.tokenizer, settings)
     num_policies = max(1, len(settings.config.policies()))
     result = ParityResult()
-    shift = int(random.integers(len(LENGTHS)))
+    shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
     for i in range(examples):
         row = random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random)
-        compare(model, encoder, row, result, policy_index=i % num_policies)
+        compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
     config = settings.config
     return {
         "family": subject.family.name,
@@ -230,17 +231,31 @@ def _subject_of_model(folder: str, matrix: bool) -> Subject:
 
 
 def _subject_of_yaml(path: str, matrix: bool) -> Subject:
-    """The model and the block of a training YAML."""
+    """The model of a training YAML as training begins with it, and its block."""
     from simulmask_plugin.training_setup import load_training
 
     setup = load_training(path, [])
-    family = family_of(setup.model_config)
-    load = partial(_load_model, setup.model_args.model_name_or_path, setup.attention)
-    return Subject(family, setup.attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)))
+    family, model_args = family_of(setup.model_config), setup.model_args
+    # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
+    attention = setup.attention if setup.attention in family.implementations else family.attention
+    load = partial(
+        _load_model,
+        model_args.model_name_or_path,
+        attention,
+        num_tokens=len(setup.tokenizer),
+        adapters=model_args.adapter_name_or_path or (),
+    )
+    return Subject(family, attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)))
 
 
-def _load_model(path: str, attention: str) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterable[str] = ()) -> PreTrainedModel:
+    """A model in fp32, with room for so many tokens and the adapters merged into it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+    make_room(model, num_tokens)
+    for adapter in adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return model.eval()
 
 
@@ -283,7 +298,7 @@ def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:
 
 def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
     """The settings with other keys, a policy's parameters among them."""
-    return replace(settings, config=replace(settings.config, **{"k": None, "n": None} | keys))
+    return replace(settings, config=settings.config.with_keys({"k": None, "n": None} | keys))
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:

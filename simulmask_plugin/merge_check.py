@@ -243,12 +243,17 @@ def load_model(folder: str) -> tuple[Any, Stored]:
     return model.float().eval(), stored
 
 
-def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
-    """The model with the adapter in it, its embedding enlarged as LLaMA-Factory does for new tokens."""
-    from peft import PeftModel
-
+def make_room(model: Any, num_tokens: int) -> None:
+    """Enlarge the embedding as LLaMA-Factory does for new tokens, where it has fewer rows than there are tokens."""
     if num_tokens > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
+
+
+def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
+    """The model with the adapter in it."""
+    from peft import PeftModel
+
+    make_room(model, num_tokens)
     adapted: Any = PeftModel.from_pretrained(model, adapter).eval().get_base_model()
     return adapted
 

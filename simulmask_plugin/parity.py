@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
+from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked import chunks_of
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, chunk_limit
+from simulmask_plugin.chunked_session import ChunkedSession, chunk_limit
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.config import CHUNKED, ModelSettings
 from simulmask_plugin.delivery import training_inputs
@@ -246,7 +247,8 @@ def compare(
     """Add one example to the result: every scored row of training against the same row of the session."""
     settings = encoder.settings
     example = encoder.encode(row)
-    schedule = schedule_of(example, row.schedule, settings.config, policy_index)
+    column = row.schedule if settings.config.has_schedule_column else None
+    schedule = schedule_of(example, column, settings.config, policy_index)
     if settings.config.prefix_pairs:
         compare_pairs(model, encoder, row, example, schedule, result)
         return

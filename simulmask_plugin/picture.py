@@ -15,7 +15,7 @@ from rich.text import Text
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, features_of, from_feature, to_feature
-from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout
+from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout, prefix_parts
 from simulmask_plugin.masks import may_attend
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import Slot, slots_of
@@ -139,25 +139,24 @@ def picture_of(
     return Picture(
         tokens=[token_text(tokenizer, token) for token in lists["input_ids"]],
         position=batch["position_ids"][0].tolist(),
-        regions=regions(layout),
+        regions=regions(layout, settings.config.layout),
         mask=mask,
         schedule=schedule.num_read,
         num_source=schedule.num_source,
-        slots=slots_of(layout, settings.config.slot_length) if layout.position is not None else [],
+        slots=slots_of(layout, settings.config.slot_length) if settings.config.layout == "slots" else [],
         **lists,
     )
 
 
-def regions(layout: SequenceLayout) -> list[str]:
-    """Name the region of every token: the part of the sequence that it belongs to, or the slot that it stands in."""
-    if layout.position is not None:
-        return ["slot" if part == "source" else part for part in layout.parts]
-    if layout.parts:
-        return list(layout.parts)
-    example = layout.example
-    starts = [example.num_prompt, example.source_end, example.source_end + example.num_header]
-    names = ("prompt", "source", "header", "target")
-    return [names[place] for place in np.searchsorted(starts, layout.token, side="right")]
+def regions(layout: SequenceLayout, name: str) -> list[str]:
+    """Name the region of every token: the part of the sequence that it belongs to, or the slot that it stands in.
+
+    Args:
+        layout: of the example.
+        name: of the layout, as in the block.
+    """
+    parts = prefix_parts(layout) if name == "prefix" else layout.parts
+    return ["slot" if name == "slots" and part == "source" else part for part in parts]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from simulmask_plugin.checks import check_integer
 from simulmask_plugin.schedule import Action, ReadSchedule
 
 Policy = Callable[[int], float]
@@ -63,14 +64,8 @@ def make_policy(name: str, **parameters: int) -> Policy:
             f"got ({', '.join(sorted(parameters)) or 'none'})."
         )
     for key, value in parameters.items():
-        check_positive(f"{name}: {key}", value)
+        check_integer(f"{name}: {key}", value, least=1, unit="source units")
     return partial(POLICIES[name], **parameters)
-
-
-def check_positive(what: str, value: object) -> None:
-    """Raise a ValueError unless value is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{what} must be an integer of at least 1 (source units), got {value!r}.")
 
 
 def roll_out(policy: Policy, num_source: int, num_target: int) -> ReadSchedule:

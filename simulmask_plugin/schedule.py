@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,22 +64,14 @@ class ReadSchedule:
         full = tuple(values) if len(values) == num_target + 1 else (*values, num_source)
         return cls(full, num_source)
 
-    def actions(self) -> list[Action]:
-        """READ and WRITE in the order in which they happen; the last WRITE is the end of sentence."""
-        actions: list[Action] = []
-        read = 0
-        for now in self.num_read:
-            actions += [Action.READ] * (now - read) + [Action.WRITE]
-            read = now
-        return actions
 
-    @classmethod
-    def from_actions(cls, actions: Iterable[Action], num_source: int) -> ReadSchedule:
-        """Inverse of :meth:`actions`."""
-        read, num_read = 0, []
-        for action in actions:
-            if action is Action.READ:
-                read += 1
-            else:
-                num_read.append(read)
-        return cls(tuple(num_read), num_source)
+def parse_schedule(text: str) -> tuple[int, ...]:
+    """Read g from a command line, e.g. "1,2,3".
+
+    Raises:
+        ValueError: if something in it is no integer.
+    """
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
-from simulmask_plugin.chunked_session import ChunkedSession, Document
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
+from simulmask_plugin.document import Document
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.policies import Policy
@@ -150,7 +151,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
     return Document(units, context_sentences)
 
 
-def attention_of(model: str, given: str | None) -> str:
+def streaming_attention(model: str, given: str | None) -> str:
     """Return the attention to stream a model with: the given one, else that of training.
 
     transformers would take sdpa for Gemma 2, too, and leave its soft-capping out.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape
+from simulmask_plugin.schedule import parse_schedule
 from simulmask_plugin.terminal import console
 from simulmask_plugin.units import Tokenizer, split_units
 
@@ -50,26 +51,6 @@ class WordTokenizer:
     def __len__(self) -> int:
         """Number of different words."""
         return len(self.words)
-
-
-def override(config: SimulMaskConfig, given: Mapping[str, Any]) -> SimulMaskConfig:
-    """The block with the given keys in place of its own; another policy brings its own parameters."""
-    block = asdict(config)
-    if given.get("policy", config.policy) != config.policy:
-        block |= {"k": None, "n": None}
-    return SimulMaskConfig.from_dict({**block, **given})
-
-
-def parse_schedule(text: str) -> tuple[int, ...]:
-    """Read g from a command line, e.g. "1,2,3".
-
-    Raises:
-        ValueError: if something in it is no integer.
-    """
-    try:
-        return tuple(int(value) for value in text.split(","))
-    except ValueError:
-        raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None
 
 
 def run_show(
@@ -152,7 +133,7 @@ def _inputs(
         from simulmask_plugin.training_setup import load_training, read_data
 
         setup = load_training(config_path, [])
-        settings = replace(setup.settings, config=override(setup.settings.config, given))
+        settings = replace(setup.settings, config=setup.settings.config.with_keys(given))
         row = read_data(setup)[0].first if texts is None else _row(texts, settings.config)
         return setup.tokenizer, settings, row, setup.training_args.seed
     if tokenizer_dir is not None:
@@ -190,6 +171,6 @@ def load_settings(folder: str, given: Mapping[str, Any]) -> tuple[Any, ModelSett
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if Path(folder, FILE_NAME).is_file():
         settings = ModelSettings.load(folder)
-        return tokenizer, replace(settings, config=override(settings.config, given))
+        return tokenizer, replace(settings, config=settings.config.with_keys(given))
     config = _block(given)
     return tokenizer, ModelSettings(config, resolve_prompt(config, None, tokenizer))

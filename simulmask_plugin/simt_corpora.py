@@ -12,11 +12,12 @@ gets one space before it, the first and those of Chinese and Japanese excepted. 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from simulmask_plugin.chunks import CHUNK_COLUMNS, LATENCIES, chunk_row
-from simulmask_plugin.corpora import Pair, clean, is_text, read_json_rows
+from simulmask_plugin.corpora import Cleaning, Pair, clean, is_text, read_json_rows
 from simulmask_plugin.languages import unit_of
 from simulmask_plugin.units import CHARACTER
 
@@ -54,17 +55,11 @@ def read_offline(path: Path) -> tuple[list[Example], Faults]:
     return _read(path, _offline_fault, _offline_example)
 
 
-def clean_examples(
-    examples: Sequence[Example],
-    *,
-    max_units: int | None = None,
-    max_ratio: float | None = None,
-    drop_identical: bool = False,
-    drop_duplicates: bool = False,
-) -> tuple[list[Example], Counter[str]]:
+def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[list[Example], Counter[str]]:
     """Returns the examples worth keeping and, by reason, how many were dropped; see `corpora.clean`.
 
-    Lengths are words, or characters of Chinese and Japanese. The same sentences at another level are no duplicate.
+    The units are those of the languages: words, or characters of Chinese and Japanese. The same sentences at another
+    level are no duplicate.
     """
     groups = defaultdict(list)
     for row, pair in examples:
@@ -72,15 +67,8 @@ def clean_examples(
     kept: set[str] = set()
     dropped: Counter[str] = Counter()
     for (source_lang, target_lang, _), pairs in groups.items():
-        left, lost = clean(
-            pairs,
-            source_unit=unit_of(source_lang),
-            target_unit=unit_of(target_lang),
-            max_units=max_units,
-            max_ratio=max_ratio,
-            drop_identical=drop_identical,
-            drop_duplicates=drop_duplicates,
-        )
+        own = replace(cleaning, source_unit=unit_of(source_lang), target_unit=unit_of(target_lang))
+        left, lost = clean(pairs, own)
         kept |= {pair.where for pair in left}
         dropped += lost
     return [example for example in examples if example.pair.where in kept], dropped

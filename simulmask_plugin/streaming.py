@@ -5,44 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from simulmask_plugin.choosing import Chooser
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import ALL, SOURCE_UNIT, Counters, FedRow, Feeder
 from simulmask_plugin.masks import PADDING
 from simulmask_plugin.policies import Policy, decide
 from simulmask_plugin.positions import target_start
 from simulmask_plugin.schedule import Action
-from simulmask_plugin.units import TOKEN, WORD
+from simulmask_plugin.units import TOKEN
 
 TARGET_ORDER = 2**30
 """Place in the training sequence of the first header row; no source is longer."""
 
 
-class Chooser:
-    """Picks the next target token from its logits; greedy, with words that can only begin where one may begin.
-
-    Args:
-        num_tokens: size of the tokenizer; a model may have more rows (its vocabulary padded), which are no tokens.
-        opens_word: for every token, whether it may open a unit; None if all may.
-    """
-
-    def __init__(self, num_tokens: int, opens_word: Tensor | None) -> None:
-        self.num_tokens = num_tokens
-        self.forbidden = None if opens_word is None else ~opens_word
-
-    def __call__(self, logits: Tensor, index: int, opening: bool) -> int:
-        """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
-        logits = logits[: self.num_tokens]
-        if opening and index and self.forbidden is not None:
-            logits = logits.masked_fill(self.forbidden, -torch.inf)
-        return int(logits.argmax())
-
-
 Choose = Callable[[Tensor, int, bool], int]
-Trace = Callable[[int, str, Tensor], None]
+TokenTrace = Callable[[int, str, Tensor], None]
 
 
 @dataclass(slots=True)
@@ -79,7 +59,7 @@ class StreamingSession:
     max_target_tokens: int = 512
     max_unit_tokens: int = 48
     choose: Choose | None = None
-    trace: Trace | None = None
+    trace: TokenTrace | None = None
 
     num_read: int = field(default=0, init=False)
     num_written: int = field(default=0, init=False)
@@ -105,7 +85,7 @@ class StreamingSession:
         self._pending = [FedRow(token, i, -1, ALL, i, 0, False) for i, token in enumerate(before)]
         self._anchor = list(header)
         if self.choose is None:
-            self.choose = greedy(self.encoder, self.model.device)
+            self.choose = Chooser(self.encoder, self.model.device)
 
     # READ
 
@@ -298,10 +278,3 @@ class StreamingSession:
         """Take the anchor's rows back; they are fed again once more has been read."""
         self.feeder.crop(self.feeder.num_keys - count)
         self._logits = None
-
-
-def greedy(encoder: ExampleEncoder, device: torch.device) -> Chooser:
-    """The default chooser for a model and its units."""
-    is_word = encoder.target.unit == WORD
-    opens_word = torch.tensor(encoder.target.opens_word, device=device) if is_word else None
-    return Chooser(len(encoder.tokenizer), opens_word)

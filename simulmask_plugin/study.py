@@ -107,6 +107,12 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
         for name in values[key]:
             if not NAME.fullmatch(str(name)):
                 raise ValueError(f"{path}: {key}.{name}: a name is made of letters, digits and single spaces.")
+    folders: dict[Path, str] = {}
+    for name in values["models"]:
+        folder = model_folder(Path(values["output"]), name, 1)
+        if folder in folders:
+            raise ValueError(f"{path}: models {folders[folder]!r} and {name!r} would share a folder; rename one.")
+        folders[folder] = name
     training = values.get("training", {})
     models = {
         name: _read_stages(stages, training, f"{path}: models.{name}") for name, stages in values["models"].items()
@@ -164,8 +170,8 @@ def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: st
 
 
 def model_folder(output: Path, name: str, stage: int) -> Path:
-    """Folder of what a stage of a model makes; stages count from 1."""
-    return output / "models" / name / f"stage{stage}"
+    """Folder of what a stage of a model makes; stages count from 1. It has no spaces, which torchrun cannot take."""
+    return output / "models" / str(name).replace(" ", "_") / f"stage{stage}"
 
 
 def _check(study: Study, path: str) -> None:

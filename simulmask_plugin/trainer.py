@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import (
@@ -17,10 +17,12 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from simulmask_plugin.alibi import prepare
+from simulmask_plugin.chunked import NOT_READ_END
 from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.losses import interleaved_loss
+from simulmask_plugin.layout import IGNORE_INDEX
+from simulmask_plugin.losses import has_own_loss, interleaved_loss
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.sampling import ShuffledGroups
 
@@ -36,11 +38,12 @@ class SimulMaskTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._epochs = EpochCallback()
+        self.add_callback(self._epochs)
         if isinstance(self.data_collator, SimulMaskCollator):
             prepare(self.model)
-            self.add_callback(EpochCallback(self.data_collator))
-        config = self.settings.config
-        if config.loss_on == "target" or config.special_token_weight != 1:
+            self._epochs.followers.append(self.data_collator)
+        if has_own_loss(self.settings.config):
             self.compute_loss_func = self._interleaved_loss
 
     def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -61,7 +64,27 @@ class SimulMaskTrainer(Trainer):
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         step_size = sampler.batch_size * self.args.world_size
-        return ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
+        groups = ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
+        # Of several processes that resume, accelerate finds no sampler in the loader that skips what was seen.
+        self._epochs.followers.append(groups)
+        return groups
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Draw what is drawn per epoch once and for all."""
+        collator = self.data_collator
+        if isinstance(collator, SimulMaskCollator):
+            self.data_collator = collator.for_evaluation()
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Hide from metrics the labels that are no token."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        if isinstance(labels, torch.Tensor):
+            labels = labels.masked_fill(labels == NOT_READ_END, IGNORE_INDEX)
+        return loss, logits, labels
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Turn the integers of the batch into the mask, on the device, once per batch."""
@@ -83,14 +106,22 @@ class SimulMaskTrainer(Trainer):
         self.settings.save(directory)
 
 
-class EpochCallback(TrainerCallback):
-    """Tells the collator the epoch, from which its draws are derived."""
+class FollowsEpoch(Protocol):
+    """What draws anew in every epoch."""
 
-    def __init__(self, collator: SimulMaskCollator) -> None:
-        self.collator = collator
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch begins."""
+
+
+class EpochCallback(TrainerCallback):
+    """Tells collator and sampler the epoch, from which their draws are derived."""
+
+    def __init__(self) -> None:
+        self.followers: list[FollowsEpoch] = []
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Round: the state counts epochs in floating point."""
-        self.collator.set_epoch(int((state.epoch or 0) + 1e-6))
+        for follower in self.followers:
+            follower.set_epoch(int((state.epoch or 0) + 1e-6))

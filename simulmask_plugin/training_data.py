@@ -10,7 +10,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, features_of, longest_layout, row_of
 
@@ -87,6 +86,10 @@ def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str
     where = f"Dataset {name}, example {index + 1}"
     for side in ("source", "target"):
         key = f"{side}_chunks" if f"{side}_chunks" in columns else side
+        if key != side and isinstance(values[key], str):
+            raise ValueError(
+                f"{where}: {key} must be a list of texts, got {values[key]!r}; take JSON or Parquet, CSV has no lists."
+            )
         text = "".join(values[key] or []) if key != side else values[key]
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
@@ -146,30 +149,6 @@ class SimulMaskDatasetProcessor:
 def count_rows(features: Mapping[str, Any]) -> int:
     """How many rows of the data these features were made of: of prefix pairs, only a row's first repeats nothing."""
     return features["num_written"][:].count(0)  # [:] makes a list of a column of `datasets`, which is slow by item
-
-
-def flatten(stock: Any) -> Any:
-    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
-
-    class FlatProcessor(stock):
-        def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
-            super().__init__(template, tokenizer, processor, data_args)
-            self.rows = rows
-
-        def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            """Give LLaMA-Factory each encoded row as the only message of a prompt."""
-            prompts = [[feature] for feature in self.rows.encode(examples)]
-            rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
-            return super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
-
-        def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
-            layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])
-            return layout.input_ids.tolist(), layout.labels.tolist()
-
-        def print_data_example(self, example: Mapping[str, Any]) -> None:
-            self.rows.print_data_example(example)
-
-    return FlatProcessor
 
 
 def digest(*values: Any) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin import factory
+from simulmask_plugin.arguments import attention_of
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.environment import check_hook
-from simulmask_plugin.families import family_of
 from simulmask_plugin.features import Row, row_of
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_rows
 from simulmask_plugin.yaml_files import read_yaml
@@ -21,18 +21,10 @@ from simulmask_plugin.yaml_files import read_yaml
 FIRST_ROWS = 100
 """Rows read of each data set."""
 
-ANY_MACHINE = ("use_cpu=true", "deepspeed=null", "tf32=null", "pure_bf16=false")
-"""Overrides for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
+ANY_MACHINE: Mapping[str, Any] = {"use_cpu": True, "deepspeed": None, "tf32": None, "pure_bf16": False}
+"""Values for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
 
 FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
-
-IMPLEMENTATIONS = {
-    "sdpa": "sdpa",
-    "disabled": "eager",
-    "fa2": "flash_attention_2",
-    "fa3": "flash_attention_3",
-}
-"""LLaMA-Factory's ``flash_attn``, and what transformers calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +43,7 @@ class TrainingSetup:
     @property
     def attention(self) -> str:
         """The attention implementation that training will use."""
-        family = family_of(self.model_config)
-        if self.model_args.flash_attn == "auto":
-            return family.attention
-        return IMPLEMENTATIONS[self.model_args.flash_attn]
+        return attention_of(self.model_config, self.model_args.flash_attn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +83,7 @@ def load_training(path: str, overrides: list[str]) -> TrainingSetup:
         raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
     check_hook()
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    arguments = factory.training_arguments(path, [*overrides, *ANY_MACHINE])
+    arguments = factory.training_arguments({**values, **ANY_MACHINE})
     model_args, data_args, training_args, finetuning_args, _ = arguments
     if finetuning_args.simulmask is None:
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.arguments import check_model
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.factory import check_positions
-from simulmask_plugin.families import check_attention, check_length, family_of
+from simulmask_plugin.families import check_attention, check_positions, family_of
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
@@ -40,9 +40,7 @@ def run_validate(path: str, overrides: list[str]) -> int:
 def validate_training(path: str, overrides: list[str]) -> None:
     """Check a training YAML and print what will happen."""
     setup = load_training(path, overrides)
-    check_attention(setup.model_config, setup.attention)
-    check_length(setup.model_config, setup.data_args.cutoff_len)
-    check_positions(setup.settings.config, setup.model_config)
+    check_model(setup.settings.config, setup.model_config, setup.model_args, setup.data_args)
     check_deepspeed(setup.deepspeed)
     samples = read_data(setup)
     out = console()
@@ -142,7 +140,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     model_config = AutoConfig.from_pretrained(config.model)
     attention = config.attn_implementation or family_of(model_config).attention
     check_attention(model_config, attention)
-    check_positions(settings.config, model_config)
+    check_positions(model_config, settings.config.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
     topics = keys | {"policies": ", ".join(decision.name for decision in decisions), "attention": attention}

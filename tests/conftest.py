@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
 TENSOR_MODULES = (
-    "layout slots chunked positions masks alibi collator delivery kv_cache feeding losses "
+    "layout slots chunked positions masks alibi collator choosing delivery kv_cache feeding losses "
     "streaming slots_session recompute_session parity"
 )
 install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")

@@ -1,12 +1,11 @@
 """What the tests compare with: slow loops written from docs, not from the package, and random examples."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
 
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.layout import Example
 from simulmask_plugin.prompts import interleaved_prompt, plain_prompt
 from simulmask_plugin.schedule import Action
@@ -186,67 +185,22 @@ def average_lagging(g: tuple[int, ...], num_source: int, num_target: int) -> flo
     return total / t
 
 
+def actions(g: tuple[int, ...]) -> list[Action]:
+    """READ and WRITE in the order in which they happen; the last WRITE is the end of sentence."""
+    out, read = [], 0
+    for now in g:
+        while read < now:
+            out.append(Action.READ)
+            read += 1
+        out.append(Action.WRITE)
+    return out
+
+
 def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
     config = SimulMaskConfig.from_dict(block)
     prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:")
     return ModelSettings(config, interleaved_prompt(prompt) if config.layout == "interleaved" else prompt)
-
-
-def encoder_of(tokenizer, **block) -> ExampleEncoder:
-    return ExampleEncoder(tokenizer, settings_of(**block))
-
-
-def drive(session, pieces, *, ahead=False):
-    """Stream as an agent would; `ahead`: all of the source is there before anything is written."""
-    pieces = list(pieces)
-    written = []
-    while not session.finished:
-        if pieces and (ahead or session.action() is Action.READ):
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-        else:
-            written.append(session.write())
-    return [unit for unit in written if unit is not None]
-
-
-class Calls(list):
-    """Records the tokens of every call of a model while in use."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-
-    def __enter__(self):
-        def record(module, args, kwargs):
-            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
-
-        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
-        return self
-
-    def __exit__(self, *error):
-        self.hook.remove()
-
-
-@dataclass
-class Forced:
-    """Chooses given tokens and keeps the logits of every row.
-
-    Those of its first call: the row before an end of sentence is asked again after each READ that answers it.
-    """
-
-    target_ids: list[int]
-    rows: dict = field(default_factory=dict)
-
-    def choose(self, logits, index, opening):
-        return self.target_ids[index]
-
-    def trace(self, index, kind, logits):
-        self.rows.setdefault((index, kind), logits)
-
-    def rows_of_last_call(self, index, kind, logits):
-        """A trace that keeps the last call's instead."""
-        self.rows[index, kind] = logits
 
 
 lengths = st.integers(1, 8)

@@ -17,14 +17,16 @@ def parse(model, *options):
     return args
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "eager"), ("sdpa", "sdpa")])
-def test_gemma_2_is_streamed_with_the_soft_capping_of_training(model_of, byte_level, tmp_path, given, expected):
-    """Only eager attention caps the scores of Gemma 2; LLaMA-Factory trains it so."""
+def test_gemma_2_is_streamed_with_the_soft_capping_of_training(model_of, byte_level, tmp_path):
+    """Only eager attention caps the scores of Gemma 2, in training and in streaming."""
     model_of("gemma2", len(byte_level), 0).save_pretrained(tmp_path)
     byte_level.save_pretrained(tmp_path)
     settings_of(policy="wait_k", k=3).save(tmp_path)
-    args = parse(tmp_path, *(["--attn-implementation", given] if given else []))
-    assert SimulMaskAgent(args).model.config._attn_implementation == expected
+    args = parse(tmp_path)
+    assert SimulMaskAgent(args).model.config._attn_implementation == "eager"
+    args.attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match="Attention 'sdpa' cannot take .* for gemma2; expected eager"):
+        SimulMaskAgent(args)
 
 
 @pytest.mark.parametrize(

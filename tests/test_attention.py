@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reference import encoder_of
+from driving import encoder_of
 
 from simulmask_plugin.attention import compare_attention
 from simulmask_plugin.cli import main

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from simulmask_plugin import factory, training_data
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.families import check_attention, tiny_config
+from simulmask_plugin.families import check_attention, check_positions, tiny_config
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.sessions import Decision
@@ -299,9 +299,9 @@ def test_file_that_is_not_json_is_named_with_its_line(tmp_path, name):
 
 
 def test_modified_alibi_needs_alibi():
-    config = SimulMaskConfig(policy="wait_k", k=3, positions="modified_alibi")
     with pytest.raises(ValueError, match=r"modified_alibi needs an ALiBi model, but llama uses RoPE; set positions"):
-        factory.check_positions(config, tiny_config("llama", 100))
+        check_positions(tiny_config("llama", 100), "modified_alibi")
+    check_positions(tiny_config("falcon", 100), "modified_alibi")
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "flex_attention"])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from driving import drive, encoder_of
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from reference import drive, encoder_of
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.beam import beam_search

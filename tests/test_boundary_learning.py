@@ -10,7 +10,7 @@ import random
 import jaxtyping
 import pytest
 import torch
-from reference import drive, encoder_of
+from driving import drive, encoder_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

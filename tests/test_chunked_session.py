@@ -1,17 +1,14 @@
-"""The session of chunks: what it feeds, who decides, when it writes and stops; parity with training; no peeking."""
-
-import random
+"""The session of chunks: what it feeds, who decides, when it writes and stops."""
 
 import pytest
 import torch
+from driving import Calls, drive, encoder_of
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from reference import Calls, drive, encoder_of, schedules
 
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession
-from simulmask_plugin.features import Row
-from simulmask_plugin.parity import ParityResult, compare
+from simulmask_plugin.choosing import ChunkChooser
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.schedule import Action
@@ -20,7 +17,6 @@ from simulmask_plugin.sessions import Decision, open_session
 VOCAB = 320
 INTERLEAVED = {"layout": "interleaved"}
 TURNS = {"layout": "turns", "policy": "wait_k", "k": 1}
-LAYOUTS = {"interleaved": INTERLEAVED, "turns": {"layout": "turns", "policy": "schedule"}}
 
 
 class Script(ChunkChooser):
@@ -134,63 +130,6 @@ def test_every_token_is_fed_once_in_its_order(model_of, with_ends, source, seed,
 
 
 # Who decides
-
-
-def logits_of(tokenizer, **pieces):
-    logits = torch.full((VOCAB,), -20.0)
-    for piece, value in pieces.items():
-        logits[tokenizer.convert_tokens_to_ids(piece)] = value
-    return logits
-
-
-def chooser_of(tokenizer, threshold=None, **block):
-    encoder = encoder_of(tokenizer, **{**INTERLEAVED, **block})
-    (read_end,) = encoder.frame(None, None)[1]
-    ends = (tokenizer.convert_tokens_to_ids(WRITE_END), tokenizer.eos_token_id)
-    return ChunkChooser(encoder, torch.device("cpu"), read_end=read_end, ends=ends, threshold=threshold)
-
-
-@pytest.mark.parametrize("likelier, ends", [(1.0, True), (-1.0, False)])
-def test_model_ends_the_read_when_no_other_token_is_likelier(with_ends, likelier, ends):
-    logits = logits_of(with_ends, **{READ_END: likelier, "Ġdog": 0.0, "Ġthe": -0.5})
-    assert chooser_of(with_ends).ends_read(logits) is ends
-
-
-@pytest.mark.parametrize("threshold, ends", [(0.24, True), (0.25, True), (0.26, False)])
-def test_model_ends_the_read_when_its_probability_reaches_the_threshold(with_ends, threshold, ends):
-    """P is 1/4 exactly."""
-    logits = torch.full((VOCAB,), -torch.inf)
-    logits[with_ends.convert_tokens_to_ids([READ_END, "Ġdog", "Ġthe", "Ġcat"])] = 0.0
-    assert chooser_of(with_ends, threshold).ends_read(logits) is ends
-
-
-def test_rows_beyond_the_tokenizer_take_no_part_in_the_decision(with_ends):
-    """Models pad their vocabulary."""
-    logits = logits_of(with_ends, **{READ_END: 0.0})
-    logits[len(with_ends) :] = 9.0
-    assert chooser_of(with_ends).ends_read(logits)
-    assert chooser_of(with_ends, 0.9).ends_read(logits)
-
-
-def test_read_end_is_never_written(with_ends):
-    choose = chooser_of(with_ends)
-    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
-    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("Ġdog")
-    assert choose.next_token(logits, opens_word=False) == with_ends.convert_tokens_to_ids("og")
-    read_end = with_ends.convert_tokens_to_ids(READ_END)
-    assert choose.scores(logits, opens_word=False)[read_end] == -torch.inf
-
-
-@pytest.mark.parametrize("end", [WRITE_END, "<eos>"])
-def test_write_may_end_before_its_first_word(with_ends, end):
-    logits = logits_of(with_ends, **{end: 3.0, "Ġdog": 1.0, "og": 2.0})
-    assert chooser_of(with_ends).next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids(end)
-
-
-def test_characters_may_begin_with_anything(with_ends):
-    choose = chooser_of(with_ends, target_units="character")
-    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
-    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("og")
 
 
 class Inclined(torch.nn.Module):
@@ -443,105 +382,6 @@ def test_written_text_is_that_of_the_ids(llama, with_ends, block, unit):
     written = drive(session, "the dog abc".split())
     assert "".join("".join(written).split()) == "".join(with_ends.decode(session.target_ids).split())
     assert max(session.target_ids) < len(with_ends)
-
-
-# Parity
-
-
-def assert_holds(result):
-    assert result.same_ids
-    assert result.max_abs_diff <= 1e-4
-    assert result.max_logit > 1, "the logits are too small for a difference to be seen"
-    assert result.holds
-
-
-@given(
-    words,
-    st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num, least=1))),
-    st.sampled_from(["llama", "falcon", "mpt", "qwen3", "gemma2"]),
-    st.sampled_from([*LAYOUTS]),
-    st.sampled_from(["all", "target"]),
-)
-@hypothesis_settings(max_examples=50)
-def test_any_example_and_schedule_has_parity(model_of, with_ends, target, schedule, name, layout, loss_on):
-    num_target, (g, num_source) = schedule
-    row = Row(
-        " ".join((target * num_source)[:num_source]),
-        " ".join((target[::-1] * num_target)[:num_target]),
-        "English",
-        "German",
-        g,
-    )
-    block = LAYOUTS[layout] | ({"loss_on": loss_on} if layout == "interleaved" else {})
-    result = ParityResult()
-    compare(model_of(name, VOCAB, 0), encoder_of(with_ends, **block), row, result)
-    assert_holds(result)
-
-
-# Source a b c d: a chunk of two, one in which the target goes on, one with only the end of sentence.
-ROW = Row("abc the dog xyz", "cat abcde ab xyz", "English", "German", (2, 2, 3, 3, 4))
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon", "mpt", "qwen3", "gemma2"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_family_has_parity(model_of, with_ends, name, layout):
-    result = ParityResult()
-    encoder = encoder_of(with_ends, **LAYOUTS[layout])
-    compare(model_of(name, VOCAB, 0), encoder, ROW, result)
-    assert_holds(result)
-    # Every target token and the end of each chunk; in interleaved every source unit but the last as well.
-    num_tokens = sum(encoder.encode(ROW).target_lengths)
-    assert result.rows == num_tokens + 3 + (3 if layout == "interleaved" else 0)
-
-
-HAN = {
-    "word": Row("我们 是中国人", "é 我😀 ab", "Chinese", "English", (1, 3, 4)),
-    "character": Row("我们 是中国人", "我😀ab", "Chinese", "English", (1, 1, 4, 6)),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("target_units", HAN)
-def test_characters_have_parity(model_of, with_ends, layout, target_units):
-    block = LAYOUTS[layout] | {"source_units": "character", "target_units": target_units}
-    result = ParityResult()
-    compare(model_of("llama", VOCAB, 0), encoder_of(with_ends, **block), HAN[target_units], result)
-    assert_holds(result)
-
-
-@pytest.mark.parametrize("policy", [{"policy": "wait_k", "k": 2}, {"policy": "read_n", "n": 2}, {"policy": "offline"}])
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_turns_have_parity_under_every_policy(model_of, with_ends, name, policy):
-    result = ParityResult()
-    compare(model_of(name, VOCAB, 0), encoder_of(with_ends, layout="turns", **policy), ROW, result)
-    assert_holds(result)
-
-
-# No peeking
-
-WORDS = "abc the dog cd xyz abcde cat".split()
-
-
-def stream(model, encoder, words):
-    """Every predicting row: what had been read, its place, its logits."""
-    seen = []
-    session = session_of(model, encoder, max_target_tokens=60)
-    session.trace = lambda place, logits: seen.append((session.num_read, place, logits))
-    drive(session, words)
-    return seen
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-@pytest.mark.parametrize("block", [INTERLEAVED | {"read_threshold": 1e-9}, TURNS], ids=["interleaved", "turns"])
-@pytest.mark.parametrize("changed", [1, 4, 5])
-def test_what_is_written_before_a_read_does_not_depend_on_later_words(model_of, with_ends, name, block, changed):
-    model, encoder = model_of(name, VOCAB, 0), encoder_of(with_ends, **block)
-    other = [*WORDS[:changed], *random.Random(0).sample(["b", "house", "d", "yy", "zebra"], 2)]
-    one, two = ([row for row in stream(model, encoder, words) if row[0] <= changed] for words in (WORDS, other))
-    assert len(one) == len(two) > 0
-    for (*one_row, one_logits), (*two_row, two_logits) in zip(one, two, strict=True):
-        assert one_row == two_row
-        assert torch.equal(one_logits, two_logits)
 
 
 def test_policy_needs_no_model(llama, with_ends):

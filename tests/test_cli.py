@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from driving import llama_factory, write_setup
 
+from simulmask_plugin import matrix
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.families import FAMILIES, tiny_model
+from simulmask_plugin.matrix import WAIT_K, byte_tokenizer
+from simulmask_plugin.parity import compare
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.startup import LlamaFactoryFinder
 
@@ -34,9 +37,6 @@ RECORD_KEYS = [
     "promised",
     "holds",
 ]
-
-# LLaMA-Factory and what it imports warn of much; that is not what is tested here.
-llama_factory = pytest.mark.filterwarnings("default")
 
 
 def error(capsys, *arguments):
@@ -90,42 +90,6 @@ def test_env_lists_packages_and_hook(capsys):
 
 
 # validate
-
-
-def write_setup(folder, **keys):
-    """Write a tiny model, data and a training YAML; return the YAML's path."""
-    tokenizer = byte_tokenizer()
-    tiny_model("llama", len(tokenizer), 0).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    rows = [{"source": "ein haus", "target": "a house"}, {"source": "zwei", "target": "two of them"}]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "broken.jsonl").write_text(json.dumps(rows[0]) + "\n{not json\n")
-    columns = {"source": "source", "target": "target"}
-    entries = {
-        "rows": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": columns},
-        "absent_column": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": {"source": "src"}},
-        "absent_file": {"file_name": "nowhere.jsonl", "formatting": "simulmask", "columns": columns},
-        "broken": {"file_name": "broken.jsonl", "formatting": "simulmask", "columns": columns},
-        "alpaca": {"file_name": "rows.jsonl"},
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(entries))
-    path = folder / "train.yaml"
-    content = {
-        "model_name_or_path": str(folder / "model"),
-        "stage": "sft",
-        "do_train": True,
-        "finetuning_type": "full",
-        "dataset_dir": str(folder),
-        "dataset": "rows",
-        "cutoff_len": 256,
-        "output_dir": str(folder / "output"),
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "bf16": True,
-        "simulmask": {"policy": "wait_k", "k": 1},
-    }
-    path.write_text(yaml.safe_dump(content | keys))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -311,13 +275,34 @@ def test_parity_of_a_training_yaml(training, capsys):
     assert (code, {(cell["family"], cell["positions"]) for cell in cells}) == (0, {("llama", "group")})
 
 
-def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys):
+def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys, monkeypatch):
+    tried = []
+
+    def record(model, encoder, row, result, *, policy_index):
+        config = encoder.settings.config
+        if config.policy == "wait_k" and config.source_units == "word":
+            tried.append((config.k[policy_index], encoder.encode(row).source_lengths))
+        compare(model, encoder, row, result, policy_index=policy_index)
+
+    monkeypatch.setattr("simulmask_plugin.matrix.compare", record)
     code, cells = records(capsys, "--matrix", "--family", "falcon", "--examples", "1")
     assert code == 0
     assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 2 * (3 * 4 * 4 + 1 + 4 + 4 * 4)
     assert len({(cell["source_units"], cell["target_units"]) for cell in cells}) == 6
     assert all(cell["holds"] for cell in cells if cell["promised"])
     assert not all(cell["holds"] for cell in cells)
+    assert {k for k, _ in tried} == set(WAIT_K)
+    assert any(k > len(source_lengths) for k, source_lengths in tried)
+    assert any(source_lengths.max() > 1 for _, source_lengths in tried)
+
+
+def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
+    block = {"policy": "wait_k", "k": 3, "group_offset": 8, "look_ahead_rate": 0.5}
+    settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "b:"))
+    cells = [cell.config for cell in matrix._cells(settings, FAMILIES["llama"], True)]
+    assert {(cell.positions, cell.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
+    rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in ROWS}
+    assert {cell.rows: cell.look_ahead_rate for cell in cells} == rates
 
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,3 +128,40 @@ def test_interrupted_training_without_a_checkpoint_begins_again(study, tmp_path)
         study(fails=("first",))
     checkpoint(tmp_path, "half_a_file")
     assert study()[0][0] == ["train", config(tmp_path, "first"), "overwrite_output_dir=true"]
+
+
+@pytest.mark.parametrize(
+    "stage, count", [({}, "non_padding"), ({"packing": True}, "all"), ({"neat_packing": True}, "all")]
+)
+def test_tokens_of_packs_are_counted_whole(study, tmp_path, stage, count):
+    """Their attention mask is none of ones and zeros, or not there."""
+    study(**stage)
+    written = yaml.safe_load(Path(config(tmp_path, "first")).read_text())
+    assert written["include_num_input_tokens_seen"] == count
+
+
+@pytest.mark.parametrize(
+    "visible, num_gpus, jobs, shares",
+    [
+        (None, 4, 2, ["0,2", "1,3"]),
+        ("4,6,7", 3, 2, ["4,7", "6"]),
+        (None, 2, 3, ["0", "1", "0"]),
+        (None, 4, 1, [None]),
+        (None, 1, 2, [None, None]),
+        (None, 0, 2, [None, None]),
+    ],
+)
+def test_every_job_trains_on_its_share_of_the_gpus(monkeypatch, visible, num_gpus, jobs, shares):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: num_gpus)
+    environments = compare._environments(SimpleNamespace(jobs=jobs, threads=None))
+    assert [variables.get("CUDA_VISIBLE_DEVICES") for variables in environments] == shares
+
+
+def test_torchrun_is_found_beside_python_and_jobs_have_their_threads(monkeypatch):
+    monkeypatch.setenv("PATH", "elsewhere")
+    (variables,) = compare._environments(SimpleNamespace(jobs=1, threads=3))
+    assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "elsewhere"]
+    assert variables["OMP_NUM_THREADS"] == "3"

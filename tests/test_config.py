@@ -1,9 +1,10 @@
 """The `simulmask:` block and simulmask.json."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
+from driving import POLICIES
 
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_k
 from simulmask_plugin.prompts import Prompt
@@ -100,6 +101,42 @@ def test_bad_blocks_are_refused(block, message):
         SimulMaskConfig.from_dict(block)
 
 
+PAIRS = {"prefix_pairs": True, "positions": "contiguous"}
+WAIT_2 = {"policy": "wait_k", "k": 2, **PAIRS}
+REFUSED_PAIRS = {
+    "no boolean": ({**WAIT_2, "prefix_pairs": "yes"}, r"prefix_pairs must be true or false, got 'yes'"),
+    "a number": ({**WAIT_2, "prefix_pairs": 1}, r"prefix_pairs must be true or false, got 1"),
+    "list of k": ({**WAIT_2, "k": [1, 3]}, r"simulmask\.k: the list 1, 3 does not go with prefix_pairs.*; set one k"),
+    "range of k": ({**WAIT_2, "k": "2-4"}, r"simulmask\.k: the list 2, 3, 4 does not go .*; set one k"),
+    "group": (
+        {**WAIT_2, "positions": "group"},
+        r"positions: group does not go with prefix_pairs: true, .*; set positions: contiguous or remove prefix_pairs",
+    ),
+    "default positions": (
+        {"policy": "offline", "prefix_pairs": True},
+        r"positions: group does not go with prefix_pairs: true",
+    ),
+    "modified_alibi": (
+        {**WAIT_2, "positions": "modified_alibi"},
+        r"positions: modified_alibi does not go with prefix_",
+    ),
+    "turns": (
+        {**WAIT_2, "layout": "turns"},
+        r"layout: turns does not go with prefix_pairs: true.*; set layout: prefix",
+    ),
+    "slots": ({**WAIT_2, "layout": "slots", "positions": "slots"}, r"layout: slots does not go with prefix_pairs"),
+    "interleaved": ({"layout": "interleaved", "prefix_pairs": True}, r"layout: interleaved does not go with prefix_"),
+    "rows": ({**WAIT_2, "rows": "own_unit"}, r"simulmask\.rows has no meaning with prefix_pairs: true; remove it"),
+    "rate": ({**WAIT_2, "look_ahead_rate": 0.5}, r"look_ahead_rate has no meaning with prefix_pairs: true; remove it"),
+}
+
+
+@pytest.mark.parametrize(("block", "message"), REFUSED_PAIRS.values(), ids=REFUSED_PAIRS)
+def test_what_does_not_go_with_pairs_is_refused(block, message):
+    with pytest.raises(ValueError, match=message):
+        SimulMaskConfig.from_dict(block)
+
+
 @pytest.mark.parametrize(
     "value, k", [(3, 3), ("3", 3), ("1-4", (1, 2, 3, 4)), ("2-2", (2,)), ([1, 5], (1, 5)), (None, None)]
 )
@@ -133,6 +170,71 @@ def test_look_ahead_rows_are_laid_out_only_where_a_boundary_is_to_be_decided(blo
     assert config.has_look_ahead == (laid_out_rows == "look_ahead")
 
 
+WAIT_3 = {"policy": "wait_k", "k": 3}
+WITHOUT_MEANING = [
+    ({"look_ahead_rate": 0.5, "rows": "own_unit"}, "look_ahead_rate has no meaning with rows: own_unit"),
+    ({"look_ahead_rate": 0.5, "target_units": "token"}, "look_ahead_rate has no meaning with target_units: token"),
+    ({"look_ahead_rate": 0.5, "layout": "turns"}, "look_ahead_rate has no meaning in layout: turns"),
+    ({"rows": "own_unit", "layout": "turns"}, "rows has no meaning in layout: turns"),
+    ({"group_offset": 8, "positions": "contiguous"}, "group_offset has no meaning with positions: contiguous"),
+    ({"group_offset": 8, "layout": "slots"}, "group_offset has no meaning with positions: slots"),
+    ({"slot_length": 8}, "slot_length has no meaning in layout: prefix"),
+    ({"header": "\nX:", "prompt": "template"}, "header has no meaning with prompt: template"),
+    ({"next_header": "\nX:"}, "next_header has no meaning in layout: prefix"),
+    (
+        {"next_header": "\nX:", "layout": "turns", "prompt": "template"},
+        "next_header has no meaning with prompt: template",
+    ),
+    ({"loss_on": "target"}, "loss_on has no meaning in layout: prefix"),
+    ({"special_token_weight": 2}, "special_token_weight has no meaning in layout: prefix"),
+    ({"read_threshold": 0.5}, "read_threshold has no meaning in layout: prefix"),
+    (
+        {"rows": "own_unit", "positions": "contiguous", "prefix_pairs": True},
+        "rows has no meaning with prefix_pairs: true",
+    ),
+]
+
+
+@pytest.mark.parametrize("block, message", WITHOUT_MEANING)
+def test_key_that_nothing_would_read_is_refused(block, message):
+    with pytest.raises(ValueError, match=f"^simulmask.{message}; remove it.$"):
+        SimulMaskConfig.from_dict(WAIT_3 | block)
+
+
+@pytest.mark.parametrize("block, message", WITHOUT_MEANING)
+def test_key_that_nothing_would_read_may_have_its_default(block, message):
+    """As in every simulmask.json, which holds all keys."""
+    key = message.split()[0]
+    default = {field.name: field.default for field in fields(SimulMaskConfig)}[key]
+    config = SimulMaskConfig.from_dict(WAIT_3 | block | {key: default})
+    assert SimulMaskConfig.from_dict(asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "block, keys, expected",
+    [
+        ({"look_ahead_rate": 0.5}, {"rows": "own_unit"}, {"rows": "own_unit"}),
+        ({"look_ahead_rate": 0.5}, {"k": 5}, {"look_ahead_rate": 0.5, "k": 5}),
+        ({"group_offset": 8}, {"positions": "contiguous"}, {"positions": "contiguous"}),
+        ({}, {"policy": "read_n", "n": 2}, {"policy": "read_n", "k": None, "n": 2}),
+        (
+            {"layout": "slots", "slot_length": 8, "next_header": "\nX:", "header": "\nY:"},
+            {"layout": "prefix", "positions": "group"},
+            {"header": "\nY:"},
+        ),
+    ],
+)
+def test_keys_that_mean_nothing_beside_other_ones_leave_with_them(block, keys, expected):
+    config = SimulMaskConfig.from_dict(WAIT_3 | block)
+    assert config.with_keys(keys) == SimulMaskConfig.from_dict(WAIT_3 | expected)
+
+
+def test_given_key_that_means_nothing_beside_the_others_is_refused():
+    config = SimulMaskConfig.from_dict(WAIT_3 | {"rows": "own_unit"})
+    with pytest.raises(ValueError, match="look_ahead_rate has no meaning with rows: own_unit; remove it"):
+        config.with_keys({"look_ahead_rate": 0.5})
+
+
 def test_every_key_of_the_block_is_documented():
     """Each field has its docstring under it."""
     import ast
@@ -146,6 +248,14 @@ def test_every_key_of_the_block_is_documented():
         if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
     assert documented == {field.name for field in fields(SimulMaskConfig)}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_simulmask_json_carries_prefix_pairs(tmp_path, policy):
+    settings = settings_of(**POLICIES[policy], **PAIRS)
+    settings.save(tmp_path)
+    assert ModelSettings.load(tmp_path) == settings
+    assert json.loads((tmp_path / "simulmask.json").read_text())["config"]["prefix_pairs"] is True
 
 
 def test_settings_of_a_version_without_slots_load(tmp_path):

@@ -1,9 +1,6 @@
-"""Readers, cleaning and writers of parallel text, and the two preparation scripts."""
+"""Readers, cleaning and writers of parallel text."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.corpora import (
+    Cleaning,
     Pair,
     check_absent,
     clean,
@@ -68,17 +66,15 @@ def test_aligned_files_round_trip(tmp_path_factory, pairs):
 
 @given(st.lists(st.tuples(any_text, any_text), max_size=8))
 def test_cleaning_twice_changes_nothing_and_counts_every_pair(pairs):
-    kept, dropped = clean(at(pairs), max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True)
+    cleaning = Cleaning(max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True)
+    kept, dropped = clean(at(pairs), cleaning)
     assert len(kept) + dropped.total() == len(pairs)
-    assert clean(kept, max_units=3, max_ratio=2, drop_duplicates=True, drop_identical=True) == (
-        kept,
-        Counter(),
-    )
+    assert clean(kept, cleaning) == (kept, Counter())
 
 
 @given(st.lists(st.tuples(any_text, any_text), max_size=8))
 def test_kept_text_has_single_spaces_only(pairs):
-    for pair in clean(at(pairs))[0]:
+    for pair in clean(at(pairs), Cleaning())[0]:
         assert pair.source == " ".join(pair.source.split())
         assert pair.source
 
@@ -152,7 +148,7 @@ def test_line_feed_alone_ends_a_line(tmp_path):
 
 
 def test_cleaning_normalizes_white_space():
-    kept, _ = clean([Pair("\ta\u00a0 b\u2028c ", "d\te", "here:1")])
+    kept, _ = clean([Pair("\ta\u00a0 b\u2028c ", "d\te", "here:1")], Cleaning())
     assert kept == [Pair("a b c", "d e", "here:1")]
 
 
@@ -168,22 +164,22 @@ def test_cleaning_counts_by_reason():
             ("a b", "c d"),
         ]
     )
-    kept, dropped = clean(pairs, max_units=4, max_ratio=2, drop_identical=True, drop_duplicates=True)
+    kept, dropped = clean(pairs, Cleaning(max_units=4, max_ratio=2, drop_identical=True, drop_duplicates=True))
     assert without_place(kept) == [("a b", "c d")]
     assert dropped == {"empty side": 2, "too long": 1, "ratio": 1, "identical": 1, "duplicate": 1}
 
 
 def test_cleaning_keeps_all_but_empty_sides_by_default():
-    kept, dropped = clean(at([("z", "z"), ("z", "z"), ("a", "b " * 300)]))
+    kept, dropped = clean(at([("z", "z"), ("z", "z"), ("a", "b " * 300)]), Cleaning())
     assert len(kept) == 3
     assert not dropped
 
 
 def test_cleaning_counts_in_the_given_units():
     pairs = at([("你好 吗", "hello there")])
-    assert clean(pairs, source_unit="character", max_units=3)[0]
-    assert not clean(pairs, source_unit="character", max_units=2)[0]
-    assert clean(pairs, source_unit="word", max_units=2)[0]
+    assert clean(pairs, Cleaning(source_unit="character", max_units=3))[0]
+    assert not clean(pairs, Cleaning(source_unit="character", max_units=2))[0]
+    assert clean(pairs, Cleaning(source_unit="word", max_units=2))[0]
 
 
 def test_split_off_is_a_partition_in_order_and_depends_on_the_seed():
@@ -300,11 +296,11 @@ def test_missing_network_is_told(monkeypatch):
 
 def test_cleaning_refuses_senseless_limits():
     with pytest.raises(ValueError, match=r"max_units must be at least 1, got 0"):
-        clean([], max_units=0)
+        Cleaning(max_units=0)
     with pytest.raises(ValueError, match=r"max_ratio must be at least 1 .* got 0\.5"):
-        clean([], max_ratio=0.5)
+        Cleaning(max_ratio=0.5)
     with pytest.raises(ValueError, match=r"Unknown unit 'char'; expected one of word, character"):
-        clean([], source_unit="char")
+        Cleaning(source_unit="char")
 
 
 def test_split_off_needs_pairs_to_train_on():
@@ -317,109 +313,3 @@ def test_existing_files_are_not_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match=r"Already there: .*a; choose another output or give --overwrite"):
         check_absent([path, tmp_path / "b"], overwrite=False)
     check_absent([path], overwrite=True)
-
-
-# --- Scripts
-
-
-def run(script, *arguments, cwd, status=0):
-    """Runs a script; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "east_scripts" / script, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def test_scripts_prepare_the_toy_pair_by_default(tmp_path):
-    assert "read" in run("prepare_train_data.py", cwd=tmp_path)
-    assert "written" in run("prepare_mt_test_data.py", cwd=tmp_path)
-    out = tmp_path / "output" / "data"
-    assert without_place(read_pairs(out / "toy_train.jsonl")) == without_place(
-        read_pairs(ROOT / "data/toy/train.jsonl")
-    )
-    for side in ("source", "target"):
-        assert (out / f"toy_test.{side}").read_text() == (ROOT / f"data/toy/test.{side}").read_text()
-    assert json.loads((out / "dataset_info.json").read_text()) == {
-        "toy_train": {
-            "file_name": "toy_train.jsonl",
-            "formatting": "simulmask",
-            "columns": {"source": "source", "target": "target"},
-        }
-    }
-    assert "--overwrite" in run("prepare_train_data.py", cwd=tmp_path, status=1)
-
-
-def test_train_script_reads_a_yaml_and_keeps_other_datasets(tmp_path):
-    write(tmp_path / "a.de", "eins zwei\n\ndrei\nvier\n")
-    write(tmp_path / "a.en", "one two\nx\nthree\nfour\n")
-    write(tmp_path / "dataset_info.json", '{"other": {"file_name": "other.json"}}')
-    write(
-        tmp_path / "a.yaml",
-        "source: a.de\ntarget: a.en\nname: numbers\noutput: out\ndataset_info: dataset_info.json\nvalid: 1\n"
-        "source_lang: German\ntarget_lang: English\ndrop_duplicates: true\n",
-    )
-    printed = run("prepare_train_data.py", "a.yaml", "--limit", 2, cwd=tmp_path)
-    assert [line.split() for line in printed.splitlines()[:2]] == [
-        ["read", "4"],
-        ["dropped:", "empty", "side", "1"],
-    ]
-    rows = [
-        json.loads(line) for name in ("train", "valid") for line in read_lines(tmp_path / f"out/numbers_{name}.jsonl")
-    ]
-    assert sorted(rows, key=str) == [
-        {"source": "drei", "target": "three", "source_lang": "German", "target_lang": "English"},
-        {"source": "eins zwei", "target": "one two", "source_lang": "German", "target_lang": "English"},
-    ]
-    known = json.loads((tmp_path / "dataset_info.json").read_text())
-    assert list(known) == ["other", "numbers_train", "numbers_valid"]
-    assert known["numbers_valid"]["file_name"] == "out/numbers_valid.jsonl"
-    assert list(known["numbers_valid"]["columns"]) == ["source", "target", "source_lang", "target_lang"]
-
-
-def test_train_script_refuses_to_change_a_dataset_entry(tmp_path):
-    write(tmp_path / "dataset_info.json", '{"toy_train": {"file_name": "other.json"}}')
-    arguments = ["prepare_train_data.py", "--dataset-info", "dataset_info.json"]
-    assert "has another dataset named 'toy_train'" in run(*arguments, cwd=tmp_path, status=1)
-    assert not (tmp_path / "output").exists()
-    run(*arguments, "--overwrite", cwd=tmp_path)
-    assert "simulmask" in (tmp_path / "dataset_info.json").read_text()
-
-
-def test_scripts_refuse_to_write_nothing(tmp_path):
-    write(tmp_path / "a.tsv", "")
-    assert "input without any" in run("prepare_mt_test_data.py", "--pairs", "a.tsv", cwd=tmp_path, status=1)
-    write(tmp_path / "a.tsv", "a\t\n")
-    printed = run("prepare_mt_test_data.py", "--pairs", "a.tsv", cwd=tmp_path, status=1)
-    assert "No pair is left of 1 read; dropped: {'empty side': 1}" in printed
-    assert not (tmp_path / "output").exists()
-
-
-def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
-    write(tmp_path / "a.tsv", "我有 iPad\t我 有\n")
-    units = ["--source-unit", "character", "--target-unit", "character"]
-    run("prepare_mt_test_data.py", "--pairs", "a.tsv", *units, "--output", ".", "--name", "a", cwd=tmp_path)
-    assert (tmp_path / "a.source").read_text() == "我 有 i P a d\n"
-    assert (tmp_path / "a.target").read_text() == "我有\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("sorce: a.de\n", r"unknown key 'sorce'; expected one of source, target, pairs"),
-        ("overwrite: 1\n", "overwrite must be true or false, got 1"),
-        ("- a\n", "expected a mapping of options, got list"),
-        ("source: a.de\n", "Expected --source and --target, or --pairs, or"),
-        ("limit: 0\n", "--limit must be at least 1, got 0"),
-        ("pairs: a.yaml\n", r"expected a name that ends in .tsv"),
-    ],
-)
-def test_scripts_name_what_is_wrong_in_a_yaml(tmp_path, content, message):
-    write(tmp_path / "a.yaml", content)
-    assert message in run("prepare_mt_test_data.py", "a.yaml", cwd=tmp_path, status=1)

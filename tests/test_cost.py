@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import drive, encoder_of
+from driving import drive, encoder_of
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from simulmask_plugin.cost import session_flops

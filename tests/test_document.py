@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from reference import encoder_of
+from driving import encoder_of
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.chunked_session import ChunkChooser, ChunkedSession, Document
+from simulmask_plugin.choosing import ChunkChooser
+from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.document import Document
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import POSITION
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
@@ -37,6 +39,16 @@ class Echo(ChunkChooser):
         logits = logits[:250].clone()  # no special token, and not what ends the chunk
         logits[:10] = logits[self.ends : self.ends + 1] = -torch.inf
         return int(logits.argmax())
+
+
+class EveryThird(Echo):
+    """Ends the read after every third word that it is asked about."""
+
+    asked = 0
+
+    def ends_read(self, logits):
+        self.asked += 1
+        return self.asked % 3 == 0
 
 
 def document_session(model, encoder, document, length=4, **options):
@@ -83,13 +95,6 @@ def test_memory_of_a_long_document_is_flat(model_of, with_ends, name, context_se
 
 def test_memory_is_bounded_where_no_write_meets_the_end_of_a_sentence(model_of, with_ends):
     """A WRITE after every third word of sentences of five; then the first WRITE behind the end of one is its end."""
-
-    class EveryThird(Echo):
-        asked = 0
-
-        def ends_read(self, logits):
-            self.asked += 1
-            return self.asked % 3 == 0
 
     encoder = encoder_of(with_ends, **INTERLEAVED)
     session = ChunkedSession(
@@ -201,7 +206,7 @@ def test_prompt_stands_right_before_the_window(model_of, with_ends, name, anew):
     for sentence in SENTENCES:
         stream(session, sentence, is_last=False)
         feeder, num_prompt = session.feeder, len(session._prompt)
-        stays = session._sentence_starts[0]
+        stays = session._window.start
         session.read("abc")
         session.action()
         order = feeder.keys[0, : feeder.num_keys].argsort()
@@ -236,6 +241,16 @@ def test_other_words_end_no_sentence(model_of, with_ends, word):
     session = document_session(model_of("llama", VOCAB, 0), encoder, Document(min_units=1))
     session.read(word)
     assert session.action() is Action.READ
+
+
+def test_sentence_leaves_with_the_first_write_behind_its_end(model_of, with_ends):
+    """Which may come words later, here after the third."""
+    encoder = encoder_of(with_ends, **INTERLEAVED)
+    session = ChunkedSession(
+        model=model_of("llama", VOCAB, 0), encoder=encoder, document=Document(), chooser=EveryThird(encoder, 2)
+    )
+    stream(session, "the dog. abc", is_last=False)
+    assert session.feeder.kept_ids() == session._prompt
 
 
 def test_short_sentences_are_read_together(model_of, with_ends):

@@ -128,7 +128,8 @@ def test_two_processes_give_the_losses_of_one(workshop, stage1):
         assert loss == pytest.approx(one[step], abs=1e-4)
 
 
-def test_packed_training_is_that_of_single_examples(workshop):
+@pytest.mark.parametrize("loss_on", ["all", "target"])
+def test_packed_training_is_that_of_single_examples(workshop, loss_on):
     """LLaMA-Factory's own packing: with neat_packing no example sees another, so the mean loss is the same."""
     model = workshop.folder / "packing_llama"
     workshop.run(
@@ -137,10 +138,10 @@ def test_packed_training_is_that_of_single_examples(workshop):
         *(*LLAMA, "--layers", 2, "--hidden", 32, "--heads", 2, "--vocab-size", 400),
     )
     common = (f"model_name_or_path={model}", "learning_rate=0", "num_train_epochs=1", "max_steps=-1", "seed=1")
-    common += ("simulmask.loss_on=all", "gradient_accumulation_steps=100")
-    single = workshop.train("unpacked", *common, config=EAST_STAGE1)
+    common += (f"simulmask.loss_on={loss_on}", "gradient_accumulation_steps=100")
+    single = workshop.train(f"unpacked_{loss_on}", *common, config=EAST_STAGE1)
     packed = workshop.train(
-        "packed", *common, "packing=true", "neat_packing=true", "cutoff_len=512", config=EAST_STAGE1
+        f"packed_{loss_on}", *common, "packing=true", "neat_packing=true", "cutoff_len=512", config=EAST_STAGE1
     )
     (one,), (other,) = losses(single).values(), losses(packed).values()
     assert one == pytest.approx(other, abs=1e-4)

@@ -1,5 +1,7 @@
 """Model families: recognition, refusals, tiny models."""
 
+import copy
+
 import pytest
 import torch
 from transformers import Gemma3Config, GPT2Config
@@ -32,13 +34,31 @@ def test_check_attention_accepts_what_takes_a_float_mask(name):
         check_attention(tiny_config(name, 50), implementation)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "bloom", "mpt"])
+def test_sdpa_is_refused_where_it_would_compute_something_else(name):
+    with pytest.raises(ValueError, match=rf"'sdpa' cannot .* for {name}; expected eager\. Set `flash_attn: disabled`"):
+        check_attention(tiny_config(name, 50), "sdpa")
+
+
+def test_sdpa_drops_the_soft_capping_of_gemma_2():
+    """The reason for it: two models of the same weights that differ in nothing else."""
+    from transformers import AutoModelForCausalLM
+
+    eager = tiny_model("gemma2", 50, 0, attn_logit_softcapping=0.5)
+    sdpa = AutoModelForCausalLM.from_config(copy.deepcopy(eager.config), attn_implementation="sdpa").eval()
+    sdpa.load_state_dict(eager.state_dict())
+    ids = torch.tensor([[3, 4, 5, 6]])
+    assert eager.config._attn_implementation == "eager"
+    assert (eager(ids).logits - sdpa(ids).logits).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("implementation", ["fa2", "flash_attention_2", "flash_attention_3", "flex_attention"])
 @pytest.mark.parametrize(
     "name, expected, flash_attn, own",
     [
         ("llama", "sdpa or eager", "sdpa", "sdpa"),
         ("mpt", "eager", "disabled", "eager"),
-        ("gemma2", "sdpa or eager", "disabled", "eager"),
+        ("gemma2", "eager", "disabled", "eager"),
     ],
 )
 def test_other_attention_is_refused(name, expected, flash_attn, own, implementation):

@@ -1,17 +1,32 @@
 """From a row of data to the tokens of an example, and the draws per example and epoch."""
 
+import json
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
+from driving import encoder_of
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import encoder_of, pieces_of, settings_of
+from reference import pieces_of, scheduled_pieces, settings_of
 
+from simulmask_plugin.collator import lay_out
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.features import ExampleEncoder, Row, ScheduleSampler, from_feature, to_feature
+from simulmask_plugin.features import (
+    FEATURE_COLUMNS,
+    ExampleEncoder,
+    Row,
+    ScheduleSampler,
+    from_feature,
+    longest_layout,
+    schedule_of,
+    to_feature,
+)
+from simulmask_plugin.layout import Example
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
 
 ROW = Row("the dog", "abc abcde xyz", "English", "German")
 
@@ -93,6 +108,56 @@ def test_bad_schedule_column_is_refused(byte_level, column, message):
         to_feature(example, column)
 
 
+BLOCKS = {
+    "wait-1": {"policy": "wait_k", "k": 1},
+    "wait-9": {"policy": "wait_k", "k": 9},
+    "several k": {"policy": "wait_k", "k": [9, 3, 1, 100]},
+    "read-3": {"policy": "read_n", "n": 3},
+    "offline": {"policy": "offline"},
+    "schedule": {"policy": "schedule"},
+    "a share of the look-ahead rows": {"policy": "wait_k", "k": 1, "look_ahead_rate": 0.5},
+    "no look-ahead rows": {"policy": "wait_k", "k": 1, "rows": "own_unit"},
+    "turns": {"policy": "wait_k", "k": 3, "layout": "turns"},
+    "turns, offline": {"policy": "offline", "layout": "turns"},
+    "interleaved": {"layout": "interleaved"},
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+@given(scheduled_pieces(num_next_header=2, least=1))
+def test_longest_layout_is_that_of_the_longest_schedule_drawn(block, scheduled):
+    config, (pieces, g) = settings_of(**block).config, scheduled
+    example, column = pieces.example(), g if config.has_schedule_column else None
+    schedules = [schedule_of(example, column, config, i) for i in range(max(1, len(config.policies())))]
+    # in chunks, what is never read has no place
+    left_out = config.layout != "prefix" and example.source_lengths[schedules[-1].num_read[-1] :].sum()
+    lengths = [len(lay_out(config, example, schedule).input_ids) for schedule in schedules]
+    assert longest_layout(config, to_feature(example, column)) == max(lengths) + left_out
+
+
+@pytest.mark.parametrize("block", [BLOCKS["wait-1"], BLOCKS["several k"], BLOCKS["offline"]])
+@given(scheduled_pieces(num_next_header=2), st.integers(1, 5))
+def test_longest_layout_of_slots_is_never_exceeded(block, scheduled, slot_length):
+    config, example = settings_of(**block, layout="slots", slot_length=slot_length).config, scheduled[0].example()
+    for i in range(len(config.policies())):
+        layout = lay_out(config, example, schedule_of(example, None, config, i))
+        assert len(layout.input_ids) <= longest_layout(config, to_feature(example, None))
+
+
+@pytest.mark.parametrize(
+    "block, num_look_ahead", [("offline", 0), ("wait-9", 0), ("wait-1", 1), ("several k", 1), ("no look-ahead rows", 0)]
+)
+def test_no_sentence_of_exactly_cutoff_len_is_lost(byte_level, block, num_look_ahead):
+    """Two source words, three target words: wait-1 has g = 1 2 2 2, that is one look-ahead row."""
+    encoder = encoder_of(byte_level, **BLOCKS[block])
+    values = dict.fromkeys(COLUMNS) | {"source": ROW.source, "target": ROW.target, "where": "here"}
+    rows = {f"_{name}": [value] for name, value in values.items()}
+    most = len(encoder.encode(ROW).input_ids) + num_look_ahead
+    for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
+        processor = SimulMaskDatasetProcessor(byte_level, encoder.settings, cutoff_len)
+        assert len(processor.preprocess_dataset(rows)["input_ids"]) == num_kept
+
+
 EXAMPLES = [pieces_of(1, [1, 2, 1, 1], 1, [1] * length).example() for length in range(4, 64)]
 
 
@@ -120,11 +185,10 @@ def test_look_ahead_rate_is_the_share_of_units(rate):
     assert abs(flags.mean() - rate) < 0.04
 
 
-@pytest.mark.parametrize(
-    "block", [{"look_ahead_rate": 0}, {"look_ahead_rate": 1}, {"rows": "own_unit"}, {"target_units": "token"}]
-)
-def test_units_are_only_drawn_where_a_share_gets_a_look_ahead_row(block):
-    assert all(flags is None for _, flags in drawn(policy="wait_k", k=1, **({"look_ahead_rate": 0.5} | block)))
+@pytest.mark.parametrize("rate", [0, 1])
+def test_units_are_only_drawn_where_a_share_gets_a_look_ahead_row(rate):
+    """Other settings without look-ahead rows allow no rate, see test_config.py."""
+    assert all(flags is None for _, flags in drawn(policy="wait_k", k=1, look_ahead_rate=rate))
 
 
 def same(one, other):
@@ -159,6 +223,12 @@ def test_the_draw_of_k_does_not_depend_on_the_look_ahead_rate(seed, epoch):
 def test_schedule_column_is_taken_as_it_is():
     sampler = ScheduleSampler(settings_of(policy="schedule"), 0)
     assert sampler.draw(EXAMPLES[0], (1, 1, 2, 4, 4), 0) == (ReadSchedule((1, 1, 2, 4, 4), 4), None)
+
+
+def test_a_feature_has_the_fields_of_an_example_and_the_schedule(byte_level):
+    feature = to_feature(encoder_of(byte_level, policy="schedule").encode(ROW), [1, 2, 2])
+    assert feature.keys() == set(FEATURE_COLUMNS) == {field.name for field in fields(Example)} | {"schedule"}
+    assert json.loads(json.dumps(feature)) == feature
 
 
 def test_missing_schedule_column_is_refused():

@@ -11,7 +11,7 @@ import simulmask_plugin
 
 PACKAGE = Path(simulmask_plugin.__file__).parent
 
-STDLIB_ONLY = ["schedule", "policies", "units", "prompts", "config", "chunks"]
+STDLIB_ONLY = ["checks", "schedule", "policies", "units", "prompts", "config", "chunks"]
 """Import nothing but the standard library and each other, so that a wrong YAML is refused without delay."""
 
 ORDER = [
@@ -21,6 +21,7 @@ ORDER = [
     "programs",
     *STDLIB_ONLY,
     "languages",
+    "chat_prompt",
     "corpora",
     "dataset_info",
     "simt_corpora",
@@ -33,11 +34,14 @@ ORDER = [
     "families",
     "alibi",
     "features",
+    "choosing",
     "collator",
     "losses",
+    "arguments",
     "delivery",
     "kv_cache",
     "feeding",
+    "document",
     "beam",
     "streaming",
     "slots_session",
@@ -47,6 +51,7 @@ ORDER = [
     "sampling",
     "trainer",
     "training_data",
+    "sft_run",
     "factory",
     "cost",
     "sessions",

@@ -1,12 +1,13 @@
 """docs/methods.md: its pictures are those of its commands, and its blocks are accepted."""
 
+import json
 import re
 import shlex
-import struct
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import SimulMaskConfig
@@ -18,9 +19,10 @@ SECTIONS = dict(
 MAX_BYTES = 60_000
 
 
-def size_of(png):
-    """Width and height, which the first chunk of a PNG holds."""
-    return struct.unpack(">2I", png.read_bytes()[16:24])
+def content_of(png):
+    """What it shows: heading, tokens, mask and numbers, and its size."""
+    with Image.open(png) as image:
+        return image.text["Title"], json.loads(image.text["Comment"]), image.size
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -32,7 +34,9 @@ def test_picture_is_made_by_the_command_beside_it(section, tmp_path, capsys):
     assert f"](images/{picture.name})" in SECTIONS[section]
     arguments[place] = str(tmp_path / "mask.png")
     assert main(arguments) == 0
-    assert size_of(picture) == pytest.approx(size_of(Path(arguments[place])), rel=0.02), "make the picture anew"
+    (*shown, size), (*expected, new_size) = content_of(picture), content_of(arguments[place])
+    assert shown == expected, "make the picture anew"
+    assert size == pytest.approx(new_size, rel=0.02), "make the picture anew"
     assert picture.stat().st_size < MAX_BYTES
 
 

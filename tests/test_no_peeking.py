@@ -5,7 +5,7 @@ import random
 import pytest
 import reference
 import torch
-from reference import Forced, drive, encoder_of
+from driving import Forced, drive, encoder_of
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator

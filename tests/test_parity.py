@@ -3,13 +3,14 @@
 Every cell compares all scored rows, look-ahead rows included, of sentences of several lengths and words of 1..6 tokens.
 """
 
-import random
+from itertools import product
 
 import pytest
 import torch
+from driving import POLICIES, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Forced, drive, encoder_of, schedules, settings_of
+from reference import schedules, settings_of
 
 from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.features import Row
@@ -19,31 +20,9 @@ from simulmask_plugin.policies import roll_out
 from simulmask_plugin.streaming import StreamingSession
 from simulmask_plugin.units import split_units
 
-POLICIES = {
-    "wait-1": {"policy": "wait_k", "k": 1},
-    "wait-3": {"policy": "wait_k", "k": 3},
-    "wait-50": {"policy": "wait_k", "k": 50},
-    "read-2": {"policy": "read_n", "n": 2},
-    "offline": {"policy": "offline"},
-    "schedule": {"policy": "schedule"},
-}
 ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
 GAP = 1e-3
 VOCAB = 320
-
-
-def sentence(rng, num_words):
-    return " ".join("".join(rng.choices("abcdexyz", k=rng.randint(1, 6))) for _ in range(num_words))
-
-
-def sentence_pairs(lengths=((1, 1), (1, 6), (6, 1), (3, 7), (8, 4), (5, 5)), seed=0):
-    """Sentence pairs of given lengths in words, each with a schedule of its own."""
-    rng = random.Random(seed)
-    rows = []
-    for num_source, num_target in lengths:
-        schedule = tuple(sorted(rng.randint(0, num_source) for _ in range(num_target + 1)))
-        rows.append(Row(sentence(rng, num_source), sentence(rng, num_target), "English", "German", schedule))
-    return rows
 
 
 def parity(model, tokenizer, sentences=None, **block):
@@ -53,12 +32,6 @@ def parity(model, tokenizer, sentences=None, **block):
         compare(model, encoder, row, result)
     assert result.max_logit > 1, "the logits are too small for a difference to be seen"
     return result
-
-
-def assert_holds(result):
-    assert result.same_ids
-    assert result.max_abs_diff <= 1e-4
-    assert result.holds
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -87,7 +60,7 @@ words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_si
     words,
     st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num))),
     st.sampled_from(["look_ahead", "own_unit", "next_unit"]),
-    st.sampled_from([("llama", "group"), ("falcon", "modified_alibi"), ("mpt", "group")]),
+    st.sampled_from([*product(FAMILIES, ["group"]), *product(ALIBI, ["modified_alibi"])]),
 )
 @settings(max_examples=40)
 def test_any_example_and_schedule_has_parity(model_of, byte_level, target, schedule, rows, cell):
@@ -99,8 +72,9 @@ def test_any_example_and_schedule_has_parity(model_of, byte_level, target, sched
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], positions=positions, rows=rows, policy="schedule"))
 
 
-@pytest.mark.parametrize("name, positions", [("llama", "group"), ("falcon", "modified_alibi")])
-def test_eager_attention_has_parity(model_of, byte_level, name, positions):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_eager_attention_has_parity(model_of, byte_level, name):
+    positions = "modified_alibi" if name in ALIBI else "group"
     model = model_of(name, VOCAB, 0, "eager")
     assert_holds(parity(model, byte_level, positions=positions, **POLICIES["wait-3"]))
 
@@ -149,8 +123,7 @@ def test_source_that_arrives_ahead_of_the_policy_has_parity(model_of, byte_level
         schedule = roll_out(decision, len(example.source_lengths), len(example.target_lengths))
         layout = prefix_layout(example, schedule, rows=rows)
         training = training_logits(model, encoder.settings, layout)
-        target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
-        streamed = streamed_ahead(model, encoder, row, decision, target_ids)
+        streamed = streamed_ahead(model, encoder, row, decision, target_ids_of(encoder, row.source, row.target))
         for index, token, kind in scored_rows(layout):
             torch.testing.assert_close(streamed[token, kind], training[index], atol=1e-4, rtol=0)
 

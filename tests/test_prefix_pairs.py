@@ -2,23 +2,16 @@
 
 import json
 import random
-from importlib import import_module
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from driving import data_row, drive, encoder_of, processed, sentence, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import drive, encoder_of, pieces_of, scheduled_pieces, schedules, settings_of
-from test_cli import llama_factory, write_setup
-from test_parity import sentence
+from reference import pieces_of, scheduled_pieces, schedules, settings_of
 
-from simulmask_plugin import factory, training_data
-from simulmask_plugin.attention import compare_attention
 from simulmask_plugin.cli import main
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.features import FEATURE_COLUMNS, Row, features_of
 from simulmask_plugin.parity import ParityResult, compare, promises_parity, training_logits
@@ -26,7 +19,6 @@ from simulmask_plugin.policies import make_policy
 from simulmask_plugin.recompute_session import RecomputeSession
 from simulmask_plugin.sessions import Decision, open_session
 from simulmask_plugin.streaming import StreamingSession
-from simulmask_plugin.training_data import SimulMaskDatasetProcessor, count_rows, row_of
 from simulmask_plugin.units import split_units
 
 VOCAB = 450
@@ -138,23 +130,10 @@ def test_every_target_token_is_learned_once_in_a_unit_of_its_own(drawn):
 # Streaming
 
 
-def row(source, target, g=None):
-    return {"_source": source, "_target": target, "_schedule": g, "_where": "here"}
-
-
-def processed(encoder, *rows, cutoff_len=1000):
-    """The features that LLaMA-Factory's map would give the collator."""
-    columns = {f"_{name}": [None] * len(rows) for name in training_data.COLUMNS}
-    columns |= {name: [values[name] for values in rows] for name in rows[0]}
-    processor = SimulMaskDatasetProcessor(encoder.tokenizer, encoder.settings, cutoff_len)
-    batch = processor.preprocess_dataset(columns)
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-
-
 def trained_rows(model, encoder, source, target, g):
     """(text up to the row, logits) of every row with a target, pair by pair."""
     collator = SimulMaskCollator(encoder.settings, pad_token_id=0)
-    for feature in processed(encoder, row(source, target, g)):
+    for feature in processed(encoder, data_row(source, target, g)):
         layout = collator.lay_out(feature)
         logits = training_logits(model, encoder.settings, layout)
         for place in range(1, len(layout.labels)):
@@ -164,9 +143,7 @@ def trained_rows(model, encoder, source, target, g):
 
 def streamed_rows(session_class, model, encoder, source, target, policy):
     """The same of every prediction of a session that is forced through the target."""
-    example = encoder.encode(Row(source, target, None, None))
-    target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
-    rows = []
+    target_ids, rows = target_ids_of(encoder, source, target), []
 
     def trace(index, kind, logits):
         rows.append((session.feeder.kept_ids(), logits))
@@ -268,175 +245,3 @@ def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, ca
 
 def test_a_policy_of_inference_does_not_ask_for_other_pairs():
     assert settings_of(**WAIT_2).inference_policy("read_n", n=3)(1) == make_policy("read_n", n=3)(1)
-
-
-# Data
-
-
-def test_a_row_too_long_is_left_out_with_all_its_pairs(byte_level):
-    encoder = encoder_of(byte_level, **WAIT_2)
-    rows = [row("a b c", "x y z"), row("a b", "x")]
-    lengths = [len(feature["input_ids"]) for feature in processed(encoder, *rows)]
-    assert len(lengths) == 3
-    assert lengths[1] == max(lengths)
-    whole, without_the_first = (processed(encoder, *rows, cutoff_len=lengths[1] - less) for less in (0, 1))
-    assert [len(feature["input_ids"]) for feature in whole] == lengths
-    assert [len(feature["input_ids"]) for feature in without_the_first] == lengths[2:]
-
-
-def test_rows_are_counted_by_their_first_pairs(byte_level):
-    features = processed(encoder_of(byte_level, **WAIT_2), row("a b c d e", "v w x y z"), row("a", "x"))
-    columns = {name: [feature[name] for feature in features] for name in FEATURE_COLUMNS}
-    assert (count_rows(columns), count_rows(Dataset.from_dict(columns)), len(features)) == (2, 2, 5)
-
-
-def test_a_source_without_units_travels_through_a_dataset(byte_level):
-    encoder = encoder_of(byte_level, policy="schedule", **PAIRS)
-    features = processed(encoder, row("a b", "x y z", [0, 1, 1]))
-    collator = SimulMaskCollator(encoder.settings, pad_token_id=0)
-    direct, stored = (collator(list(one)) for one in (features, Dataset.from_list(features)))
-    assert all(torch.equal(direct[name], stored[name]) for name in direct)
-    assert features[0]["source_lengths"] == []
-
-
-# Commands and LLaMA-Factory
-
-
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """A training YAML over two rows, of 3 pairs (g = 1 2 3) and of 1 (g = 1 1 1 1)."""
-    folder = tmp_path_factory.mktemp("pairs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
-        path = write_setup(folder, simulmask={"policy": "wait_k", "k": 1, **PAIRS}, template="empty")
-        rows = [{"source": "ein haus am see", "target": "a house"}, {"source": "zwei", "target": "two of them"}]
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        yield path
-
-
-@llama_factory
-@pytest.mark.parametrize(
-    "cutoff_len, num_pairs, said",
-    [
-        (256, 4, ["2 sentence pairs became 4 prefix pairs."]),
-        (
-            77,
-            1,
-            [
-                "1 of 2 examples are longer than cutoff_len 77 and were dropped; raise cutoff_len to keep them.",
-                "1 sentence pairs became 1 prefix pairs.",
-            ],
-        ),
-    ],
-)
-def test_llama_factory_loads_the_pairs_and_says_how_many(training, monkeypatch, cutoff_len, num_pairs, said):
-    from llamafactory.data import get_template_and_fix_tokenizer, loader
-
-    from simulmask_plugin.training_setup import load_training
-
-    setup = load_training(str(training), [f"cutoff_len={cutoff_len}"])
-    workflow = import_module("llamafactory.train.sft.workflow")
-    template, messages = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args), []
-    for level in ("info_rank0", "warning_rank0"):
-        monkeypatch.setattr(loader.logger, level, messages.append, raising=False)
-    with factory._seams_replaced(workflow, setup.settings.config, 0, flat=False):
-        arguments = setup.model_args, setup.data_args, setup.training_args
-        dataset = workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)["train_dataset"]
-    assert len(dataset) == num_pairs
-    assert [message.removeprefix("simulmask: ") for message in messages if message.startswith("simulmask: ")] == said
-
-
-@llama_factory
-def test_validate_says_how_many_pairs_the_first_row_becomes(training, capsys):
-    assert main(["validate", str(training)]) == 0
-    output = " ".join(capsys.readouterr().out.split())
-    for text in (
-        "rows prefix pairs: every WRITE is plain causal text of its own",
-        "rows.jsonl source, target 2 78 0",
-        "First example: wait_k k=1 | layout prefix | prefix pairs | positions contiguous",
-        "g(1..T+1) = 1 2 3",
-        "prefix pairs: 3, one per WRITE; this is the last and longest",
-    ):
-        assert text in output
-    assert main(["validate", str(training), "cutoff_len=77"]) == 0
-    assert "rows.jsonl source, target 2 76 1 (dropped)" in " ".join(capsys.readouterr().out.split())
-
-
-@llama_factory
-def test_show_draws_the_longest_pair(training, capsys):
-    assert main(["show", str(training), "--json", "--k", "2"]) == 0
-    picture = json.loads(capsys.readouterr().out)
-    assert picture["schedule"] == [2, 3, 4]
-    assert "".join(picture["tokens"]).endswith("German: ein haus am see\nAssistant: a house</s>")
-    assert np.flatnonzero(np.array(picture["labels"]) != IGNORED).tolist() == [len(picture["labels"]) - 1]
-    length = len(picture["mask"])
-    assert picture["mask"] == ["1" * (i + 1) + "0" * (length - i - 1) for i in range(length)]
-    assert main(["show", str(training)]) == 0
-    assert "prefix pairs: 3, one per WRITE; this is the last and longest" in " ".join(capsys.readouterr().out.split())
-
-
-@llama_factory
-def test_parity_of_a_training_yaml_with_pairs(training, capsys):
-    assert main(["parity", "--json", str(training), "--examples", "1"]) == 0
-    cells = json.loads(capsys.readouterr().out)
-    assert [cell["policy"] for cell in cells] == ["wait_k"] * 4 + ["read_n", "offline", "schedule"]
-    assert all(cell["promised"] and cell["holds"] and cell["max_logit"] > 1 for cell in cells)
-
-
-def test_attention_has_no_whole_sentence_to_compare(model_of, byte_level):
-    model, encoder = model_of("llama", VOCAB, 0, "eager"), encoder_of(byte_level, **WAIT_2)
-    with pytest.raises(ValueError, match="trained with prefix_pairs: true, which has none; `simulmask parity --model`"):
-        compare_attention(model, encoder, Row("a b", "x y", None, None), make_policy("wait_k", k=2))
-
-
-# The block
-
-REFUSED = {
-    "no boolean": ({**WAIT_2, "prefix_pairs": "yes"}, r"prefix_pairs must be true or false, got 'yes'"),
-    "a number": ({**WAIT_2, "prefix_pairs": 1}, r"prefix_pairs must be true or false, got 1"),
-    "list of k": ({**WAIT_2, "k": [1, 3]}, r"simulmask\.k: the list 1, 3 does not go with prefix_pairs.*; set one k"),
-    "range of k": ({**WAIT_2, "k": "2-4"}, r"simulmask\.k: the list 2, 3, 4 does not go .*; set one k"),
-    "group": (
-        {**WAIT_2, "positions": "group"},
-        r"positions: group does not go with prefix_pairs: true, .*; set positions: contiguous or remove prefix_pairs",
-    ),
-    "default positions": (
-        {"policy": "offline", "prefix_pairs": True},
-        r"positions: group does not go with prefix_pairs: true",
-    ),
-    "modified_alibi": (
-        {**WAIT_2, "positions": "modified_alibi"},
-        r"positions: modified_alibi does not go with prefix_",
-    ),
-    "turns": (
-        {**WAIT_2, "layout": "turns"},
-        r"layout: turns does not go with prefix_pairs: true.*; set layout: prefix",
-    ),
-    "slots": ({**WAIT_2, "layout": "slots", "positions": "slots"}, r"layout: slots does not go with prefix_pairs"),
-    "interleaved": ({"layout": "interleaved", "prefix_pairs": True}, r"layout: interleaved does not go with prefix_"),
-    "rows": ({**WAIT_2, "rows": "own_unit"}, r"simulmask\.rows has no meaning with prefix_pairs: true; remove it"),
-    "rate": ({**WAIT_2, "look_ahead_rate": 0.5}, r"look_ahead_rate has no meaning with prefix_pairs: true; remove it"),
-}
-
-
-@pytest.mark.parametrize(("block", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_go_with_pairs_is_refused(block, message):
-    with pytest.raises(ValueError, match=message):
-        SimulMaskConfig.from_dict(block)
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_simulmask_json_carries_the_key(tmp_path, policy):
-    settings = settings_of(**POLICIES[policy], **PAIRS)
-    settings.save(tmp_path)
-    assert ModelSettings.load(tmp_path) == settings
-    assert json.loads((tmp_path / "simulmask.json").read_text())["config"]["prefix_pairs"] is True
-
-
-def test_a_schedule_column_is_needed_and_checked(byte_level):
-    config = settings_of(policy="schedule", **PAIRS).config
-    values = dict.fromkeys(training_data.COLUMNS) | {"source": "a b", "target": "x y"}
-    with pytest.raises(ValueError, match="policy: schedule needs a column `schedule` in the data"):
-        row_of(values, config)
-    with pytest.raises(ValueError, match=r"here: g must never decrease, got g\(1\)=2 > g\(2\)=1"):
-        processed(encoder_of(byte_level, policy="schedule", **PAIRS), row("a b", "x y", [2, 1]))

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from driving import HEADER, PROMPT, SOURCE, TARGET, Calls, Forced, drive, encoder_of, session_of, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Forced, drive, encoder_of
-from test_streaming import HEADER, PROMPT, SOURCE, TARGET, Calls, session_of, target_ids_of
 
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.recompute_session import RecomputeSession

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
 from simulmask_plugin import drawing
 from simulmask_plugin.cli import main
@@ -122,6 +123,15 @@ def test_folder_of_a_model_brings_tokenizer_and_settings(tmp_path, capsys):
     assert picture["tokens"] == ["T", ":", " a", " b", "c", "\n", "A", ":", " ", "Ã", "©", "</s>"]
     assert picture["source_unit"] == [-1, -1, 0, 1, 1, -1, -1, -1, -1, -1, -1, -1]
     assert picture["schedule"] == [1, 2]
+
+
+def test_option_drops_what_the_model_then_does_not_read(tmp_path, capsys):
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = SimulMaskConfig(policy="wait_k", k=1, look_ahead_rate=0.5, group_offset=4)
+    ModelSettings(config, Prompt("T:", "\nA:")).save(tmp_path)
+    options = ["--tokenizer", str(tmp_path), "--source", "a", "--target", "b"]
+    assert shown(capsys, *options, "--rows", "own_unit")["position"] == [0, 1, 2, 6, 7, 8, 9, 10]
+    assert shown(capsys, *options, "--positions", "contiguous")["position"] == list(range(8))
 
 
 def test_folder_of_a_tokenizer_alone_gets_the_plain_prompt(tmp_path, capsys):
@@ -284,6 +294,16 @@ def test_png_is_written(tmp_path, capsys):
     assert main(["show", *WAIT_1, "--png", str(path)]) == 0
     assert path.read_bytes().startswith(PNG_SIGNATURE)
     assert str(path) in capsys.readouterr().out
+
+
+def test_png_holds_its_numbers(tmp_path, capsys):
+    """Words that Latin-1 has not, too."""
+    path = tmp_path / "mask.png"
+    options = ["--source", "αβ γ", "--target", "ж x"]
+    assert main(["show", *options, "--png", str(path), "--json"]) == 0
+    with Image.open(path) as image:
+        assert json.loads(image.text["Comment"]) == json.loads(capsys.readouterr().out)
+        assert image.text["Title"] == "wait_k k=3 | layout prefix | rows look_ahead | positions group"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.corpora import read_lines
+from simulmask_plugin.corpora import Cleaning, read_lines
 from simulmask_plugin.simt_corpora import clean_examples, read_offline, read_simt, space_chunks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +119,7 @@ def test_cleaning_counts_in_the_units_of_each_language_and_keeps_every_level(tmp
     chinese = simt(["你好"], ["How are you"], src_lang="Chinese")
     rows = [simt(), simt(), simt(latency="high"), chinese, simt(["eins zwei drei vier"], ["a b c d"])]
     examples, _ = read_simt(write(tmp_path / "a.json", rows))
-    kept, dropped = clean_examples(examples, max_units=3, max_ratio=1.5, drop_duplicates=True)
+    kept, dropped = clean_examples(examples, Cleaning(max_units=3, max_ratio=1.5, drop_duplicates=True))
     assert [(example.row["source_lang"], example.row["latency"]) for example in kept] == [
         ("German", "low"),
         ("German", "high"),

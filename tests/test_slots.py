@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulmask_plugin.alibi import prepare
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.factory import resolve_prompt
 from simulmask_plugin.features import from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.masks import may_attend

@@ -2,32 +2,21 @@
 
 import pytest
 import torch
+from driving import HEADER, PROMPT, SOURCE, TARGET, Calls, Forced, drive, encoder_of, session_of, target_ids_of
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from reference import Calls, Forced, drive, encoder_of
 
+from simulmask_plugin.choosing import Chooser
 from simulmask_plugin.config import ROWS
 from simulmask_plugin.features import Row
 from simulmask_plugin.layout import prefix_layout
 from simulmask_plugin.parity import scored_rows, training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.schedule import Action
-from simulmask_plugin.streaming import StreamingSession, greedy
 
-SOURCE, TARGET = "the dog abc", "cat abcde xyz"
 WAIT_1 = {"policy": "wait_k", "k": 1}
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
-
-
-def target_ids_of(encoder, source, target):
-    example = encoder.encode(Row(source, target, "English", "German"))
-    return example.input_ids[example.source_end + example.num_header :].tolist()
-
-
-def session_of(model, encoder, policy=None, **options):
-    policy = policy or encoder.settings.config.policies()[0]
-    return StreamingSession(model=model, encoder=encoder, policy=policy, **options)
 
 
 def forced_session(model, encoder, source=SOURCE, target=TARGET, **options):
@@ -41,7 +30,6 @@ def llama(model_of, byte_level):
     return model_of("llama", len(byte_level), 0)
 
 
-PROMPT, HEADER = ["T", "r", ":"], ["\n", "A", "s", ":"]
 GOLDEN_CALLS = {
     # One word after the other; the look-ahead row of a word is fed before, its kept row behind the next source word.
     ("look_ahead", False): [
@@ -226,7 +214,7 @@ class EagerToStop:
     """Greedy, with a model that likes to end the sentence."""
 
     def __init__(self, encoder, bias):
-        self.greedy, self.bias = greedy(encoder, torch.device("cpu")), bias
+        self.greedy, self.bias = Chooser(encoder, torch.device("cpu")), bias
         self.eos = encoder.tokenizer.eos_token_id
 
     def __call__(self, logits, index, opening):
@@ -315,40 +303,6 @@ def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, mo
     monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask"):
         session_of(model, encoder_of(byte_level, **WAIT_1))
-
-
-# Choosing
-
-
-def logits_for(tokenizer, *pieces):
-    """Logits that prefer the pieces in this order."""
-    logits = torch.zeros(len(tokenizer))
-    for rank, piece in enumerate(pieces):
-        logits[tokenizer.convert_tokens_to_ids(piece)] = len(pieces) - rank
-    return logits
-
-
-@pytest.mark.parametrize(
-    "index, opening, chosen",
-    [(3, True, "Ġdog"), (3, False, "og"), (0, True, "og")],
-    ids=["opens a word", "goes on", "first token"],
-)
-def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening, chosen):
-    """The first token of all may be anything: no white space need stand before it."""
-    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
-    logits = logits_for(byte_level, "og", "Ġdog", "Ġthe")
-    assert choose(logits, index, opening) == byte_level.convert_tokens_to_ids(chosen)
-
-
-def test_end_of_sentence_may_always_follow_a_word(byte_level):
-    choose = greedy(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
-    assert choose(logits_for(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
-
-
-@pytest.mark.parametrize("unit", ["character", "token"])
-def test_characters_and_tokens_may_begin_with_anything(byte_level, unit):
-    choose = greedy(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
-    assert choose(logits_for(byte_level, "og", "Ġdog"), 3, True) == byte_level.convert_tokens_to_ids("og")
 
 
 @pytest.mark.parametrize("unit", ["word", "character", "token"])

@@ -54,9 +54,15 @@ def test_stages_have_their_overrides(study):
     assert two[1].values["max_steps"] != 7, "the common overrides are for the first stage"
 
 
+def test_models_whose_folders_would_be_one_are_refused(study):
+    stages = [{"train": STAGE1}]
+    with pytest.raises(ValueError, match="models 'a b' and 'a_b' would share a folder; rename one"):
+        study(models={"a b": stages, "a_b": stages})
+
+
 def test_systems_stream_the_last_stage_of_their_model(study, tmp_path):
     system = study("threads=3").systems["SimulMask"]
-    assert system.evaluation.model == str(tmp_path / "out" / "models" / "two stages" / "stage3")
+    assert system.evaluation.model == str(tmp_path / "out" / "models" / "two_stages" / "stage3")
     assert system.evaluation.output == str(tmp_path / "out" / "systems" / "SimulMask")
     assert (system.evaluation.source, system.evaluation.limit, system.evaluation.threads) == (str(tmp_path / "a"), 5, 3)
 

@@ -34,13 +34,14 @@ PARSE = f"""
 import json, sys
 from llamafactory.hparams import parser
 from simulmask_plugin.factory import training_arguments
+from simulmask_plugin.yaml_files import read_yaml
 parsed = {{}}
 for name, (path, *overrides) in json.loads(sys.argv[1]).items():
     if path.endswith("_merge.yaml"):
         sys.argv[1:] = [path, *overrides]
         arguments = parser.get_infer_args()
     else:
-        arguments = training_arguments(path, [*overrides, *{ON_A_CPU}])
+        arguments = training_arguments(read_yaml(path, [*overrides, *{ON_A_CPU}]))
     keys = {{}}
     for one in arguments:
         keys |= vars(one)

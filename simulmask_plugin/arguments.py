@@ -1,0 +1,106 @@
+"""Which of LLaMA-Factory's arguments do not go with the ``simulmask:`` block, with one another, or with the model.
+
+`simulmask validate` and training both ask here, before weights are loaded, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulmask_plugin.config import CHUNKED, FILE_NAME, SimulMaskConfig
+from simulmask_plugin.families import FLASH_ATTN, check_attention, check_length, check_positions, family_of
+from simulmask_plugin.losses import has_own_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def is_packed(data_args: Any) -> bool:
+    """Whether LLaMA-Factory puts several examples into one sequence."""
+    return data_args.packing or data_args.neat_packing
+
+
+def is_flat(model_args: Any, data_args: Any) -> bool:
+    """Whether batches are LLaMA-Factory's own: packed, or for an attention that makes the causal mask itself."""
+    return is_packed(data_args) or model_args.flash_attn == "fa2"
+
+
+def attention_of(model_config: PreTrainedConfig, flash_attn: str) -> str:
+    """Return the attention implementation that a training with this ``flash_attn`` uses.
+
+    Raises:
+        ValueError: for a value that LLaMA-Factory does not know.
+    """
+    if flash_attn == "auto":
+        return family_of(model_config).attention
+    if flash_attn not in FLASH_ATTN:
+        raise ValueError(f"flash_attn: unknown value {flash_attn!r}; expected one of auto, {', '.join(FLASH_ATTN)}.")
+    return FLASH_ATTN[flash_attn]
+
+
+def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
+    """Refuse what cannot work together with the block, before anything is loaded or written.
+
+    Raises:
+        ValueError: naming the key, with the remedy.
+    """
+    config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    needs_mask = config.layout not in CHUNKED
+    draws = isinstance(config.k, tuple)
+    refused = {
+        "flash_attn: fa2": (
+            model_args.flash_attn == "fa2" and needs_mask,
+            "set flash_attn: sdpa (or disabled, that is eager)",
+        ),
+        "flash_attn: fa3": (model_args.flash_attn == "fa3", "LLaMA-Factory has it for gpt_oss alone; set sdpa"),
+        "packing": (is_packed(data_args) and needs_mask, "set packing: false and neat_packing: false"),
+        "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
+        "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
+        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
+        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
+        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
+        "label_smoothing_factor": (
+            training_args.label_smoothing_factor != 0 and has_own_loss(config),
+            "remove it, or loss_on: target and special_token_weight",
+        ),
+    }
+    for key, (is_set, remedy) in refused.items():
+        if is_set:
+            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
+    for key in ("use_asft_loss", "use_mca", "use_hyper_parallel"):
+        if getattr(finetuning_args, key):
+            raise ValueError(f"{key} does not work with the simulmask: block; remove it.")
+    _check_output(training_args)
+
+
+def _check_output(training_args: Any) -> None:
+    output = Path(training_args.output_dir)
+    if (
+        training_args.do_train
+        and training_args.resume_from_checkpoint is None
+        and not training_args.overwrite_output_dir
+        and (any(output.glob("checkpoint-*")) or (output / FILE_NAME).exists())
+    ):
+        raise ValueError(
+            f"output_dir {output} already holds a run. To go on with it set resume_from_checkpoint: "
+            f"{output}/checkpoint-N; to start again set overwrite_output_dir: true; or take another output_dir."
+        )
+
+
+def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_args: Any, data_args: Any) -> None:
+    """Refuse a model that cannot be trained as the YAML says.
+
+    Raises:
+        ValueError: naming the key, with the remedy.
+    """
+    family, attention = family_of(model_config), attention_of(model_config, model_args.flash_attn)
+    if is_flat(model_args, data_args) and family.position == "alibi":
+        key, remedy = "flash_attn: fa2", f"set flash_attn: {family.flash_attn}"
+        if is_packed(data_args):
+            key, remedy = "packing", "set packing: false and neat_packing: false"
+        raise ValueError(f"{key} does not work with {family.name}, whose ALiBi is a bias in our mask; {remedy}.")
+    if attention != FLASH_ATTN["fa2"]:
+        check_attention(model_config, attention)
+    check_length(model_config, data_args.cutoff_len)
+    check_positions(model_config, config.positions)

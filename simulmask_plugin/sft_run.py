@@ -1,0 +1,163 @@
+"""A run of LLaMA-Factory's supervised fine-tuning with the ``simulmask:`` block, member by member.
+
+Nothing of LLaMA-Factory is imported here: ``factory.py`` hands each member over and puts it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.collator import SimulMaskCollator
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.families import check_attention
+from simulmask_plugin.features import check_special_tokens
+from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.trainer import SimulMaskTrainer
+from simulmask_plugin.training_data import SimulMaskDatasetProcessor, align_dataset, count_rows
+
+NUM_ROWS = "num_rows"
+"""Column of flat data: rows of the data that the map kept, those of a batch beside its first sequence."""
+
+
+class SftRun:
+    """What a run does differently: a method for each member of LLaMA-Factory, which it takes as ``stock``.
+
+    Args:
+        config: the block.
+        seed: of the draws per example and epoch.
+        flat: whether batches are LLaMA-Factory's own (`arguments.is_flat`).
+        logger: LLaMA-Factory's.
+    """
+
+    settings: ModelSettings
+    """Known once LLaMA-Factory has made tokenizer and template."""
+
+    def __init__(self, config: SimulMaskConfig, *, seed: int, flat: bool, logger: Any) -> None:
+        self.config = config
+        self.seed = seed
+        self.flat = flat
+        self.logger = logger
+        self.special_tokens: list[int] = []
+        self.base: Any = None  # the model that gets an adapter
+
+    # Data
+
+    def get_dataset(
+        self,
+        stock: Callable[..., Any],
+        template: Any,
+        model_args: Any,
+        data_args: Any,
+        *args: Any,
+        tokenizer: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Learn tokenizer and template first."""
+        self.settings = ModelSettings(self.config, resolve_prompt(self.config, template, tokenizer))
+        if self.config.layout == "interleaved":
+            check_special_tokens(tokenizer)
+            self.special_tokens = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+        return stock(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
+
+    def align_dataset(self, stock: Callable[..., Any], *args: Any) -> Any:
+        """Take our columns instead of LLaMA-Factory's."""
+        return align_dataset(*args)
+
+    def make_processor(self, stock: type, template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
+        """Encode rows ourselves; where batches are LLaMA-Factory's own, its processor goes on with their tokens."""
+        rows = SimulMaskDatasetProcessor(tokenizer, self.settings, data_args.cutoff_len)
+        return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
+
+    def preprocess(self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
+        """Say how many examples were dropped, and how many prefix pairs were made."""
+        processed = stock(dataset, data_args, *args, **kwargs)
+        if processed is None:
+            return None
+        if self.flat:  # a pack holds several
+            num_kept, processed = sum(processed[NUM_ROWS][:]), processed.remove_columns(NUM_ROWS)
+        else:
+            num_kept = count_rows(processed)
+        if num_kept < len(dataset):
+            self.logger.warning_rank0(
+                f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "
+                f"{data_args.cutoff_len} and were dropped; raise cutoff_len to keep them."
+            )
+        if self.config.prefix_pairs:
+            self.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
+        return processed
+
+    def make_collator(
+        self, stock: Callable[..., Any], *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any
+    ) -> Any:
+        """Lay examples out in batches, unless LLaMA-Factory's own batches will do."""
+        if self.flat:
+            return stock(tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
+        return SimulMaskCollator(
+            self.settings, pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of, seed=self.seed
+        )
+
+    # Model and trainer
+
+    def load_model(self, stock: Callable[..., Any], *args: Any) -> Any:
+        """Look again at the attention: where the YAML left it to the libraries, they have chosen by now."""
+        model = stock(*args)
+        if not self.flat:
+            check_attention(model.config, model.config._attn_implementation)
+        return model
+
+    def set_up_lora(self, stock: Callable[..., Any], model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Remember the model for the configuration that LLaMA-Factory makes in here."""
+        self.base = model
+        return stock(model_config, model, *args, **kwargs)
+
+    def make_lora_config(self, stock: Callable[..., Any], **kwargs: Any) -> Any:
+        """Let LoRA train the embeddings of the special tokens, which it would freeze."""
+        return lora_with_tokens(stock, self.base, self.special_tokens, **kwargs)
+
+    def make_trainer(self, stock: type, **kwargs: Any) -> Any:
+        """Compose our trainer and LLaMA-Factory's."""
+        composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
+        return composed(**kwargs)
+
+
+def flatten(stock: Any) -> Any:
+    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
+
+    class FlatProcessor(stock):
+        def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
+            super().__init__(template, tokenizer, processor, data_args)
+            self.rows = rows
+
+        def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            """Give LLaMA-Factory each encoded row as the only message of a prompt, and count them."""
+            prompts = [[feature] for feature in self.rows.encode(examples)]
+            rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
+            features = super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+            num_features = len(features["input_ids"])
+            return {**features, NUM_ROWS: [len(prompts), *[0] * num_features][:num_features]}
+
+        def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
+            layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])
+            return layout.input_ids.tolist(), layout.labels.tolist()
+
+        def print_data_example(self, example: Mapping[str, Any]) -> None:
+            self.rows.print_data_example(example)
+
+    return FlatProcessor
+
+
+def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwargs: Any) -> Any:
+    """Return the LoRA configuration, with the embeddings (and head) of these tokens, if any, trained as well.
+
+    Where the YAML has whole embeddings trained (additional_target, resize_vocab) they are, with tied heads kept tied.
+    """
+    if not token_ids:
+        return lora_config(**kwargs)
+    tied = bool(model.config.tie_word_embeddings)
+    if kwargs.get("modules_to_save"):
+        return lora_config(**kwargs, ensure_weight_tying=tied)
+    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
+    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})

@@ -1,0 +1,169 @@
+"""How the tests drive the package: encoders, sessions, targets that are forced, sentences, a training YAML."""
+
+import json
+import random
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+from reference import settings_of
+
+from simulmask_plugin import training_data
+from simulmask_plugin.families import tiny_model
+from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.schedule import Action
+from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.training_data import SimulMaskDatasetProcessor
+
+# LLaMA-Factory and what it imports warn of much; that is not what is tested here.
+llama_factory = pytest.mark.filterwarnings("default")
+
+POLICIES = {
+    "wait-1": {"policy": "wait_k", "k": 1},
+    "wait-3": {"policy": "wait_k", "k": 3},
+    "wait-50": {"policy": "wait_k", "k": 50},
+    "read-2": {"policy": "read_n", "n": 2},
+    "offline": {"policy": "offline"},
+    "schedule": {"policy": "schedule"},
+}
+
+SOURCE, TARGET = "the dog abc", "cat abcde xyz"
+PROMPT, HEADER = ["T", "r", ":"], ["\n", "A", "s", ":"]
+"""Tokens of the prompt of `settings_of`."""
+
+
+def encoder_of(tokenizer, **block) -> ExampleEncoder:
+    return ExampleEncoder(tokenizer, settings_of(**block))
+
+
+def target_ids_of(encoder, source, target):
+    example = encoder.encode(Row(source, target, "English", "German"))
+    return example.input_ids[example.source_end + example.num_header :].tolist()
+
+
+def session_of(model, encoder, policy=None, **options):
+    policy = policy or encoder.settings.config.policies()[0]
+    return StreamingSession(model=model, encoder=encoder, policy=policy, **options)
+
+
+def drive(session, pieces, *, ahead=False):
+    """Stream as an agent would; `ahead`: all of the source is there before anything is written."""
+    pieces = list(pieces)
+    written = []
+    while not session.finished:
+        if pieces and (ahead or session.action() is Action.READ):
+            session.read(pieces.pop(0))
+            if not pieces:
+                session.finish_source()
+        else:
+            written.append(session.write())
+    return [unit for unit in written if unit is not None]
+
+
+class Calls(list):
+    """Records the tokens of every call of a model while in use."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    def __enter__(self):
+        def record(module, args, kwargs):
+            self.append([self.tokenizer.decode([token]) for token in kwargs["input_ids"][0]])
+
+        self.hook = self.model.register_forward_pre_hook(record, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+
+@dataclass
+class Forced:
+    """Chooses given tokens and keeps the logits of every row.
+
+    Those of its first call: the row before an end of sentence is asked again after each READ that answers it.
+    """
+
+    target_ids: list[int]
+    rows: dict = field(default_factory=dict)
+
+    def choose(self, logits, index, opening):
+        return self.target_ids[index]
+
+    def trace(self, index, kind, logits):
+        self.rows.setdefault((index, kind), logits)
+
+    def rows_of_last_call(self, index, kind, logits):
+        """A trace that keeps the last call's instead."""
+        self.rows[index, kind] = logits
+
+
+def sentence(rng, num_words):
+    return " ".join("".join(rng.choices("abcdexyz", k=rng.randint(1, 6))) for _ in range(num_words))
+
+
+def sentence_pairs(lengths=((1, 1), (1, 6), (6, 1), (3, 7), (8, 4), (5, 5)), seed=0):
+    """Sentence pairs of given lengths in words, each with a schedule of its own."""
+    rng = random.Random(seed)
+    rows = []
+    for num_source, num_target in lengths:
+        schedule = tuple(sorted(rng.randint(0, num_source) for _ in range(num_target + 1)))
+        rows.append(Row(sentence(rng, num_source), sentence(rng, num_target), "English", "German", schedule))
+    return rows
+
+
+def assert_holds(result):
+    assert result.same_ids
+    assert result.max_abs_diff <= 1e-4
+    assert result.max_logit > 1, "the logits are too small for a difference to be seen"
+    assert result.holds
+
+
+def write_setup(folder, **keys):
+    """Write a tiny model, data and a training YAML; return the YAML's path."""
+    tokenizer = byte_tokenizer()
+    tiny_model("llama", len(tokenizer), 0).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"source": "ein haus", "target": "a house"}, {"source": "zwei", "target": "two of them"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "broken.jsonl").write_text(json.dumps(rows[0]) + "\n{not json\n")
+    columns = {"source": "source", "target": "target"}
+    entries = {
+        "rows": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": columns},
+        "absent_column": {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": {"source": "src"}},
+        "absent_file": {"file_name": "nowhere.jsonl", "formatting": "simulmask", "columns": columns},
+        "broken": {"file_name": "broken.jsonl", "formatting": "simulmask", "columns": columns},
+        "alpaca": {"file_name": "rows.jsonl"},
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(entries))
+    path = folder / "train.yaml"
+    content = {
+        "model_name_or_path": str(folder / "model"),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "full",
+        "dataset_dir": str(folder),
+        "dataset": "rows",
+        "cutoff_len": 256,
+        "output_dir": str(folder / "output"),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "bf16": True,
+        "simulmask": {"policy": "wait_k", "k": 1},
+    }
+    path.write_text(yaml.safe_dump(content | keys))
+    return path
+
+
+def data_row(source, target, g=None):
+    return {"_source": source, "_target": target, "_schedule": g, "_where": "here"}
+
+
+def processed(encoder, *rows, cutoff_len=1000):
+    """The features that LLaMA-Factory's map would give the collator."""
+    columns = {f"_{name}": [None] * len(rows) for name in training_data.COLUMNS}
+    columns |= {name: [values[name] for values in rows] for name in rows[0]}
+    processor = SimulMaskDatasetProcessor(encoder.tokenizer, encoder.settings, cutoff_len)
+    batch = processor.preprocess_dataset(columns)
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

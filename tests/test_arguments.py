@@ -1,0 +1,107 @@
+"""What does not go with the block or the model is refused by `simulmask validate` and by training, and nothing else."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from test_cli import error, llama_factory, write_setup
+
+from simulmask_plugin.arguments import attention_of
+from simulmask_plugin.cli import main
+from simulmask_plugin.families import FAMILIES, tiny_config
+from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.training_setup import load_training
+
+ROOT = Path(__file__).parents[1]
+EAST = sorted(ROOT.glob("yaml_configs/llama3_8b_east_stage*.yaml"))
+
+pytestmark = llama_factory
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """A training YAML of the layout `interleaved`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+        yield write_setup(
+            tmp_path_factory.mktemp("arguments"), simulmask={"layout": "interleaved"}, template="empty", bf16=False
+        )
+
+
+def without_weights(name, folder):
+    """The override that names a model of a family; nobody could load it."""
+    tokenizer = byte_tokenizer()
+    tiny_config(name, len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return f"model_name_or_path={folder}"
+
+
+ACCEPTED = [
+    ("llama", "flash_attn=fa2", "flash_attention_2 (flash_attn: fa2)"),
+    ("llama", "packing=true", "sdpa (flash_attn: auto)"),
+    ("falcon_rope", "neat_packing=true", "sdpa (flash_attn: auto)"),
+    ("falcon", "flash_attn=sdpa", "sdpa (flash_attn: sdpa)"),
+    ("gemma2", "flash_attn=auto", "eager (flash_attn: auto)"),
+    ("gemma2", "flash_attn=fa2", "flash_attention_2 (flash_attn: fa2)"),
+]
+
+
+@pytest.mark.parametrize("name, override, attention", ACCEPTED)
+def test_plain_causal_layouts_take_what_needs_no_mask(training, capsys, tmp_path, name, override, attention):
+    assert main(["validate", str(training), without_weights(name, tmp_path), override]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"attention {attention}" in output
+    assert output.endswith("Valid.")
+
+
+@pytest.mark.parametrize("path", EAST, ids=lambda path: path.stem)
+def test_shipped_recipes_of_east_are_valid(training, capsys, tmp_path, path):
+    """As they are shipped, but for the model and the data."""
+    assert "flash_attn: fa2" in path.read_text()
+    data = (f"dataset_dir={training.parent}", "dataset=rows", "preprocessing_num_workers=1")
+    assert main(["validate", str(path), without_weights("llama", tmp_path), *data]) == 0
+    assert capsys.readouterr().out.endswith("Valid.\n")
+
+
+ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
+REFUSED = [
+    *((name, "packing=true", f"packing does not work with {name}, whose ALiBi .*packing: false") for name in ALIBI),
+    *((name, "neat_packing=true", f"packing does not work with {name}, ") for name in ALIBI),
+    *((name, "flash_attn=fa2", f"flash_attn: fa2 does not work with {name}, .*; set flash_attn: ") for name in ALIBI),
+    ("bloom", "flash_attn=sdpa", "Attention 'sdpa' cannot .* for bloom; expected eager"),
+    ("gemma2", "flash_attn=sdpa", "Attention 'sdpa' cannot .* for gemma2; expected eager"),
+    ("mistral", "cutoff_len=5000", "a sliding window of 4096 tokens"),
+]
+
+
+@pytest.mark.parametrize("name, override, message", REFUSED)
+def test_a_model_that_does_not_suit_is_refused_before_its_weights_are_loaded(
+    training, capsys, tmp_path, name, override, message
+):
+    overrides = [without_weights(name, tmp_path), override]
+    setup = load_training(str(training), overrides)
+    run_sft = import_module("llamafactory.train.sft.workflow").run_sft
+    with pytest.raises(ValueError, match=message) as refused:
+        run_sft(setup.model_args, setup.data_args, setup.training_args, setup.finetuning_args, None)
+    assert error(capsys, "validate", training, *overrides) == str(refused.value)
+
+
+def test_packing_and_soft_capping_need_more_than_sdpa(training, capsys, tmp_path):
+    overrides = [without_weights("gemma2", tmp_path), "packing=true", "flash_attn=sdpa"]
+    assert "Attention 'sdpa' cannot" in error(capsys, "validate", training, *overrides)
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ("fa3", "flash_attn: fa3 does not work with the simulmask: block; LLaMA-Factory has it for gpt_oss alone"),
+        ("flex", "flash_attn: unknown value 'flex'; expected one of auto, sdpa, disabled, fa2"),
+    ],
+)
+def test_attention_that_llama_factory_does_not_give_these_models_is_refused(training, capsys, value, message):
+    assert message in error(capsys, "validate", training, f"flash_attn={value}")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_of_a_training_that_says_nothing_is_that_of_streaming(name):
+    assert attention_of(tiny_config(name, 50), "auto") == FAMILIES[name].attention

@@ -1,0 +1,103 @@
+"""What is taken from the logits: the next token, and whether to WRITE."""
+
+import pytest
+import torch
+from driving import encoder_of
+
+from simulmask_plugin.choosing import Chooser, ChunkChooser
+from simulmask_plugin.prompts import READ_END, WRITE_END
+
+VOCAB = 320
+WAIT_1 = {"policy": "wait_k", "k": 1}
+INTERLEAVED = {"layout": "interleaved"}
+
+
+def preferring(tokenizer, *pieces):
+    """Logits that prefer the pieces in this order."""
+    logits = torch.zeros(len(tokenizer))
+    for rank, piece in enumerate(pieces):
+        logits[tokenizer.convert_tokens_to_ids(piece)] = len(pieces) - rank
+    return logits
+
+
+@pytest.mark.parametrize(
+    "index, opening, chosen",
+    [(3, True, "Ġdog"), (3, False, "og"), (0, True, "og")],
+    ids=["opens a word", "goes on", "first token"],
+)
+def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening, chosen):
+    """The first token of all may be anything: no white space need stand before it."""
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    logits = preferring(byte_level, "og", "Ġdog", "Ġthe")
+    assert choose(logits, index, opening) == byte_level.convert_tokens_to_ids(chosen)
+
+
+def test_end_of_sentence_may_always_follow_a_word(byte_level):
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    assert choose(preferring(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
+
+
+@pytest.mark.parametrize("unit", ["character", "token"])
+def test_characters_and_tokens_may_begin_with_anything(byte_level, unit):
+    choose = Chooser(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
+    assert choose(preferring(byte_level, "og", "Ġdog"), 3, True) == byte_level.convert_tokens_to_ids("og")
+
+
+# In chunks
+
+
+def logits_of(tokenizer, **pieces):
+    logits = torch.full((VOCAB,), -20.0)
+    for piece, value in pieces.items():
+        logits[tokenizer.convert_tokens_to_ids(piece)] = value
+    return logits
+
+
+def chooser_of(tokenizer, threshold=None, **block):
+    encoder = encoder_of(tokenizer, **{**INTERLEAVED, **block})
+    (read_end,) = encoder.frame(None, None)[1]
+    ends = (tokenizer.convert_tokens_to_ids(WRITE_END), tokenizer.eos_token_id)
+    return ChunkChooser(encoder, torch.device("cpu"), read_end=read_end, ends=ends, threshold=threshold)
+
+
+@pytest.mark.parametrize("likelier, ends", [(1.0, True), (-1.0, False)])
+def test_model_ends_the_read_when_no_other_token_is_likelier(with_ends, likelier, ends):
+    logits = logits_of(with_ends, **{READ_END: likelier, "Ġdog": 0.0, "Ġthe": -0.5})
+    assert chooser_of(with_ends).ends_read(logits) is ends
+
+
+@pytest.mark.parametrize("threshold, ends", [(0.24, True), (0.25, True), (0.26, False)])
+def test_model_ends_the_read_when_its_probability_reaches_the_threshold(with_ends, threshold, ends):
+    """P is 1/4 exactly."""
+    logits = torch.full((VOCAB,), -torch.inf)
+    logits[with_ends.convert_tokens_to_ids([READ_END, "Ġdog", "Ġthe", "Ġcat"])] = 0.0
+    assert chooser_of(with_ends, threshold).ends_read(logits) is ends
+
+
+def test_rows_beyond_the_tokenizer_take_no_part_in_the_decision(with_ends):
+    """Models pad their vocabulary."""
+    logits = logits_of(with_ends, **{READ_END: 0.0})
+    logits[len(with_ends) :] = 9.0
+    assert chooser_of(with_ends).ends_read(logits)
+    assert chooser_of(with_ends, 0.9).ends_read(logits)
+
+
+def test_read_end_is_never_written(with_ends):
+    choose = chooser_of(with_ends)
+    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
+    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("Ġdog")
+    assert choose.next_token(logits, opens_word=False) == with_ends.convert_tokens_to_ids("og")
+    read_end = with_ends.convert_tokens_to_ids(READ_END)
+    assert choose.scores(logits, opens_word=False)[read_end] == -torch.inf
+
+
+@pytest.mark.parametrize("end", [WRITE_END, "<eos>"])
+def test_write_may_end_before_its_first_word(with_ends, end):
+    logits = logits_of(with_ends, **{end: 3.0, "Ġdog": 1.0, "og": 2.0})
+    assert chooser_of(with_ends).next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids(end)
+
+
+def test_characters_of_a_chunk_may_begin_with_anything(with_ends):
+    choose = chooser_of(with_ends, target_units="character")
+    logits = logits_of(with_ends, **{READ_END: 9.0, "Ġdog": 1.0, "og": 2.0})
+    assert choose.next_token(logits, opens_word=True) == with_ends.convert_tokens_to_ids("og")

@@ -1,0 +1,121 @@
+"""A run of LLaMA-Factory with the block: what takes the place of its members, and what it says of the data."""
+
+import json
+from importlib import import_module
+
+import pytest
+from test_cli import llama_factory, write_setup
+
+from simulmask_plugin import factory
+from simulmask_plugin.arguments import is_flat
+from simulmask_plugin.chunked import NOT_READ_END
+from simulmask_plugin.training_setup import load_training
+
+pytestmark = llama_factory
+
+BLOCK = {"layout": "interleaved", "instruction": "T", "header": ":"}
+SHORT, LONG = {"source": "ein haus am see", "target": "a house"}, {"source": "zwei", "target": "two " * 40}
+ROWS = [LONG, LONG, SHORT, SHORT, LONG, SHORT, SHORT, SHORT, SHORT, SHORT]
+
+
+def run_of(setup):
+    """The run that LLaMA-Factory would do, and its workflow."""
+    workflow = import_module("llamafactory.train.sft.workflow")
+    loader = import_module("llamafactory.data.loader")
+    from simulmask_plugin.sft_run import SftRun
+
+    flat = is_flat(setup.model_args, setup.data_args)
+    return workflow, SftRun(setup.settings.config, seed=0, flat=flat, logger=loader.logger)
+
+
+def load_data(path, *overrides):
+    """The training data of a YAML as LLaMA-Factory hands it to the trainer."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+
+    setup = load_training(str(path), list(overrides))
+    template = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args)
+    arguments = setup.model_args, setup.data_args, setup.training_args
+    workflow, run = run_of(setup)
+    with factory._seams_replaced(workflow, run):
+        return workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)["train_dataset"]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """A training YAML over seven short rows and three that are too long for cutoff_len 64."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+        path = write_setup(folder, simulmask=BLOCK, template="empty", cache_dir=str(folder / "cache"), bf16=False)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        yield path
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the loader warns of; LLaMA-Factory's change to `datasets` for neat packing is taken back."""
+    from datasets.arrow_writer import OptimizedTypedSequence
+
+    monkeypatch.setattr(OptimizedTypedSequence, "__init__", OptimizedTypedSequence.__init__)
+    messages = []
+    loader = import_module("llamafactory.data.loader")
+    monkeypatch.setattr(loader.logger, "warning_rank0", messages.append, raising=False)
+    return messages
+
+
+BATCHES = {
+    "padded": (),
+    "flash attention": ("flash_attn=fa2",),
+    "packed": ("packing=true",),
+    "neatly packed": ("packing=true", "neat_packing=true"),
+}
+
+
+@pytest.mark.parametrize("loss_on", ["all", "target"])
+@pytest.mark.parametrize("batch_size", [1000, 2])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_dropped_examples_are_counted_and_no_others(training, warnings, kind, batch_size, loss_on):
+    """However they are batched; with two rows a batch, the first batch loses both."""
+    overrides = (*BATCHES[kind], f"preprocessing_batch_size={batch_size}", f"simulmask.loss_on={loss_on}")
+    kept = load_data(training, *overrides, "cutoff_len=64")
+    limit = 63 if "packed" in kind else 64  # LLaMA-Factory keeps one for its padding
+    assert [message for message in warnings if "simulmask" in message] == [
+        f"simulmask: 3 of 10 examples are longer than cutoff_len {limit} and were dropped; "
+        "raise cutoff_len to keep them."
+    ]
+    assert (len(kept) < 7) == ("packed" in kind)
+    eos = 2
+    assert sum(ids.count(eos) for ids in kept["input_ids"]) == 7
+    if kind != "padded":
+        assert "num_rows" not in kept.column_names
+        # of the four source words of a row, which comes whole, three do not end the read
+        assert sum(labels.count(NOT_READ_END) for labels in kept["labels"]) == (21 if loss_on == "target" else 0)
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_where_nothing_is_dropped_nothing_is_said(training, warnings, kind):
+    load_data(training, *BATCHES[kind], "cutoff_len=256")
+    assert not [message for message in warnings if "simulmask" in message]
+
+
+def test_every_member_is_put_back_after_a_run_that_failed(training):
+    workflow, run = run_of(load_training(str(training), []))
+    modules = workflow, import_module("llamafactory.data.loader"), import_module("llamafactory.model.adapter")
+    before = [dict(vars(module)) for module in modules]
+    with pytest.raises(KeyError, match="in the run"), factory._seams_replaced(workflow, run):
+        pairs = zip(modules, before, strict=True)
+        changed = [name for module, names in pairs for name in names if vars(module)[name] is not names[name]]
+        raise KeyError("in the run")
+    assert len(changed) == 11
+    assert [dict(vars(module)) for module in modules] == before
+
+
+def test_a_member_that_is_gone_is_named_and_nothing_stays_replaced(training, monkeypatch):
+    workflow, run = run_of(load_training(str(training), []))
+    adapter = import_module("llamafactory.model.adapter")
+    monkeypatch.delattr(adapter, "LoraConfig")
+    before = dict(vars(workflow))
+    message = r"has no llamafactory\.model\.adapter\.LoraConfig, which simulmask_plugin .* builds on"
+    with pytest.raises(RuntimeError, match=message), factory._seams_replaced(workflow, run):
+        pass
+    assert dict(vars(workflow)) == before

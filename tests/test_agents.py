@@ -22,11 +22,9 @@ def test_gemma_2_is_streamed_with_the_soft_capping_of_training(model_of, byte_le
     model_of("gemma2", len(byte_level), 0).save_pretrained(tmp_path)
     byte_level.save_pretrained(tmp_path)
     settings_of(policy="wait_k", k=3).save(tmp_path)
-    args = parse(tmp_path)
-    assert SimulMaskAgent(args).model.config._attn_implementation == "eager"
-    args.attn_implementation = "sdpa"
+    assert SimulMaskAgent(parse(tmp_path)).model.config._attn_implementation == "eager"
     with pytest.raises(ValueError, match="Attention 'sdpa' cannot take .* for gemma2; expected eager"):
-        SimulMaskAgent(args)
+        SimulMaskAgent(parse(tmp_path, "--attn-implementation", "sdpa"))
 
 
 @pytest.mark.parametrize(

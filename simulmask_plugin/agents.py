@@ -25,7 +25,7 @@ from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES
-from simulmask_plugin.sessions import Decision, attention_of, document_of, open_session
+from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
 from simulmask_plugin.units import join_units
 
 
@@ -56,7 +56,7 @@ class SimulMaskAgent(TextToTextAgent):
         self.model = AutoModelForCausalLM.from_pretrained(
             args.model,
             dtype=getattr(torch, args.model_dtype),
-            attn_implementation=attention_of(args.model, args.attn_implementation),
+            attn_implementation=streaming_attention(args.model, args.attn_implementation),
         )
         self.model.to(args.device).eval()
         self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model), settings)

@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
 from simulmask_plugin.languages import is_chinese, is_japanese, unit_of
-from simulmask_plugin.sessions import Decision, attention_of, check_count, document_of
+from simulmask_plugin.sessions import Decision, check_count, document_of, streaming_attention
 from simulmask_plugin.units import CHARACTER, WORD
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
@@ -184,7 +184,7 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
         bleu_tokenize=bleu_tokenizer(config, settings),
         source_lang=config.source_lang or settings.config.source_lang,
         target_lang=_target_lang(config, settings),
-        attn_implementation=attention_of(config.model, config.attn_implementation),
+        attn_implementation=streaming_attention(config.model, config.attn_implementation),
     )
 
 

@@ -151,7 +151,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
     return Document(units, context_sentences)
 
 
-def attention_of(model: str, given: str | None) -> str:
+def streaming_attention(model: str, given: str | None) -> str:
     """Return the attention to stream a model with: the given one, else that of training.
 
     transformers would take sdpa for Gemma 2, too, and leave its soft-capping out.

@@ -26,7 +26,10 @@ from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
-from simulmask_plugin.units import join_units
+from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units
+
+LATENCY_UNITS = {"word": WORD, "char": CHARACTER, "spm": WORD}
+"""SimulEval's --eval-latency-unit -> what the target is counted in."""
 
 
 class SimulMaskAgent(TextToTextAgent):
@@ -91,7 +94,7 @@ class SimulMaskAgent(TextToTextAgent):
     def reset(self) -> None:
         """Begin a new sentence."""
         super().reset()
-        self.num_taken, self.seconds = 0, 0.0
+        self.num_taken, self.num_sent, self.seconds = 0, 0, 0.0
         self.session = open_session(
             self.model,
             self.encoder,
@@ -127,9 +130,19 @@ class SimulMaskAgent(TextToTextAgent):
             text = self.session.write()
             if text:
                 units.append(text)
+        if self.encoder.target.unit == TOKEN:
+            units = self._whole_words()
         if not units and not self.session.finished:
             return ReadAction()
         return WriteAction(join_units(units, self.encoder.target.unit), finished=self.session.finished)
+
+    def _whole_words(self) -> list[str]:
+        """Of a model that writes tokens, send words (or characters), which is what SimulEval counts and joins."""
+        ids = self.session.target_ids[self.num_sent :]
+        if not self.session.finished:
+            ids = ids[: self.encoder.target.num_complete(ids, LATENCY_UNITS[self.options.eval_latency_unit])]
+        self.num_sent += len(ids)
+        return self.encoder.target.text(ids).split()
 
     def _log(self) -> None:
         if self.options.session_log:

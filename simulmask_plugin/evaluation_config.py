@@ -227,11 +227,11 @@ def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
     unit, trained = latency_unit(config, settings), settings.config
     language = _target_lang(config, settings)
     is_unspaced = CHARACTER in (trained.target_units, unit_of(language))
-    if unit == "word" and trained.target_units != WORD:
+    if unit == "word" and trained.target_units != WORD and is_unspaced:
         raise ValueError(
             f"latency_unit: word does not go with a model of target_units: {trained.target_units}, which writes "
             f"{trained.target_units}s: SimulEval would take each of them, or several written at once, for a word. "
-            + ("Set latency_unit: char." if is_unspaced else "Take a model of target_units: word.")
+            "Set latency_unit: char."
         )
     spaced = _is_spaced(config.target)
     if unit == "char" and spaced:

@@ -101,8 +101,25 @@ class UnitTokenizer:
         if self.unit == TOKEN or next_id == self.tokenizer.eos_token_id:
             return True
         if self.unit == CHARACTER:
-            return not self.tokenizer.decode(unit_ids).endswith("\N{REPLACEMENT CHARACTER}")
+            return not self._breaks_character(unit_ids)
         return self.opens_word[next_id]
+
+    def num_complete(self, ids: Sequence[int], counted_in: str) -> int:
+        """How many of these written tokens make whole words (or characters), while more may come.
+
+        Args:
+            ids: tokens behind the last whole word or character.
+            counted_in: ``word`` or ``character``.
+        """
+        if counted_in == CHARACTER:
+            ends = (i for i in range(len(ids), 0, -1) if not self._breaks_character(ids[:i]))
+        else:
+            ends = (i for i in range(len(ids) - 1, 0, -1) if self.opens_word[ids[i]])
+        return next(ends, 0)
+
+    def _breaks_character(self, ids: Sequence[int]) -> bool:
+        """Whether bytes are missing at the end."""
+        return self.tokenizer.decode(ids).endswith("\N{REPLACEMENT CHARACTER}")
 
     @property
     def opens_word(self) -> list[bool]:

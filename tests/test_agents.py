@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 
 import pytest
 from reference import settings_of
+from simuleval.data.segments import TextSegment
 
 from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.families import FAMILIES
@@ -14,6 +15,7 @@ def parse(model, *options):
     SimulMaskAgent.add_args(parser)
     args = parser.parse_args(["--model", str(model), *options])
     args.device = "cpu"
+    args.eval_latency_unit = "word"
     return args
 
 
@@ -49,3 +51,25 @@ def test_document_units_need_a_layout_of_chunks(tmp_path):
 
 def test_families_that_train_without_sdpa_stream_without_it():
     assert {name for name, family in FAMILIES.items() if family.attention == "eager"} == {"gemma2", "bloom", "mpt"}
+
+
+@pytest.mark.parametrize(
+    ("latency_unit", "target", "expected"),
+    [
+        # at wait-1 of tokens every source word brings a token of the target; a word is sent when the next one begins
+        ("word", "xq d", ["", "", "xq", "d"]),
+        ("char", "\N{CJK UNIFIED IDEOGRAPH-4F60}好", ["", "", "\N{CJK UNIFIED IDEOGRAPH-4F60}", "好"]),
+    ],
+)
+def test_a_model_that_writes_tokens_sends_whole_words(model_of, byte_level, tmp_path, latency_unit, target, expected):
+    model_of("llama", len(byte_level), 0).save_pretrained(tmp_path)
+    byte_level.save_pretrained(tmp_path)
+    settings_of(policy="wait_k", k=1, target_units="token", rows="query_unit").save(tmp_path)
+    options = parse(tmp_path)
+    options.eval_latency_unit = latency_unit
+    agent = SimulMaskAgent(options)
+    ids = [i for unit in agent.encoder.target.encode_all(target, spaced=False) for i in unit]
+    agent.session.choose = lambda logits, index, opening: [*ids, byte_level.eos_token_id][index]
+    source = ["a", "b", "c", "d"]
+    sent = [agent.pushpop(TextSegment(content=word, finished=word == source[-1])).content for word in source]
+    assert [text or "" for text in sent] == expected

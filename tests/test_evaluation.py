@@ -120,6 +120,7 @@ AGREEING = {
     "Chinese": ({"target_lang": "Chinese"}, {}, HAN),
     "Chinese in the YAML": ({}, {"target_lang": "zh"}, HAN),
     "Chinese tokens": ({"target_units": "token"}, {"target_lang": "zh"}, HAN),
+    "words of German tokens": ({"target_units": "token"}, {}, "A B\nC D\n"),
     "Chinese cut into words": ({}, {"target_lang": "zh", "latency_unit": "word"}, CUT_HAN),
     "Thai, in characters by wish": ({}, {"target_lang": "Thai", "latency_unit": "char"}, "สวัสดีชาวโลก\nดี\n"),
     "a few foreign words": ({}, {"target_lang": "zh"}, "我们在 Berlin 的中国人很多很多很多很多\n好\n"),
@@ -139,12 +140,6 @@ DISAGREEING = {
         {"latency_unit": "word"},
         HAN,
         r"latency_unit: word does not go with a model of target_units: character, .* Set latency_unit: char\.$",
-    ),
-    "words of tokens": (
-        {"target_units": "token"},
-        {},
-        "A B\nC D\n",
-        r"does not go with a model of target_units: token, .* Take a model of target_units: word\.$",
     ),
     "words of Chinese tokens": (
         {"target_units": "token", "target_lang": "zh"},

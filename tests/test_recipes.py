@@ -16,6 +16,8 @@ import yaml
 
 from simulmask_plugin import corpora
 from simulmask_plugin.cli import build_parser
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
@@ -143,6 +145,20 @@ def test_commands_of_a_page_write_what_its_yamls_ask_for(prepare, page):
 def test_pages_cover_what_headers_do_not():
     covered = {name for page in PAGES for name in configs_of(page)}
     assert {name for name in NEEDING_DATA if name.startswith("multi30k")} <= covered
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_overrides_of_a_page_go_with_their_yamls(page):
+    """E.g. `simulmask.k=3` for a YAML of another policy needs `simulmask.policy=wait_k`, too."""
+    text = joined((ROOT / page).read_text(encoding="utf-8"))
+    commands = re.findall(r"(?:llamafactory-cli train|simulmask eval) (yaml_configs/\w+\.yaml)(.*)$", text, re.MULTILINE)
+    assert commands
+    for path, words in commands:
+        keys = set(CONFIGS[Path(path).stem])
+        values = read_yaml(str(ROOT / path), [word for word in shlex.split(words, comments=True) if "=" in word])
+        assert set(values) == keys
+        if "simulmask" in values and "do_train" in values:
+            SimulMaskConfig.from_dict(values["simulmask"])
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -169,3 +169,21 @@ class DroppingTokenizer(MergingTokenizer):
 def test_tokenizer_that_does_not_cut_at_white_space_is_refused(kind):
     with pytest.raises(ValueError, match="merges ' dog' with the line break .* or has no token for it; units need"):
         UnitTokenizer(kind(), WORD).encode("dog", spaced=True)
+
+
+@pytest.mark.parametrize("counted_in", ["word", "character"])
+@given(text=st.text("aqz我们好 ", min_size=1).map(lambda text: " ".join(text.split())).filter(bool))
+def test_written_tokens_are_complete_where_the_next_word_or_character_begins(byte_level, counted_in, text):
+    units = UnitTokenizer(byte_level, "token")
+    ids = [i for unit in units.encode_all(text, spaced=False) for i in unit]
+    held, sent = [], []
+    for token in ids:
+        held.append(token)
+        num = units.num_complete(held, counted_in)
+        sent += units.text(held[:num]).split()
+        held = held[num:]
+    if counted_in == "word":
+        assert [*sent, units.text(held)] == text.split()
+    else:
+        assert held == []
+        assert "".join(sent) == text.replace(" ", "")

@@ -151,7 +151,8 @@ def test_pages_cover_what_headers_do_not():
 def test_overrides_of_a_page_go_with_their_yamls(page):
     """E.g. `simulmask.k=3` for a YAML of another policy needs `simulmask.policy=wait_k`, too."""
     text = joined((ROOT / page).read_text(encoding="utf-8"))
-    commands = re.findall(r"(?:llamafactory-cli train|simulmask eval) (yaml_configs/\w+\.yaml)(.*)$", text, re.MULTILINE)
+    programs = "llamafactory-cli train|simulmask eval"
+    commands = re.findall(rf"(?:{programs}) (yaml_configs/\w+\.yaml)(.*)$", text, re.MULTILINE)
     assert commands
     for path, words in commands:
         keys = set(CONFIGS[Path(path).stem])

@@ -234,7 +234,7 @@ def _subject_of_yaml(path: str, matrix: bool) -> Subject:
     """The model of a training YAML as training begins with it, and its block."""
     from simulmask_plugin.training_setup import load_training
 
-    setup = load_training(path, [])
+    setup = load_training(path, [], to_run=False)
     family, model_args = family_of(setup.model_config), setup.model_args
     # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
     attention = setup.attention if setup.attention in family.implementations else family.attention

@@ -132,7 +132,7 @@ def _inputs(
     if config_path is not None:
         from simulmask_plugin.training_setup import load_training, read_data
 
-        setup = load_training(config_path, [])
+        setup = load_training(config_path, [], to_run=False)
         settings = replace(setup.settings, config=setup.settings.config.with_keys(given))
         row = read_data(setup)[0].first if texts is None else _row(texts, settings.config)
         return setup.tokenizer, settings, row, setup.training_args.seed

@@ -23,6 +23,8 @@ FIRST_ROWS = 100
 
 ANY_MACHINE: Mapping[str, Any] = {"use_cpu": True, "deepspeed": None, "tf32": None, "pure_bf16": False}
 """Values for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
+ANY_OUTPUT: Mapping[str, Any] = {"overwrite_output_dir": True}
+"""For commands that only look: the training may have been run already."""
 
 FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
@@ -72,8 +74,13 @@ def is_training(values: Mapping[str, Any]) -> bool:
     return "stage" in values or "simulmask" in values and "policies" not in values
 
 
-def load_training(path: str, overrides: list[str]) -> TrainingSetup:
+def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> TrainingSetup:
     """Parse a training YAML by LLaMA-Factory's own parser; load model configuration, tokenizer and prompt.
+
+    Args:
+        path: of the YAML.
+        overrides: ``key=value``.
+        to_run: whether it has to be ready to run; if not, its output may be there.
 
     Raises:
         ValueError: saying what is wrong.
@@ -83,7 +90,7 @@ def load_training(path: str, overrides: list[str]) -> TrainingSetup:
         raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
     check_hook()
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    arguments = factory.training_arguments({**values, **ANY_MACHINE})
+    arguments = factory.training_arguments({**values, **ANY_MACHINE, **({} if to_run else ANY_OUTPUT)})
     model_args, data_args, training_args, finetuning_args, _ = arguments
     if finetuning_args.simulmask is None:
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")

@@ -189,6 +189,16 @@ def test_show_takes_its_defaults_from_a_training_yaml(training, capsys):
     assert "".join(picture["tokens"]).endswith("German: ein haus\nAssistant: a house</s>")
 
 
+@llama_factory
+def test_commands_that_only_look_take_the_yaml_of_a_run_that_is_done(training, tmp_path, capsys):
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(training.read_text()) | {"output_dir": str(tmp_path)}))
+    (tmp_path / "checkpoint-9").mkdir()
+    assert main(["show", str(path)]) == 0
+    assert main(["parity", str(path), "--examples", "1"]) == 0
+    assert "already holds a run" in error(capsys, "validate", path)
+
+
 # evaluation
 
 

@@ -1,34 +1,22 @@
 """make_chunks.py: rows from links of a file and of eflomal, exact spacing, and errors."""
 
 import json
-import os
 import random
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from run_script import ROOT, run_script
 
 from simulmask_plugin.corpora import read_lines
 
-ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("--source-lang", "German", "--target-lang", "English")
 
 
-def run(*arguments, cwd, status=0, path=""):
-    done = subprocess.run(
-        [sys.executable, ROOT / "east_scripts/make_chunks.py", "--output", "out", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+def run(*arguments, **options):
+    return run_script("east_scripts/make_chunks.py", "--output", "out", *arguments, **options)
 
 
 def write(path, *lines):

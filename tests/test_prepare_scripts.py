@@ -1,16 +1,11 @@
 """The two scripts that prepare parallel text for training and evaluation."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_script import ROOT, run_script
 
 from simulmask_plugin.corpora import read_lines, read_pairs
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def without_place(pairs):
@@ -21,19 +16,8 @@ def write(path, text):
     path.write_text(text, encoding="utf-8")
 
 
-def run(script, *arguments, cwd, status=0):
-    """Runs a script; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "east_scripts" / script, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+def run(script, *arguments, **options):
+    return run_script(f"east_scripts/{script}", *arguments, **options)
 
 
 def test_scripts_prepare_the_toy_pair_by_default(tmp_path):

@@ -1,19 +1,14 @@
 """The published data of EAST: spacing, faults that are counted, and prepare_train_data.py --format east."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_script import run_script
 
 from simulmask_plugin.corpora import Cleaning, read_lines
 from simulmask_plugin.simt_corpora import clean_examples, read_offline, read_simt, space_chunks
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def simt(source=("Ein Hund", "läuft"), target=("A dog", "runs"), latency="low", **changes):
@@ -36,18 +31,8 @@ def write(path, rows):
     return path
 
 
-def run(*arguments, cwd, status=0):
-    done = subprocess.run(
-        [sys.executable, ROOT / "east_scripts/prepare_train_data.py", "--format", "east", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+def run(*arguments, **options):
+    return run_script("east_scripts/prepare_train_data.py", "--format", "east", *arguments, **options)
 
 
 def rows_of(path):

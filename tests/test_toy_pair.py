@@ -2,16 +2,13 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from run_script import ROOT, run_script
 
 from simulmask_plugin.corpora import read_lines, read_pairs
 
-ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 
 
@@ -59,17 +56,8 @@ def clauses(words, conjunctions):
     return runs
 
 
-def run(script, *arguments, cwd, status=0):
-    done = subprocess.run(
-        [sys.executable, ROOT / "data" / script, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr
+def run(script, *arguments, **options):
+    return run_script(f"data/{script}", *arguments, **options)
 
 
 def test_same_seed_same_corpus():

@@ -10,10 +10,11 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
+from simulmask_plugin.checks import check_integer
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
 from simulmask_plugin.languages import is_chinese, is_japanese, unit_of
-from simulmask_plugin.sessions import Decision, check_count, document_of, streaming_attention
+from simulmask_plugin.sessions import Decision, document_of, streaming_attention
 from simulmask_plugin.units import CHARACTER, WORD
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
@@ -140,7 +141,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     for key in ("limit", "jobs", "threads", "max_target_tokens"):
         value = getattr(config, key)
         if value is not None:
-            check_count(key, value)
+            check_integer(key, value, least=1)
     document_of(settings, config.document_units, config.context_sentences)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")

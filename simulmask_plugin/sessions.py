@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
+from simulmask_plugin.checks import check_integer
 from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.document import Document
@@ -86,7 +87,7 @@ class Decision:
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
         if self.beam_width is not None:
-            check_count("beam_width", self.beam_width)
+            check_integer("beam_width", self.beam_width, least=1)
         self._check_recompute(settings)
         settings = self.streamed_with(settings)
         if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
@@ -117,12 +118,6 @@ class Decision:
                 )
 
 
-def check_count(what: str, value: object, least: int = 1) -> None:
-    """Raise a ValueError unless value is an integer of at least so much."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{what} must be an integer of at least {least}, got {value!r}.")
-
-
 def document_of(settings: ModelSettings, units: int | None, context_sentences: int) -> Document | None:
     """Return how a line is streamed as a document; None: a line is a sentence.
 
@@ -134,7 +129,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
     Raises:
         ValueError: naming what is no number, lacks its partner, or what the model's layout cannot do.
     """
-    check_count("context_sentences", context_sentences, least=0)
+    check_integer("context_sentences", context_sentences, least=0)
     if units is None:
         if context_sentences:
             raise ValueError(
@@ -142,7 +137,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
                 "set document_units, or remove context_sentences."
             )
         return None
-    check_count("document_units", units)
+    check_integer("document_units", units, least=1)
     if settings.config.layout not in CHUNKED:
         raise ValueError(
             f"document_units needs a model of layout: {' or '.join(CHUNKED)}, but this one was trained with layout: "

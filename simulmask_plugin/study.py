@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.checks import check_integer
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.sessions import Decision, check_count
+from simulmask_plugin.sessions import Decision
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 KINDS = ("train", "export")
@@ -102,7 +103,7 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
             raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
     for key in ("jobs", "threads"):
         if key in values:
-            check_count(f"{path}: {key}", values[key])
+            check_integer(f"{path}: {key}", values[key], least=1)
     for key in ("models", "systems"):
         for name in values[key]:
             if not NAME.fullmatch(str(name)):

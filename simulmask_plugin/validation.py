@@ -9,11 +9,11 @@ from typing import Any
 
 from simulmask_plugin.arguments import check_model
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.families import check_attention, check_positions, family_of
+from simulmask_plugin.families import check_positions, family_of
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
-from simulmask_plugin.sessions import Decision
+from simulmask_plugin.sessions import Decision, streaming_attention
 from simulmask_plugin.terminal import console, table
 from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data
 from simulmask_plugin.yaml_files import read_yaml
@@ -138,8 +138,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
     model_config = AutoConfig.from_pretrained(config.model)
-    attention = config.attn_implementation or family_of(model_config).attention
-    check_attention(model_config, attention)
+    attention = streaming_attention(config.model, config.attn_implementation)
     check_positions(model_config, settings.config.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}

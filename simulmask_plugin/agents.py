@@ -28,7 +28,7 @@ from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units
 
-LATENCY_UNITS = {"word": WORD, "char": CHARACTER, "spm": WORD}
+COUNTED_IN = {"word": WORD, "char": CHARACTER, "spm": WORD}
 """SimulEval's --eval-latency-unit -> what the target is counted in."""
 
 
@@ -140,7 +140,7 @@ class SimulMaskAgent(TextToTextAgent):
         """Of a model that writes tokens, send words (or characters), which is what SimulEval counts and joins."""
         ids = self.session.target_ids[self.num_sent :]
         if not self.session.finished:
-            ids = ids[: self.encoder.target.num_complete(ids, LATENCY_UNITS[self.options.eval_latency_unit])]
+            ids = ids[: self.encoder.target.num_complete(ids, COUNTED_IN[self.options.eval_latency_unit])]
         self.num_sent += len(ids)
         return self.encoder.target.text(ids).split()
 

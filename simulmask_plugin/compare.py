@@ -95,7 +95,7 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
 
 
 def _environments(study: Study) -> list[dict[str, str]]:
-    """Return the variables of the trainings of every job: its threads, and its share of the GPUs.
+    """Return the variables of every job: its threads, and its share of the GPUs.
 
     LLaMA-Factory spreads a training over every GPU that it sees, and finds torchrun in PATH.
     """
@@ -106,7 +106,7 @@ def _environments(study: Study) -> list[dict[str, str]]:
     if study.jobs == 1 or num_gpus < 2:
         return [variables] * study.jobs
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_gpus)))
-    gpus = visible.split(",")
+    gpus = visible.split(",")[:num_gpus]
     shares = (gpus[job :: study.jobs] or [gpus[job % len(gpus)]] for job in range(study.jobs))
     return [{**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
@@ -136,7 +136,7 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
-        scores = evaluate(settings.evaluation, f"{system} ")
+        scores = evaluate(settings.evaluation, f"{system} ", environment)
         for policy, score in zip(settings.evaluation.policies, scores, strict=True):
             folder = Path(settings.evaluation.output, score.name)
             predictions, references = translations(read_jsonl(folder / "instances.log"))

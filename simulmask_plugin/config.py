@@ -348,7 +348,9 @@ class ModelSettings:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             config, prompt = content["config"], content["prompt"]
-            return cls(SimulMaskConfig.from_dict(config), Prompt(**prompt))
+            # earlier versions let keys stand that nothing reads
+            unread = {key: DEFAULTS[key] for key, _ in _without_meaning({**DEFAULTS, **config})}
+            return cls(SimulMaskConfig.from_dict({**config, **unread}), Prompt(**prompt))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 

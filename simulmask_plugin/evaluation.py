@@ -34,12 +34,13 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     return 0
 
 
-def evaluate(config: EvaluationConfig, title: str = "") -> list[Score]:
+def evaluate(config: EvaluationConfig, title: str = "", environment: Mapping[str, str] | None = None) -> list[Score]:
     """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
 
     Args:
         config: the evaluation.
         title: stands before every line of progress.
+        environment: variables for SimulEval beside those of this process.
 
     Raises:
         ValueError: if the model or the files are wrong, or the output was made with other settings.
@@ -54,9 +55,9 @@ def evaluate(config: EvaluationConfig, title: str = "") -> list[Score]:
     def run(index: int) -> Score:
         policy, directory = config.policies[index], output / names[index]
         directory.mkdir(exist_ok=True)
-        _check_same_settings(config, settings, policy, directory / "settings.json")
+        _check_same_settings(resolved, settings, policy, directory / "settings.json")
         if not (directory / "scores.tsv").is_file():
-            _run_simuleval(resolved, policy, directory)
+            _run_simuleval(resolved, policy, directory, environment or {})
         of_run = score(resolved, directory)
         print(
             f"{title}[{index + 1}/{len(names)}] {of_run.name}: BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
@@ -97,7 +98,9 @@ def _check_same_settings(
         )
 
 
-def _run_simuleval(config: EvaluationConfig, policy: Mapping[str, Any], directory: Path) -> None:
+def _run_simuleval(
+    config: EvaluationConfig, policy: Mapping[str, Any], directory: Path, environment: Mapping[str, str]
+) -> None:
     command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
     options = {
         "model": config.model,
@@ -122,9 +125,10 @@ def _run_simuleval(config: EvaluationConfig, policy: Mapping[str, Any], director
     command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    environment = {**environment, **threads}
     try:
         log = directory / "simuleval.log"
-        run_program("SimulEval", command, log, threads, prepare=partial(_trim_logs, directory))
+        run_program("SimulEval", command, log, environment, prepare=partial(_trim_logs, directory))
     except ProgramFailed as error:
         instances = directory / "instances.log"
         written = [one["prediction"].strip() for one in read_jsonl(instances)] if instances.is_file() else []

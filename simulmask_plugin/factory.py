@@ -20,6 +20,7 @@ from simulmask_plugin import __version__
 from simulmask_plugin.arguments import check_arguments, check_model, is_flat
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.families import family_of
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
@@ -100,8 +101,11 @@ def extend_workflow(workflow: ModuleType) -> None:
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
         from simulmask_plugin.sft_run import SftRun
 
-        config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-        check_model(config, load_config(model_args), model_args, data_args)
+        config, model_config = SimulMaskConfig.from_dict(finetuning_args.simulmask), load_config(model_args)
+        check_model(config, model_config, model_args, data_args)
+        # LLaMA-Factory makes "auto" FlashAttention 2 for Gemma 2, where that is installed.
+        if model_args.flash_attn == "auto":
+            model_args.flash_attn = family_of(model_config).flash_attn
         flat = is_flat(model_args, data_args)
         with _seams_replaced(workflow, SftRun(config, seed=training_args.seed, flat=flat, logger=loader.logger)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)

@@ -17,7 +17,7 @@ from simulmask_plugin.sessions import Decision
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 KINDS = ("train", "export")
-SAME_FOR_ALL = ("source", "target", "limit")
+SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
 """Of an evaluation: runs over other sentences cannot be compared."""
 NAME = re.compile(r"\w[\w.+-]*(?: [\w.+-]+)*")
 """Of models and systems, which are folders, too."""

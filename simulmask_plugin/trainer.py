@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -71,11 +73,21 @@ class SimulMaskTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Draw what is drawn per epoch once and for all."""
+        with self._held_out():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Likewise."""
+        with self._held_out():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _held_out(self) -> Iterator[None]:
         collator = self.data_collator
         if isinstance(collator, SimulMaskCollator):
             self.data_collator = collator.for_evaluation()
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.data_collator = collator
 

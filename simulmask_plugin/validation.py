@@ -13,7 +13,7 @@ from simulmask_plugin.families import check_positions, family_of
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
-from simulmask_plugin.sessions import Decision, streaming_attention
+from simulmask_plugin.sessions import Decision
 from simulmask_plugin.terminal import console, table
 from simulmask_plugin.training_setup import DataSample, TrainingSetup, is_training, load_training, read_data
 from simulmask_plugin.yaml_files import read_yaml
@@ -133,16 +133,16 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
+    from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation, resolve
 
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
+    config = resolve(config, settings)
     model_config = AutoConfig.from_pretrained(config.model)
-    attention = streaming_attention(config.model, config.attn_implementation)
     check_positions(model_config, settings.config.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
-    topics = keys | {"policies": ", ".join(decision.name for decision in decisions), "attention": attention}
+    topics = keys | {"policies": ", ".join(decision.name for decision in decisions)}
     policy = {key: value for key, value in config.policies[0].items() if key in ("policy", "k", "n")}
     streamed = decisions[0].streamed_with(settings).config
     streamed = replace(streamed, **({"k": None, "n": None, **policy} if policy else {}))

@@ -102,6 +102,17 @@ def test_attention_that_llama_factory_does_not_give_these_models_is_refused(trai
     assert message in error(capsys, "validate", training, f"flash_attn={value}")
 
 
+@pytest.mark.parametrize("name, expected", [("gemma2", "disabled"), ("llama", "sdpa")])
+def test_training_takes_the_attention_that_validate_says_whatever_is_installed(training, tmp_path, name, expected):
+    """Left to LLaMA-Factory, Gemma 2 would get FlashAttention 2 where it is installed."""
+    setup = load_training(str(training), [without_weights(name, tmp_path)])
+    assert setup.model_args.flash_attn == "auto"
+    run_sft = import_module("llamafactory.train.sft.workflow").run_sft
+    with pytest.raises(OSError, match="no file named"):  # the weights
+        run_sft(setup.model_args, setup.data_args, setup.training_args, setup.finetuning_args, None)
+    assert setup.model_args.flash_attn == expected
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_attention_of_a_training_that_says_nothing_is_that_of_streaming(name):
     assert attention_of(tiny_config(name, 50), "auto") == FAMILIES[name].attention

@@ -235,7 +235,7 @@ def test_validate_says_what_an_evaluation_will_do(evaluation, capsys):
     output = " ".join(capsys.readouterr().out.split())
     for words in (
         "policies wait_k-1, offline",
-        "attention eager",
+        "attn_implementation eager",
         "policy wait_k, k = 12",
         "g(1..T+1) = 1 2 2",
         "Valid.",

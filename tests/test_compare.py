@@ -34,10 +34,11 @@ def study(tmp_path, monkeypatch):
             "systems": {name: {"model": name, **offline} for name in ("first", "second")},
         }
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        commands, trainings = [], {}
+        commands, trainings, environments = [], {}, []
 
         def train(title, command, log, environment):
             commands.append(command[3:])
+            environments.append(environment)
             name = title.partition(":")[0]
             if name in fails:
                 raise ProgramFailed(f"{title} stopped\nbecause")
@@ -49,7 +50,8 @@ def study(tmp_path, monkeypatch):
 
         monkeypatch.setattr(compare, "run_program", train)
 
-        def stream(config, title):
+        def stream(config, title, environment):
+            environments.append(environment)
             folder = Path(config.output, "offline")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "instances.log").touch()
@@ -61,7 +63,7 @@ def study(tmp_path, monkeypatch):
         try:
             compare.run_compare(str(tmp_path / "study.yaml"), overrides)
         finally:
-            run.commands = commands
+            run.commands, run.environments = commands, environments
         return commands, trainings
 
     return run
@@ -147,6 +149,7 @@ def test_tokens_of_packs_are_counted_whole(study, tmp_path, stage, count):
         ("4,6,7", 3, 2, ["4,7", "6"]),
         (None, 2, 3, ["0", "1", "0"]),
         (None, 4, 1, [None]),
+        ("0,1,2,3", 2, 3, ["0", "1", "0"]),  # names more than there are
         (None, 1, 2, [None, None]),
         (None, 0, 2, [None, None]),
     ],
@@ -165,3 +168,13 @@ def test_torchrun_is_found_beside_python_and_jobs_have_their_threads(monkeypatch
     (variables,) = compare._environments(SimpleNamespace(jobs=1, threads=3))
     assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "elsewhere"]
     assert variables["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("jobs", "shares"), [(1, {None}), (2, {"0", "1"})])
+def test_a_model_is_trained_and_streamed_on_the_share_of_its_job(study, monkeypatch, jobs, shares):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
+    study(f"jobs={jobs}")
+    visible = [environment.get("CUDA_VISIBLE_DEVICES") for environment in study.environments]
+    assert len(visible) == 4 and set(visible) <= shares
+    assert all(str(Path(sys.executable).parent) in environment["PATH"] for environment in study.environments)

@@ -265,6 +265,13 @@ def test_settings_of_a_version_without_slots_load(tmp_path):
     assert ModelSettings.load(tmp_path) == ModelSettings(SimulMaskConfig.from_dict(config), Prompt("Tr:", "\nAs:"))
 
 
+def test_settings_of_a_version_that_let_keys_without_meaning_stand_load(tmp_path):
+    own_unit = {"policy": "wait_k", "k": 3, "rows": "own_unit"}
+    content = {"config": {**own_unit, "look_ahead_rate": 0.5}, "prompt": {"before": "Tr:", "header": "\nAs:"}}
+    (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
+    assert ModelSettings.load(tmp_path).config == SimulMaskConfig.from_dict(own_unit)
+
+
 def test_directory_without_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no simulmask.json: expected a checkpoint, adapter or merged model"):
         ModelSettings.load(tmp_path)

@@ -101,6 +101,8 @@ def test_killed_evaluation_goes_on_where_it_stopped(workshop, merged):
     options += [f"output={output}", "policies=[{policy: wait_k, k: 1}]", "jobs=1", "max_target_tokens=24"]
     workshop.run("eval", *command, *options)
     folder = output / "wait_k-1"
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["latency_unit"], settings["attn_implementation"]) == ("word", "sdpa"), "what was left to defaults"
     whole, scores = (folder / "instances.log").read_text(), (output / "scores.tsv").read_text()
 
     lines = whole.splitlines(keepends=True)

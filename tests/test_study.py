@@ -132,6 +132,10 @@ BAD = {
         {"systems": {"a": {**OFFLINE, "limit": 3}}},
         r"systems\.a: limit must be the same for all systems",
     ),
+    "another count of the target": (
+        {"systems": {"a": {**OFFLINE, "bleu_tokenize": "char"}}},
+        r"systems\.a: bleu_tokenize must be the same for all systems",
+    ),
     "policy twice": (
         {"systems": {"a": {**OFFLINE, "policies": [{"policy": "offline"}] * 2}}},
         r"systems\.a: policies: the same policy stands there twice \(offline, offline\)",

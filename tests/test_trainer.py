@@ -59,10 +59,11 @@ def test_training_draws_anew_in_every_epoch_and_evaluation_does_not(trainer):
     for epoch in (0, 1.0):
         begin_epoch(trainer, epoch)
         training.append(trainer.data_collator(trainer.train_dataset)["num_read"].tolist())
-        (batch,) = trainer.get_eval_dataloader()  # in any order
-        held_out.append(sorted(batch["num_read"].tolist()))
+        for loader in (trainer.get_eval_dataloader(), trainer.get_test_dataloader(trainer.eval_dataset)):
+            (batch,) = loader  # in any order
+            held_out.append(sorted(batch["num_read"].tolist()))
     assert training[0] != training[1]
-    assert held_out[0] == held_out[1] == sorted(training[0])
+    assert held_out == [sorted(training[0])] * 4
 
 
 def test_metrics_see_no_label_that_is_no_token(trainer, monkeypatch):

@@ -18,7 +18,7 @@ from simulmask_plugin.policies import SCHEDULE, Policy, roll_out
 from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.slots import longest
+from simulmask_plugin.slots import num_positions
 from simulmask_plugin.units import Tokenizer, UnitTokenizer, split_units
 
 
@@ -147,13 +147,13 @@ def longest_layout(config: SimulMaskConfig, feature: Mapping[str, Any]) -> int:
     """
     example, column = from_feature(feature)
     length, next_header = len(example.input_ids), len(example.next_header)
-    schedules = (schedule_of(example, column, config, i) for i in range(max(1, len(policies_of(config)))))
+    schedules = {schedule_of(example, column, config, i) for i in range(max(1, len(policies_of(config))))}
     num_increases = max(len(set(schedule.num_read)) for schedule in schedules) - 1
     if config.layout in CHUNKED:
         last_end = next_header if config.layout == "interleaved" else 0
         return length + num_increases * (example.num_header + next_header) + last_end
     if config.layout == "slots":
-        length = longest(example, config.slot_length)
+        length = max(num_positions(example, schedule, config.slot_length) for schedule in schedules)
     return length + config.has_look_ahead * num_increases
 
 

@@ -88,17 +88,20 @@ def planner_of(example: Example, slot_length: int) -> SlotPlanner:
     )
 
 
-def longest(example: Example, slot_length: int) -> int:
-    """Return the positions that the example takes under the schedule that opens the most segments.
+def num_positions(example: Example, schedule: ReadSchedule, slot_length: int) -> int:
+    """Return the positions that the example takes, slots that are not full included.
 
-    Without look-ahead rows the layout has at most so many tokens, whatever the schedule.
+    Without look-ahead rows the layout has at most so many tokens.
     """
     planner = planner_of(example, slot_length)
-    for num_tokens in example.source_lengths.tolist():
-        planner.write()  # so that every slot but the first opens a segment; a write moves what follows by one
-        planner.read(num_tokens)
-    num_written = len(example.source_lengths) + 1
-    return planner.write() + 1 - num_written + int(example.target_lengths.sum()) + 1
+    source_lengths, num_read, last = example.source_lengths.tolist(), 0, 0
+    for wanted, num_tokens in zip(schedule.num_read, [*example.target_lengths.tolist(), 1], strict=True):
+        for length in source_lengths[num_read:wanted]:
+            planner.read(length)
+        num_read = wanted
+        for _ in range(num_tokens):
+            last = planner.write()
+    return last + 1
 
 
 def place_order(position: int, *, kept: bool = True) -> int:

@@ -144,6 +144,14 @@ def test_longest_layout_of_slots_is_never_exceeded(block, scheduled, slot_length
         assert len(layout.input_ids) <= longest_layout(config, to_feature(example, None))
 
 
+@given(scheduled_pieces(num_next_header=2))
+def test_a_sentence_that_is_read_at_once_takes_one_segment_of_slots(scheduled):
+    config = settings_of(**BLOCKS["offline"], layout="slots", slot_length=3).config
+    example = scheduled[0].example()
+    layout = lay_out(config, example, schedule_of(example, None, config))
+    assert longest_layout(config, to_feature(example, None)) == layout.position[-1] + 1
+
+
 @pytest.mark.parametrize(
     "block, num_look_ahead", [("offline", 0), ("wait-9", 0), ("wait-1", 1), ("several k", 1), ("no look-ahead rows", 0)]
 )

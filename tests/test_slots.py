@@ -22,7 +22,7 @@ from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.positions import position_ids
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.slots import SlotPlanner, longest, slots_layout, slots_of
+from simulmask_plugin.slots import SlotPlanner, num_positions, slots_layout, slots_of
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
 
 IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
@@ -238,20 +238,13 @@ def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows
 
 
 @given(slots_pieces(), st.sampled_from(ROWS), slot_lengths)
-def test_no_schedule_takes_more_than_the_longest(drawn, rows, slot_length):
+def test_positions_are_those_of_the_layout(drawn, rows, slot_length):
     pieces, g, next_header = drawn
-    example = example_of(pieces, next_header)
-    layout = slots_layout(example, ReadSchedule(g, len(pieces.source)), rows=rows, slot_length=slot_length)
+    example, schedule = example_of(pieces, next_header), ReadSchedule(g, len(pieces.source))
+    layout = slots_layout(example, schedule, rows=rows, slot_length=slot_length)
     num_look_ahead = (layout.source_unit == len(pieces.source)).sum()
-    assert len(layout.token) - num_look_ahead <= layout.position[-1] + 1 <= longest(example, slot_length)
-
-
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), slot_lengths)
-def test_the_longest_is_reached_where_a_unit_is_written_before_each_read(source, slot_length):
-    example = example_of(reference.pieces_of(2, source, 1, [2] * len(source)))
-    schedule = ReadSchedule(tuple(range(len(source) + 1)), len(source))
-    layout = slots_layout(example, schedule, rows="own_unit", slot_length=slot_length)
-    assert layout.position[-1] + 1 == longest(example, slot_length)
+    assert num_positions(example, schedule, slot_length) == layout.position[-1] + 1
+    assert len(layout.token) - num_look_ahead <= layout.position[-1] + 1
 
 
 def test_planner_places_units_and_output():

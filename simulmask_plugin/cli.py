@@ -32,7 +32,7 @@ EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 bad input"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 (ok), 1 (a check failed) or 2 (bad input)."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return options.run(options)
     except (ValueError, OSError) as error:
@@ -43,6 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProgramFailed as error:
         print(f"simulmask: {error}", file=sys.stderr)
         return 1
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command; key=value may stand anywhere, where argparse wants all positional ones in one place."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(one.startswith("-") or "=" not in one for one in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,9 +94,19 @@ def _command(commands: Commands, name: str, summary: str, example: str) -> argpa
     )
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG.yaml")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a key, e.g. simulmask.k=5")
+def _add_config(
+    parser: argparse.ArgumentParser,
+    *,
+    metavar: str = "CONFIG.yaml",
+    example: str = "simulmask.k=5",
+    optional: str | None = None,
+) -> None:
+    """Add a YAML and overrides of its keys; `optional` is the help of a YAML that may be left out."""
+    if optional is None:
+        parser.add_argument("config", metavar=metavar)
+    else:
+        parser.add_argument("config", metavar=metavar, nargs="?", help=optional)
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help=f"replaces a key, e.g. {example}")
 
 
 def _add_validate(commands: Commands) -> None:
@@ -112,9 +133,7 @@ def _add_show(commands: Commands) -> None:
         "show one example token by token, and its mask as a picture",
         'simulmask show --policy wait_k --k 2 --source "a b c" --target "x y z" --png mask.png',
     )
-    parser.add_argument(
-        "config", metavar="CONFIG.yaml", nargs="?", help="training YAML: its block, tokenizer and first row of data"
-    )
+    _add_config(parser, optional="training YAML: its block, tokenizer and first row of data")
     parser.add_argument("--policy", choices=POLICY_NAMES, help="default: wait_k with k = 3")
     parser.add_argument("--k", help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
@@ -140,6 +159,7 @@ def _show(options: argparse.Namespace) -> int:
 
     return run_show(
         options.config,
+        options.overrides,
         given={key: getattr(options, key) for key in BLOCK_OPTIONS if getattr(options, key) is not None},
         source=options.source,
         target=options.target,
@@ -158,7 +178,7 @@ def _add_parity(commands: Commands) -> None:
         "compare the logits of training and streaming on random examples",
         "simulmask parity --family llama falcon",
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", nargs="?", help="training YAML: its model and block")
+    _add_config(parser, optional="training YAML: its model and block")
     parser.add_argument("--model", metavar="DIR", help="a trained model with its simulmask.json")
     parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
     parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
@@ -173,6 +193,7 @@ def _parity(options: argparse.Namespace) -> int:
 
     return run_parity(
         options.config,
+        options.overrides,
         model_dir=options.model,
         families=options.family,
         matrix=options.matrix,
@@ -264,15 +285,14 @@ def _add_compare(commands: Commands) -> None:
         "train and stream all systems of a study; write one table, one figure and a report",
         "simulmask compare yaml_configs/toy_compare.yaml jobs=1",
     )
-    parser.add_argument("study", metavar="STUDY.yaml")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a key, e.g. evaluation.limit=50")
+    _add_config(parser, metavar="STUDY.yaml", example="evaluation.limit=50")
     parser.set_defaults(run=_compare)
 
 
 def _compare(options: argparse.Namespace) -> int:
     from simulmask_plugin.compare import run_compare
 
-    return run_compare(options.study, options.overrides)
+    return run_compare(options.config, options.overrides)
 
 
 def _add_verify_merge(commands: Commands) -> None:

@@ -63,6 +63,7 @@ class Subject:
 
 def run_parity(
     config_path: str | None,
+    overrides: list[str],
     *,
     model_dir: str | None,
     families: list[str],
@@ -75,6 +76,7 @@ def run_parity(
 
     Args:
         config_path: a training YAML, whose model and block are tried.
+        overrides: ``key=value`` for keys of the YAML.
         model_dir: a model with its simulmask.json.
         families: names of families, of which tiny random models are made; empty for all of them.
         matrix: try every layout, positions and rows, and not only those of the block.
@@ -90,7 +92,7 @@ def run_parity(
     if examples < 1:
         raise ValueError(f"--examples must be at least 1, got {examples}.")
     if config_path is not None:
-        subjects = [_subject_of_yaml(config_path, matrix)]
+        subjects = [_subject_of_yaml(config_path, overrides, matrix)]
     elif model_dir is not None:
         subjects = [_subject_of_model(model_dir, matrix)]
     else:
@@ -230,11 +232,11 @@ def _subject_of_model(folder: str, matrix: bool) -> Subject:
     )
 
 
-def _subject_of_yaml(path: str, matrix: bool) -> Subject:
+def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
     """The model of a training YAML as training begins with it, and its block."""
     from simulmask_plugin.training_setup import load_training
 
-    setup = load_training(path, [], to_run=False)
+    setup = load_training(path, overrides, to_run=False)
     family, model_args = family_of(setup.model_config), setup.model_args
     # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
     attention = setup.attention if setup.attention in family.implementations else family.attention

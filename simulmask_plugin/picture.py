@@ -12,11 +12,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
+from simulmask_plugin.chunked import NOT_READ_END
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, features_of, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout, prefix_parts
 from simulmask_plugin.masks import may_attend
+from simulmask_plugin.prompts import READ_END
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import Slot, slots_of
 from simulmask_plugin.terminal import table
@@ -71,7 +73,7 @@ class Picture:
         source_unit: index of the source unit, -1 outside the source, S for a look-ahead row.
         num_read: source units that the token may see as a query, S for "all".
         position: position ids.
-        labels: target of the row before, -100 where there is none.
+        labels: target of the row before, -100 where there is none, -101 for any token but the end of read.
         regions: a key of `REGIONS`; source in a slot is of the region slot.
         mask: True where the row may attend to the column.
         schedule: g(1..T+1).
@@ -165,6 +167,13 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else tokenizer.convert_ids_to_tokens([token])[0]
 
 
+def label_text(tokenizer: Tokenizer, label: int) -> str:
+    """What the row before a label has to predict: a token, nothing, or any token but the end of read."""
+    if label == IGNORE_INDEX:
+        return ""
+    return f"not {READ_END}" if label == NOT_READ_END else visible(token_text(tokenizer, label))
+
+
 def visible(text: str) -> str:
     """The text with its white space drawn."""
     return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
@@ -222,7 +231,7 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
                 str(picture.source_unit[i]),
                 num_read_text(picture, i),
                 str(picture.position[i]),
-                "" if label == IGNORE_INDEX else visible(token_text(tokenizer, label)),
+                label_text(tokenizer, label),
             )
         )
     return table(("", "token", "id", "", "region", "source_unit", "num_read", "position", "label"), rows)

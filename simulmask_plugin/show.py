@@ -55,6 +55,7 @@ class WordTokenizer:
 
 def run_show(
     config_path: str | None,
+    overrides: list[str],
     *,
     given: Mapping[str, Any],
     source: str | None,
@@ -69,6 +70,7 @@ def run_show(
 
     Args:
         config_path: a training YAML, whose block, tokenizer and first row of data are the defaults.
+        overrides: ``key=value`` for keys of the YAML.
         given: keys of the ``simulmask:`` block that replace its own.
         source: text of the source, together with ``target``.
         target: text of the target.
@@ -95,7 +97,7 @@ def run_show(
                 f"--schedule goes with --policy {SCHEDULE} or {MODEL_DRIVEN}, got --policy {given['policy']}."
             )
     texts = None if source is None or target is None else (source, target)
-    tokenizer, settings, row, seed = _inputs(config_path, tokenizer_dir, given, texts, instruction or "")
+    tokenizer, settings, row, seed = _inputs(config_path, overrides, tokenizer_dir, given, texts, instruction or "")
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
     elif settings.config.policy == MODEL_DRIVEN and row.schedule is None:
@@ -123,6 +125,7 @@ def run_show(
 
 def _inputs(
     config_path: str | None,
+    overrides: list[str],
     tokenizer_dir: str | None,
     given: Mapping[str, Any],
     texts: tuple[str, str] | None,
@@ -132,7 +135,7 @@ def _inputs(
     if config_path is not None:
         from simulmask_plugin.training_setup import load_training, read_data
 
-        setup = load_training(config_path, [], to_run=False)
+        setup = load_training(config_path, overrides, to_run=False)
         settings = replace(setup.settings, config=setup.settings.config.with_keys(given))
         row = read_data(setup)[0].first if texts is None else _row(texts, settings.config)
         return setup.tokenizer, settings, row, setup.training_args.seed

@@ -17,7 +17,8 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     from yaml import YAMLError
 
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file.")
+        remedy = "; name the YAML before the keys that you replace" if "=" in str(path) else ""
+        raise ValueError(f"{path}: no such file{remedy}.")
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"Overrides have the form key=value, got {override!r}.")

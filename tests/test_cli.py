@@ -190,6 +190,31 @@ def test_show_takes_its_defaults_from_a_training_yaml(training, capsys):
 
 
 @llama_factory
+@pytest.mark.parametrize("before", [True, False])
+def test_commands_that_only_look_take_overrides_anywhere(training, capsys, before):
+    override, options = ["simulmask.k=2"], ["--examples", "1", "--json"]
+    given = [*override, *options] if before else [*options, *override]
+    assert main(["parity", str(training), *given, "simulmask.rows=own_unit"]) == 0
+    assert {cell["rows"] for cell in json.loads(capsys.readouterr().out)} == {"own_unit"}
+    assert main(["show", str(training), "--json", *override]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == [2, 2, 2]
+    assert "Unknown key simulmask.kk" in error(capsys, "show", training, "--json", "simulmask.kk=2")
+
+
+@pytest.mark.parametrize("command", ["show", "parity", "validate"])
+def test_overrides_need_a_yaml(capsys, command):
+    message = "simulmask.k=2: no such file; name the YAML before the keys that you replace."
+    assert error(capsys, command, "simulmask.k=2") == message
+
+
+@pytest.mark.parametrize("command", [["show", "x.yaml", "--k", "2", "y.yaml"], ["env", "a=b"], ["show", "--kk=2"]])
+def test_words_that_no_command_knows_are_refused(capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@llama_factory
 def test_commands_that_only_look_take_the_yaml_of_a_run_that_is_done(training, tmp_path, capsys):
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(training.read_text()) | {"output_dir": str(tmp_path)}))

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -72,7 +73,7 @@ def make_model(
         raise ValueError("Llama has no dropout of its hidden states in transformers; use --dropout 0.")
     if hidden % heads:
         raise ValueError(f"The hidden size must be a multiple of the number of heads, got {hidden} and {heads}.")
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -85,19 +86,19 @@ def make_model(
     }
     set_seed(seed)
     if family == "falcon":
-        config = FalconConfig(
-            **shape,
-            alibi=True,
-            multi_query=False,
-            new_decoder_architecture=False,
-            parallel_attn=False,
-            bias=True,
-            hidden_dropout=dropout,
-        )
-        return FalconForCausalLM(config)
+        shape |= {
+            "alibi": True,
+            "multi_query": False,
+            "new_decoder_architecture": False,
+            "parallel_attn": False,
+            "bias": True,
+            "hidden_dropout": dropout,
+        }
+        return FalconForCausalLM(FalconConfig(**shape))
     if family == "llama":
         # Three matrices of 8/3 d make the feed-forward layer as large as the usual two of 4 d.
-        return LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=hidden * 8 // 3))
+        shape["intermediate_size"] = hidden * 8 // 3
+        return LlamaForCausalLM(LlamaConfig(**shape))
     raise ValueError(f"Unknown family {family!r}; expected one of {', '.join(FAMILIES)}.")
 
 

@@ -77,6 +77,7 @@ setup(
     # with the torchvision and torchaudio that a CPU machine leaves out on purpose, and SimulEval, whose pins
     # cannot be met beside LLaMA-Factory.
     install_requires=[
+        "adjustText",
         "jaxtyping",
         "jinja2",
         "matplotlib>=3.7.0",

@@ -136,7 +136,7 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
-        scores = evaluate(settings.evaluation, f"{system} ", environment)
+        scores = evaluate(settings.evaluation, system, f"{system} ", environment)
         for policy, score in zip(settings.evaluation.policies, scores, strict=True):
             folder = Path(settings.evaluation.output, score.name)
             predictions, references = translations(read_jsonl(folder / "instances.log"))

@@ -13,7 +13,7 @@ from jinja2 import Environment
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from simulmask_plugin.report import draw_curve
+from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 
@@ -175,7 +175,7 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
     curves: dict[str, list[Score]] = {}
     for run in comparison.runs:
         curves.setdefault(run.system, []).append(run.score)
-    draw_curve(png, curves)
+    draw_curve(png, curves, comparison.study)
     system, name = comparison.reference
     template = Environment(autoescape=True, trim_blocks=True).from_string(REPORT)
     text = template.render(

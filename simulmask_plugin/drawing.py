@@ -69,7 +69,7 @@ def mask_figure(picture: Picture, heading: str) -> Figure:
     hold the columns of a slot together.
     """
     side = CELL_INCHES * len(picture.tokens)
-    with _style():
+    with text_style():
         figure = Figure(figsize=(side, side))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -95,7 +95,7 @@ def save_attention_png(
         note: beside the scale of the colours.
     """
     side = CELL_INCHES * len(picture.tokens)
-    with _style():
+    with text_style():
         figure = Figure(figsize=(len(maps) * (side + LABEL_INCHES), side))
         FigureCanvasAgg(figure)
         width = side / (len(maps) * (side + LABEL_INCHES))
@@ -114,7 +114,7 @@ def save_attention_png(
         figure.savefig(path, **FILE)
 
 
-def _style() -> AbstractContextManager[None]:
+def text_style() -> AbstractContextManager[None]:
     """The default font, behind it those with Chinese and Japanese characters that the machine has, and plain text."""
     installed = font_manager.get_font_names()
     fonts = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]

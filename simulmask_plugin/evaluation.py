@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_evaluation, check_texts, load_evaluation, resolve
 from simulmask_plugin.programs import ProgramFailed, run_program
-from simulmask_plugin.report import draw_curve, write_report
+from simulmask_plugin.report import write_report
 from simulmask_plugin.scores import Score, read_jsonl, score, signatures, write_scores
 from simulmask_plugin.sessions import Decision
 
@@ -29,16 +30,19 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     config = load_evaluation(path, overrides)
-    evaluate(config)
+    evaluate(config, Path(path).stem)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     return 0
 
 
-def evaluate(config: EvaluationConfig, title: str = "", environment: Mapping[str, str] | None = None) -> list[Score]:
+def evaluate(
+    config: EvaluationConfig, name: str, title: str = "", environment: Mapping[str, str] | None = None
+) -> list[Score]:
     """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
 
     Args:
         config: the evaluation.
+        name: of what is evaluated, in the legend of the curve and over the report.
         title: stands before every line of progress.
         environment: variables for SimulEval beside those of this process.
 
@@ -69,7 +73,7 @@ def evaluate(config: EvaluationConfig, title: str = "", environment: Mapping[str
     with ThreadPoolExecutor(config.jobs) as pool:
         scores = list(pool.map(run, range(len(names))))
     write_scores(output / "scores.tsv", scores)
-    draw_curve(output / "curve.png", {Path(config.model).name: scores})
+    draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
     write_report(output / "report.md", resolved, settings, scores, signatures(resolved))
     return scores
 

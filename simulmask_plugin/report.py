@@ -1,4 +1,4 @@
-"""The quality-latency curve and the report of an evaluation."""
+"""The report of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from simulmask_plugin.evaluation_config import EvaluationConfig
 from simulmask_plugin.languages import is_japanese
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
-
-OFFLINE = "offline"
-FEW = 3
-"""Curves that leave room for the names of their points."""
-MARKERS = "osD^v<>Pp*"
 
 COLUMNS = {
     "name": "policy",
@@ -30,39 +25,6 @@ COLUMNS = {
     "gflops_per_sentence": "GFLOPs / sentence",
     "truncated": "cut off",
 }
-
-
-def draw_curve(path: Path, curves: Mapping[str, Sequence[Score]]) -> None:
-    """Draw BLEU against LAAL, a line per model, and each model's offline scores as dashed levels."""
-    from matplotlib.figure import Figure
-
-    few = len(curves) <= FEW
-    figure = Figure(figsize=(6.4, 4.2) if few else (9, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    for i, (label, scores) in enumerate(curves.items()):
-        streamed = sorted((s for s in scores if not _is_offline(s)), key=lambda s: s.laal)
-        if streamed:
-            points = [s.laal for s in streamed], [s.bleu for s in streamed]
-            axes.plot(*points, color=f"C{i}", marker=MARKERS[i % len(MARKERS)], label=label)
-        for s in streamed if few else ():
-            axes.annotate(s.name, (s.laal, s.bleu), xytext=(4, -10), textcoords="offset points", fontsize=8)
-        for s in scores:
-            if _is_offline(s):
-                name = f"{label}, {s.name}" if streamed else label
-                axes.axhline(s.bleu, linestyle="--", color=f"C{i}", label=name)
-    axes.set(xlabel="LAAL (source units)", ylabel="BLEU")
-    axes.margins(x=0.18 if few else 0.05)  # room for the labels
-    axes.grid(alpha=0.3)
-    if few:
-        axes.legend()
-    else:
-        figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=150)
-
-
-def _is_offline(score: Score) -> bool:
-    """Whether all of the source is read first, with whatever slots."""
-    return score.name.partition("-")[0] == OFFLINE
 
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:

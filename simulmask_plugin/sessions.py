@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,12 +15,24 @@ from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_
 from simulmask_plugin.document import Document
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.policies import Policy
+from simulmask_plugin.policies import Policy, parameters_of
+from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.recompute_session import RecomputeSession
 from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 
 Session = StreamingSession | ChunkedSession
+
+PARTS = (
+    rf"(?P<policy>(?!(?:{'|'.join(LATENCIES)})(?:-|$))[a-z]\w*)(?:-(?P<number>\d+)(?=-|$))?",
+    rf"(?P<latency>{'|'.join((*LATENCIES, OFFLINE_LATENCY))})",
+    r"(?P<read_threshold>\d*\.?\d+(?:e-\d+)?)",
+    r"beam(?P<beam_width>\d+)",
+    r"(?P<recompute>recompute)",
+    r"slot(?P<slot_length>\d+)",
+)
+RUN_NAME = re.compile("".join(rf"(?:(?:^|(?<=.)-){part}(?=-|$))?" for part in PARTS))
+"""The parts of `Decision.name`, each of which may be missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,25 @@ class Decision:
         policy = self.policy if self.policy != MODEL_DRIVEN else None
         parts = (policy, self.k, self.n, self.latency, self.read_threshold, beam, recompute, slot)
         return "-".join(str(part) for part in parts if part is not None) or MODEL_DRIVEN
+
+    @classmethod
+    def from_name(cls, name: str) -> Decision:
+        """Return the decision that has this name.
+
+        Raises:
+            ValueError: if none has.
+        """
+        match = RUN_NAME.fullmatch(name)
+        if match is None or not name:
+            raise ValueError(f"{name!r} is no name of a run such as wait_k-3, low-0.3 or wait_k-3-slot8.")
+        found = {key: value for key, value in match.groupdict().items() if value is not None}
+        values: dict[str, Any] = {key: found[key] for key in ("policy", "latency") if key in found}
+        values |= {key: int(found[key]) for key in ("beam_width", "slot_length") if key in found}
+        if "number" in found:
+            values |= dict.fromkeys(parameters_of(found["policy"]), int(found["number"]))
+        if "read_threshold" in found:
+            values["read_threshold"] = float(found["read_threshold"])
+        return cls(**values, recompute="recompute" in found)
 
     def check(self, settings: ModelSettings) -> Policy | None:
         """Return the policy to stream with; None: the model decides.

@@ -1,0 +1,30 @@
+"""Decisions: a name can be read back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulmask_plugin.prompts import LATENCIES
+from simulmask_plugin.sessions import Decision
+
+counts = st.integers(1, 200)
+thresholds = st.none() | st.floats(0, 1) | st.sampled_from([0.0001, 0.5, 1e-5, 1])
+policies = st.one_of(
+    st.builds(dict, policy=st.just("wait_k"), k=st.none() | counts),
+    st.builds(dict, policy=st.just("read_n"), n=st.none() | counts),
+    st.builds(dict, policy=st.just("offline")),
+    st.builds(dict, latency=st.sampled_from(LATENCIES), read_threshold=thresholds),
+    st.builds(dict, policy=st.just("wait_k"), k=counts, latency=st.sampled_from(LATENCIES)),
+)
+
+
+@given(policies, st.none() | counts, st.booleans(), st.none() | counts)
+def test_a_name_gives_its_decision_back(keys, beam_width, recompute, slot_length):
+    decision = Decision(**keys, beam_width=beam_width, recompute=recompute, slot_length=slot_length)
+    assert Decision.from_name(decision.name) == decision
+
+
+@pytest.mark.parametrize("name", ["", "wait-k 3", "-3", "medium-x", "wait_k-3-slotx"])
+def test_what_is_no_name_of_a_run_is_refused(name):
+    with pytest.raises(ValueError, match=r"is no name of a run such as wait_k-3, low-0\.3 or wait_k-3-slot8"):
+        Decision.from_name(name)

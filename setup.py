@@ -73,7 +73,8 @@ setup(
     python_requires=">=3.11",
     packages=["simulmask_plugin"],
     # The plugin goes into an environment that has LLaMA-Factory, and must not change a version there, so no
-    # bound is higher than LLaMA-Factory's own. Not listed are LLaMA-Factory itself, which pip would complete
+    # bound is higher than LLaMA-Factory's own, but for transformers, of which older ones do not take our mask
+    # (docs/versions.md). Not listed are LLaMA-Factory itself, which pip would complete
     # with the torchvision and torchaudio that a CPU machine leaves out on purpose, and SimulEval, whose pins
     # cannot be met beside LLaMA-Factory.
     install_requires=[
@@ -82,12 +83,13 @@ setup(
         "jinja2",
         "matplotlib>=3.7.0",
         "omegaconf",
+        "packaging",
         "pandas",
         "pyyaml",
         "rich",
         "sacrebleu",
         "torch>=2.4.0",
-        "transformers>=4.55.0",
+        "transformers>=5.2.0",
     ],
     # word alignments for make_chunks.py; it is compiled at installation
     extras_require={"chunks": ["eflomal"]},

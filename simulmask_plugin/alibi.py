@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from simulmask_plugin.families import family_of
+from simulmask_plugin.versions import REMEDY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -121,7 +122,7 @@ def prepare(model: PreTrainedModel) -> None:
         except AttributeError as error:
             raise RuntimeError(
                 f"Expected {modeling.__name__}.{seam}, which transformers {transformers.__version__} lacks; "
-                f"without it {config.model_type} cannot take our mask. Install transformers 5.6.0."
+                f"without it {config.model_type} cannot take our mask. {REMEDY}"
             ) from error
         if stock not in _INSTALLED:
             replacement = wrap(stock)
@@ -208,16 +209,19 @@ def _mpt_attention(stock: Function) -> Function:
         position_bias: Tensor,
         past_key_values: transformers.Cache | None = None,
         attention_mask: Tensor | None = None,
+        *,
+        cache: transformers.Cache | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
+        cache = past_key_values if cache is None else cache  # its new name in transformers
         if attention_mask is None or attention_mask.dtype == torch.bool:
-            return stock(self, hidden_states, position_bias, past_key_values, attention_mask, **options)
+            return stock(self, hidden_states, position_bias, cache, attention_mask, **options)
         fused = self.Wqkv(hidden_states)
         if self.clip_qkv:
             fused = fused.clamp(min=-self.clip_qkv, max=self.clip_qkv)
         query, key, value = fused.unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         dropout = self.attn_dropout_p if self.training else 0.0
         context = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.softmax_scale

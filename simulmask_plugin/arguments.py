@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulmask_plugin.config import CHUNKED, FILE_NAME, SimulMaskConfig
-from simulmask_plugin.families import FLASH_ATTN, check_attention, check_length, check_positions, family_of
+from simulmask_plugin.families import (
+    FLASH_ATTN,
+    check_attention,
+    check_flash_attention_2,
+    check_length,
+    check_positions,
+    family_of,
+)
 from simulmask_plugin.losses import has_own_loss
 
 if TYPE_CHECKING:
@@ -104,7 +111,9 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
         if is_packed(data_args):
             key, remedy = "packing", "set packing: false and neat_packing: false"
         raise ValueError(f"{key} does not work with {family.name}, whose ALiBi is a bias in our mask; {remedy}.")
-    if attention != FLASH_ATTN["fa2"]:
+    if attention == FLASH_ATTN["fa2"]:
+        check_flash_attention_2()
+    else:
         check_attention(model_config, attention)
     check_length(model_config, data_args.cutoff_len)
     check_positions(model_config, config.positions)

@@ -10,18 +10,20 @@ import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.version import Version
 from rich.text import Text
 
 from simulmask_plugin import __version__
 from simulmask_plugin.startup import LlamaFactoryFinder
 from simulmask_plugin.terminal import console, table, verdict
+from simulmask_plugin.versions import HIGHEST, LOCKED, LOWEST, WITHOUT_FLASH_ATTENTION_2
 
 HOOK_FILE = "simulmask_plugin.pth"
 REINSTALL = "install the plugin again: pip install --no-deps --no-build-isolation -e ."
 
 REQUIRED = {
     "llamafactory": "make install, or uv pip install llamafactory==0.9.5 (README, Install)",
-    "transformers": "pip install transformers==5.6.0",
+    "transformers": f"pip install transformers=={LOCKED}",
     "torch": "make install, or pip install torch (https://pytorch.org)",
     "peft": "pip install peft==0.18.1",
     "datasets": "pip install datasets==4.0.0",
@@ -31,6 +33,7 @@ REQUIRED = {
 OPTIONAL = {
     "simuleval": "for `simulmask eval`: pip install --no-deps simuleval==1.1.4, since its pins cannot be met",
     "deepspeed": "for ZeRO: pip install deepspeed",
+    "bitsandbytes": "for quantization_bit (4-bit weights): pip install bitsandbytes",
 }
 
 
@@ -48,7 +51,7 @@ def run_env() -> int:
     for name, found in packages.items():
         needed = name in REQUIRED
         state = verdict(found is not None) if needed or found else "not installed"
-        rows.append((name, found or "", state, "" if found else (REQUIRED | OPTIONAL)[name]))
+        rows.append((name, found or "", state, note(name, found) if found else (REQUIRED | OPTIONAL)[name]))
     rows += [
         ("start-up hook, installed", "", verdict(installed), "" if installed else REINSTALL),
         ("start-up hook, active", "", verdict(active), "" if active else hook_problem()),
@@ -58,12 +61,26 @@ def run_env() -> int:
         ("CPU", f"{os.cpu_count()} cores, {platform.machine()}"),
         ("GPU", ", ".join(gpus) or "none"),
         ("attention: sdpa, eager", "take the mask, see `flash_attn` (sdpa, disabled)"),
-        ("attention: fa2", f"{_installed(is_flash_attn_2_available())}; for interleaved and turns, plain causal"),
+        ("attention: fa2", flash_attention_2(packages["transformers"], is_flash_attn_2_available())),
     ]
     out = console()
     out.print(table(("package", "version", "", "how to get it"), rows))
     out.print(table(("", ""), machine))
     return 0 if installed and active and all(packages[name] for name in REQUIRED) else 1
+
+
+def note(package: str, found: str) -> str:
+    """What to know of an installed version; empty if nothing."""
+    if package != "transformers" or Version(LOWEST) <= Version(found) <= Version(HIGHEST):
+        return ""
+    return f"not tested; tested are {LOWEST} to {HIGHEST}: pip install transformers=={LOCKED}"
+
+
+def flash_attention_2(transformers: str | None, is_available: bool) -> str:
+    """Whether `flash_attn: fa2` can be used."""
+    if transformers == WITHOUT_FLASH_ATTENTION_2:
+        return f"not with transformers {transformers}, whose FlashAttention 2 cannot start"
+    return f"{'installed' if is_available else 'not installed'}; for interleaved and turns, plain causal"
 
 
 def hook_is_installed() -> bool:
@@ -101,7 +118,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _installed(is_installed: bool) -> str:
-    return "installed" if is_installed else "not installed"

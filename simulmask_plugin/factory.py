@@ -1,6 +1,6 @@
 """Where the plugin meets LLaMA-Factory (0.9.5, unmodified); the only module that knows it.
 
-The start-up hook calls the four ``extend_*`` functions right after LLaMA-Factory has imported the module each is named
+The start-up hook calls the ``extend_*`` functions right after LLaMA-Factory has imported the module each is named
 for. Without a ``simulmask:`` block nothing below changes what LLaMA-Factory does.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def extend_parser(parser: ModuleType) -> None:
     """llamafactory.hparams.parser: accept the ``simulmask:`` block, and refuse to resume a run silently."""
-    stock = parser.FinetuningArguments
+    stock, is_env_enabled = parser.FinetuningArguments, _seam(parser, "is_env_enabled")
 
     @dataclass
     class SimulMaskFinetuningArguments(stock):  # type: ignore[valid-type, misc]
@@ -43,13 +43,16 @@ def extend_parser(parser: ModuleType) -> None:
             if isinstance(self.simulmask, str):
                 self.simulmask = json.loads(self.simulmask)
             if self.simulmask is not None:
+                _check_backend(is_env_enabled)
                 SimulMaskConfig.from_dict(cast("dict[str, Any]", self.simulmask))
                 if self.stage != "sft":
                     raise ValueError(f"The simulmask: block needs stage: sft, got stage: {self.stage}.")
 
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
-        entries = _seam(parser, name)
-        entries[:] = [SimulMaskFinetuningArguments if entry is stock else entry for entry in entries]
+        _seam(parser, name)
+    for entries in vars(parser).values():  # a backend may have a list of its own
+        if isinstance(entries, list):
+            entries[:] = [SimulMaskFinetuningArguments if entry is stock else entry for entry in entries]
 
     parse = _seam(parser, "_parse_train_args")
 
@@ -62,6 +65,26 @@ def extend_parser(parser: ModuleType) -> None:
         return parsed
 
     _replace(parser, "_parse_train_args", parse_and_check)
+
+
+def _check_backend(is_env_enabled: Callable[[str], bool]) -> None:
+    """Refuse the variables of the environment that send a training past `run_sft`, and so past our mask."""
+    for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
+        if is_env_enabled(name):
+            raise ValueError(f"{name}=1 does not work with the simulmask: block; unset it.")
+
+
+def extend_v1_parser(arg_parser: ModuleType) -> None:
+    """llamafactory.v1.config.arg_parser (USE_V1=1): its trainer is another one, and knows nothing of the block."""
+    stock = _seam(arg_parser, "HfArgumentParser")
+
+    class SimulMaskArgumentParser(stock):  # type: ignore[valid-type, misc]
+        def parse_dict(self, args: dict[str, Any], **options: Any) -> Any:
+            if args.get("simulmask") is not None:
+                raise ValueError("USE_V1=1 does not work with the simulmask: block; unset it.")
+            return super().parse_dict(args, **options)
+
+    _replace(arg_parser, "HfArgumentParser", SimulMaskArgumentParser)
 
 
 def extend_launcher(launcher: ModuleType) -> None:

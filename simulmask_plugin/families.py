@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
+
+from simulmask_plugin.versions import LOCKED, WITHOUT_FLASH_ATTENTION_2
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -130,6 +133,20 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
             f"scores, for {family.model_type}; expected {' or '.join(family.implementations)}. "
             f"Set `flash_attn: {family.flash_attn}` in a training YAML, "
             f"`attn_implementation: {family.attention}` in an evaluation YAML."
+        )
+
+
+def check_flash_attention_2() -> None:
+    """Refuse the version of transformers whose FlashAttention 2 cannot start.
+
+    Raises:
+        ValueError: on that version.
+    """
+    installed = version("transformers")
+    if installed == WITHOUT_FLASH_ATTENTION_2:
+        raise ValueError(
+            f"flash_attn: fa2 does not work with transformers {installed}, whose FlashAttention 2 "
+            f"cannot start; install another version (pip install transformers=={LOCKED}), or set flash_attn: sdpa."
         )
 
 

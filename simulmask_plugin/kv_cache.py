@@ -85,8 +85,12 @@ class GrowingLayer(CacheLayerMixin):
         """Entries in use."""
         return self.length
 
-    def get_max_cache_shape(self) -> int:
+    def get_max_length(self) -> int:
         """No maximum."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """The same, as transformers before 5.13 calls it."""
         return -1
 
 

@@ -25,6 +25,7 @@ EXTENSIONS = {
     "llamafactory.train.sft.workflow": "extend_workflow",
     "llamafactory.train.tuner": "extend_tuner",
     "llamafactory.launcher": "extend_launcher",
+    "llamafactory.v1.config.arg_parser": "extend_v1_parser",
 }
 """Modules of LLaMA-Factory, and the function of `simulmask_plugin.factory` that gets each once executed."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_cli import error, llama_factory, write_setup
 
+from simulmask_plugin import families
 from simulmask_plugin.arguments import attention_of
 from simulmask_plugin.cli import main
 from simulmask_plugin.families import FAMILIES, tiny_config
@@ -89,6 +90,18 @@ def test_a_model_that_does_not_suit_is_refused_before_its_weights_are_loaded(
 def test_packing_and_soft_capping_need_more_than_sdpa(training, capsys, tmp_path):
     overrides = [without_weights("gemma2", tmp_path), "packing=true", "flash_attn=sdpa"]
     assert "Attention 'sdpa' cannot" in error(capsys, "validate", training, *overrides)
+
+
+def test_flash_attention_2_that_cannot_start_is_refused(training, capsys, tmp_path, monkeypatch):
+    """By its version, before anything is loaded."""
+    overrides = [without_weights("llama", tmp_path), "simulmask={layout: interleaved}", "flash_attn=fa2"]
+    setup = load_training(str(training), overrides)
+    monkeypatch.setattr(families, "version", lambda package: "5.6.0")
+    message = "flash_attn: fa2 does not work with transformers 5.6.0, .* transformers==5.5.4.*set flash_attn: sdpa"
+    run_sft = import_module("llamafactory.train.sft.workflow").run_sft
+    with pytest.raises(ValueError, match=message) as refused:
+        run_sft(setup.model_args, setup.data_args, setup.training_args, setup.finetuning_args, None)
+    assert error(capsys, "validate", training, *overrides) == str(refused.value)
 
 
 @pytest.mark.parametrize(

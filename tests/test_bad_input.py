@@ -129,6 +129,25 @@ def test_what_cannot_work_with_the_block_is_refused_by_name(parse, name, overrid
         parse(**overrides)
 
 
+@pytest.mark.parametrize("name", ["USE_MCA", "USE_MEGATRON_BRIDGE"])
+def test_trainers_that_the_environment_chooses_are_refused_by_name(parse, monkeypatch, name):
+    """With MCA, LLaMA-Factory's own check of arguments is another one; its main has a second such trainer."""
+    parser = import_module("llamafactory.hparams.parser")
+    monkeypatch.setattr(parser, "_TRAIN_MCA_ARGS", parser._TRAIN_ARGS)  # as where its adapter is installed
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ValueError, match=f"{name}=1 does not work with the simulmask: block; unset it"):
+        parse()
+
+
+@pytest.mark.parametrize("extra_keys", ["0", "1"])
+def test_llama_factory_v1_is_refused_by_name(monkeypatch, extra_keys):
+    """Where it allows unknown keys it would train, and say nothing."""
+    monkeypatch.setenv("ALLOW_EXTRA_KEYS", extra_keys)
+    arg_parser = import_module("llamafactory.v1.config.arg_parser")
+    with pytest.raises(ValueError, match="USE_V1=1 does not work with the simulmask: block; unset it"):
+        arg_parser.get_args({"model": "none", "simulmask": WAIT_3})
+
+
 def test_packing_and_a_list_of_k_are_refused_together(parse):
     """Packed batches are made once; one k is packed, and batches of ours draw."""
     several = {"layout": "turns", "policy": "wait_k", "k": [1, 3]}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from driving import llama_factory, write_setup
 
-from simulmask_plugin import matrix
+from simulmask_plugin import environment, matrix
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, tiny_model
@@ -85,8 +85,26 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_env_lists_packages_and_hook(capsys):
     assert main(["env"]) == 0
     output = capsys.readouterr().out
-    for name in ("llamafactory", "transformers", "peft", "deepspeed", "simuleval", "start-up hook, active", "GPU"):
+    for name in (
+        "llamafactory",
+        "transformers",
+        "peft",
+        "deepspeed",
+        "simuleval",
+        "bitsandbytes",
+        "start-up hook, active",
+        "GPU",
+    ):
         assert name in output
+
+
+@pytest.mark.parametrize("version, is_tested", [("5.1.0", False), ("5.2.0", True), ("5.6.0", True), ("5.24.0", False)])
+def test_env_says_which_transformers_are_not_tested(capsys, monkeypatch, version, is_tested):
+    monkeypatch.setattr(environment, "_version", lambda package: version)
+    main(["env"])
+    output = " ".join(capsys.readouterr().out.split())
+    assert ("not tested; tested are 5.2.0 to 5.6.0" in output) != is_tested
+    assert ("not with transformers 5.6.0, whose FlashAttention 2" in output) == (version == "5.6.0")
 
 
 # validate

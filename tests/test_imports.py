@@ -16,6 +16,7 @@ STDLIB_ONLY = ["checks", "schedule", "policies", "units", "prompts", "config", "
 
 ORDER = [
     "startup",
+    "versions",
     "terminal",
     "yaml_files",
     "programs",

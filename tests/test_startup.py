@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 INSTALL = "from simulmask_plugin.startup import install; install()\n"
 FACTORY = """
 import sys, types
-names = ("extend_parser", "extend_workflow", "extend_tuner", "extend_launcher")
+names = ("extend_parser", "extend_workflow", "extend_tuner", "extend_launcher", "extend_v1_parser")
 sys.modules["simulmask_plugin.factory"] = factory = types.ModuleType("simulmask_plugin.factory")
 for name in names:
     setattr(factory, name, lambda module, name=name: print(name, module.__name__, module.EXECUTED))
@@ -21,6 +21,7 @@ MODULES = {
     "llamafactory.train.sft.workflow": "extend_workflow",
     "llamafactory.train.tuner": "extend_tuner",
     "llamafactory.launcher": "extend_launcher",
+    "llamafactory.v1.config.arg_parser": "extend_v1_parser",
 }
 
 

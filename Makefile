@@ -1,7 +1,9 @@
 # make install   the environment .venv, from the lock file          make demo          one small run from end to end (wait-k)
 # make test      linters, types and tests: all that CI runs         make demo-east     the same for EAST
 # make bench     the measurements in benchmarks/                    make demo-compare  every method, side by side
-# make lock      a new .ci/requirements.txt                         make clean         everything that these targets made
+# make lock      a new .ci/requirements.txt
+# make clean     removes .venv, builds and caches; what trainings and evaluations have made, in output/ and saves/, stays
+# make distclean removes the folders of the demos, too; what else is in output/ and saves/ is yours, and stays
 
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
@@ -15,7 +17,7 @@ endif
 # LLaMA-Factory looks for torchrun in PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install test lint demo demo-east demo-compare bench lock clean
+.PHONY: install test lint demo demo-east demo-compare bench lock clean distclean
 
 install: .venv/.installed
 
@@ -25,10 +27,14 @@ install: .venv/.installed
 # torch comes first and by pip, which finds the build that this machine is set up for. What follows is the whole lock,
 # so nothing is resolved any more; byte code is compiled because it saves 4-5 s at every start where Python writes none.
 .venv/.installed: setup.py pyproject.toml .ci/requirements.txt | .venv/bin/python
-	.venv/bin/python -m pip install --quiet --constraint .ci/requirements.txt uv $(TORCH)
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --compile-bytecode -r .ci/requirements.txt
+	@echo "make install, 1 of 3: $(TORCH), the largest download"
+	.venv/bin/python -m pip install --constraint .ci/requirements.txt uv $(TORCH)
+	@echo "make install, 2 of 3: the packages of .ci/requirements.txt"
+	.venv/bin/uv pip install --python .venv/bin/python --no-deps --compile-bytecode -r .ci/requirements.txt
+	@echo "make install, 3 of 3: the plugin itself, editable"
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	@touch $@
+	@echo "make install: done; .venv/bin/simulmask env says what is there"
 
 test: lint
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n $(WORKERS)
@@ -55,6 +61,12 @@ lock: | .venv/bin/python
 	.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
 		--overrides .ci/overrides.txt --output-file .ci/requirements.txt .ci/requirements.in
 
+DEMOS := output/demo output/demo_east output/demo_compare
+
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	@echo "output/ and saves/ are left as they were: results are in there."
+
+distclean: clean
+	rm -rf $(DEMOS)

@@ -1,9 +1,10 @@
 """Streams one long document through a tiny random model: memory and time per sentence must not grow.
 
     python benchmarks/document.py                      # 2,000 sentences, with and without context
-    python benchmarks/document.py --sentences 200
+    python benchmarks/document.py --sentences 200 --png document.png
 
-Draws docs/images/document.png and prints the medians of the first and of the last tenth.
+Draws the picture of docs/benchmarks.md, into output/ unless told otherwise, and prints the medians of the first and of
+the last tenth.
 """
 
 import argparse
@@ -87,6 +88,7 @@ def draw(path: Path, curves: dict[str, list[tuple[float, int, float]]]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
     axes.set(xlabel="sentence of the document")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", type=int, default=2000, help="default: %(default)s")
-    parser.add_argument("--png", type=Path, default=Path("docs/images/document.png"), help="default: %(default)s")
+    parser.add_argument("--png", type=Path, default=Path("output/document.png"), help="default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(1)
     curves = {name: measure(options.sentences, context) for name, context in CONTEXTS.items()}

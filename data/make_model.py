@@ -1,6 +1,6 @@
 r"""Writes a small random model and its tokenizer, a folder that LLaMA-Factory takes as model_name_or_path.
 
-    python data/make_model.py --text output/toy/train.jsonl --output output/toy_falcon
+    python data/make_model.py --text output/big_toy/pairs/train.jsonl --output output/big_toy/model
     python data/make_model.py --text train.de train.en --output output/llama_5m --family llama \
         --vocab-size 6000 --layers 4 --hidden 256 --heads 8
 

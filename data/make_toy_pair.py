@@ -14,8 +14,8 @@ translation of a word depends on often stands later in the source. With English 
 
 A model that translates after one word has to guess all of these; wait-9 seldom has to.
 
-    python data/make_toy_pair.py                                    # the committed sample, data/toy
-    python data/make_toy_pair.py --output output/toy --train 20000 --valid 500 --test 500
+    python data/make_toy_pair.py    # the committed sample, data/toy
+    python data/make_toy_pair.py --output output/big_toy/pairs --train 100000 --valid 500 --test 500
 
 Written are train.jsonl, valid.jsonl, test.jsonl (no source sentence twice) and test.source, test.target for
 SimulEval. The test set depends on the seed and its own size alone. With --chunks each split is also written as chunk

@@ -112,10 +112,21 @@ def count_table(num_read: int, dropped: Counter[str], written: dict[str, int]) -
     return "\n".join(f"{name:<{width}} {count:>9,}" for name, count in rows.items())
 
 
+def add_valid(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that hold pairs out."""
+    parser.add_argument("--valid", type=int, default=0, help="hold out this many pairs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of --valid (default: %(default)s)")
+
+
 def write_datasets(
-    options: argparse.Namespace, datasets: dict[str, list[dict[str, Any]]]
+    options: argparse.Namespace, datasets: dict[str, list[dict[str, Any]]], *, held_out: str
 ) -> tuple[dict[str, int], str]:
     """Writes each dataset (name -> rows, one or more, all with the same columns) and its entry in dataset_info.json.
+
+    Args:
+        options: what `corpus_parser` parsed, and `dataset_info`.
+        datasets: by name.
+        held_out: name of the dataset, if it is there, that is not for training.
 
     Returns:
         the number of rows by file, and what to write into the training YAML.
@@ -129,9 +140,12 @@ def write_datasets(
     for name, rows in datasets.items():
         corpora.write_rows(files[name], rows)
     corpora.write_lines(dataset_info, [entries])
+    keys = {"dataset_dir": dataset_info.parent, "dataset": ",".join(name for name in datasets if name != held_out)}
+    if held_out in datasets:
+        keys |= {"eval_dataset": held_out, "eval_strategy": "epoch  # or steps, and eval_steps"}
     return (
         {str(files[name]): len(rows) for name, rows in datasets.items()},
-        f"For the training YAML: dataset_dir: {dataset_info.parent}, dataset: {','.join(datasets)}",
+        "\n".join(["For the training YAML:", *(f"  {key}: {value}" for key, value in keys.items())]),
     )
 
 

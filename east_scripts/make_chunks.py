@@ -2,7 +2,8 @@ r"""Turns parallel text into chunk pairs of several latency levels, for the inte
 
 Words are aligned by eflomal (pip install eflomal) or by any aligner that writes links i-j, and a sentence is cut where
 no link crosses; a level then merges the smallest chunks up to a number of source words. Written are
-OUTPUT/NAME.jsonl, one row per sentence and level, and its entry in a dataset_info.json::
+OUTPUT/NAME.jsonl, one row per sentence and level (with --valid also OUTPUT/NAME_valid.jsonl, sentences that are held
+out with all their levels), and their entries in a dataset_info.json::
 
     python east_scripts/make_chunks.py --source train.de --target train.en --name multi30k_chunks \
         --source-lang German --target-lang English
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from corpus_options import TOY, clean_corpus, corpus_parser, count_table, read_corpus, run, write_datasets
+from corpus_options import TOY, add_valid, clean_corpus, corpus_parser, count_table, read_corpus, run, write_datasets
 
 from simulmask_plugin.chunks import (
     DEFAULT_LEVELS,
@@ -34,7 +35,7 @@ from simulmask_plugin.chunks import (
     parse_links,
     statistics_table,
 )
-from simulmask_plugin.corpora import Pair, read_lines
+from simulmask_plugin.corpora import Pair, read_lines, split_off
 from simulmask_plugin.units import split_units
 
 MAX_UNITS = 200
@@ -61,6 +62,7 @@ def main() -> None:
         type=Path,
         help="links i-j of every pair that is read, one line each, instead of eflomal's",
     )
+    add_valid(parser)
     run(parser, make_chunks)
 
 
@@ -84,15 +86,18 @@ def make_chunks(options: argparse.Namespace) -> str:
         places = [pair.where for pair in read_corpus(options, default=default)]
         all_links = read_links(options.alignments, places, kept, units)
 
-    rows = []
-    for pair, links in zip(kept, all_links, strict=True):
-        if links:
-            rows += chunker.rows(pair.source, pair.target, links)
-        else:
-            dropped[NO_LINKS] += 1
-    if not rows:
+    linked = [(pair, links) for pair, links in zip(kept, all_links, strict=True) if links]
+    dropped[NO_LINKS] = len(kept) - len(linked)
+    if not linked:
         raise ValueError(f"None of the {len(kept)} pairs has a link; the aligner found nothing, or got other text.")
-    written, for_the_yaml = write_datasets(options, {options.name: rows})
+    held_out = f"{options.name}_valid"
+    parts = zip((options.name, held_out), split_off(linked, num_valid=options.valid, seed=options.seed), strict=True)
+    datasets = {
+        name: [row for pair, links in part for row in chunker.rows(pair.source, pair.target, links)]
+        for name, part in parts
+        if part
+    }
+    written, for_the_yaml = write_datasets(options, datasets, held_out=held_out)
     return f"{count_table(num_read, dropped, written)}\n\n{statistics_table(chunker.statistics)}\n\n{for_the_yaml}"
 
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from corpus_options import TOY, clean_corpus, cleaning_of, corpus_parser, count_table, run, write_datasets
+from corpus_options import TOY, add_valid, clean_corpus, cleaning_of, corpus_parser, count_table, run, write_datasets
 
 from simulmask_plugin import corpora
 from simulmask_plugin.simt_corpora import Example, Faults, clean_examples, read_offline, read_simt
@@ -39,8 +39,7 @@ def main() -> None:
     parser.add_argument("--dataset-info", type=Path, help="default: dataset_info.json in the output folder")
     parser.add_argument("--source-lang", help="written as a column of every row, for prompts that name it")
     parser.add_argument("--target-lang", help="the same for the target")
-    parser.add_argument("--valid", type=int, default=0, help="hold out this many pairs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of --valid (default: %(default)s)")
+    add_valid(parser)
     run(parser, lambda options: prepare_east(options) if options.format == EAST else prepare(options))
 
 
@@ -58,7 +57,7 @@ def prepare(options: argparse.Namespace) -> str:
         f"{name}_{split}": [{"source": pair.source, "target": pair.target, **languages} for pair in pairs]
         for split, pairs in splits.items()
     }
-    written, for_the_yaml = write_datasets(options, datasets)
+    written, for_the_yaml = write_datasets(options, datasets, held_out=f"{name}_valid")
     return f"{count_table(num_read, dropped, written)}\n{for_the_yaml}"
 
 
@@ -80,7 +79,7 @@ def prepare_east(options: argparse.Namespace) -> str:
         accounts.append(account)
     name = options.name or EAST
     datasets = {f"{name}_{part}": [example.row for example in examples] for part, examples in parts.items()}
-    written, for_the_yaml = write_datasets(options, datasets)
+    written, for_the_yaml = write_datasets(options, datasets, held_out=f"{name}_valid")
     return "\n".join([*accounts, *(f"written: {file} {count:,}" for file, count in written.items()), for_the_yaml])
 
 

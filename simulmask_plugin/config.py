@@ -368,15 +368,18 @@ class ModelSettings:
             )
         name = policy or ("wait_k" if k is not None else "read_n" if n is not None else config.policy)
         if name != config.policy or k is not None or n is not None:
-            config = replace(config, policy=name, k=k, n=n)
+            try:
+                config = replace(config, policy=name, k=k, n=n)
+            except ValueError as error:  # which speaks of the block, where these do not stand
+                raise ValueError(str(error).removeprefix("simulmask.")) from error
         policies = config.policies()
         if len(policies) != 1:
             why = "whose schedule is a column of the training data"
             if isinstance(config.k, tuple):
                 why = f"trained with k drawn from {', '.join(map(str, config.k))}"
             raise ValueError(
-                f"Policy {config.policy}, {why}, does not say how to stream; choose a policy and its k or n "
-                "(--policy, --k, --read-n)."
+                f"Policy {config.policy}, {why}, does not say how to stream; choose a policy and its k or n: "
+                "{policy: wait_k, k: 3} in an evaluation YAML, --policy wait_k --k 3 on a command line."
             )
         return policies[0]
 

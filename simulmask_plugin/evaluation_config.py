@@ -130,11 +130,14 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     """
     settings.check_overrides(config.simulmask)
     names = []
-    for policy in config.policies:
+    for number, policy in enumerate(config.policies, 1):
         if policy.get("policy") is None and policy.get("latency") is None:
             raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
-        decision = Decision.from_dict(policy)
-        decision.check(settings)
+        try:
+            decision = Decision.from_dict(policy)
+            decision.check(settings)
+        except ValueError as error:
+            raise ValueError(f"policies, entry {number}: {error}") from error
         names.append(decision.name)
     if len(set(names)) < len(names):
         raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")

@@ -143,8 +143,8 @@ def check_dtype(base: Stored, merged: Stored) -> Check:
     return Check(
         "dtype",
         False,
-        f"the merge changed {_name(base.dtype)} to {_name(merged.dtype)} (LLaMA-Factory's default); "
-        f"set infer_dtype: {_name(base.dtype)} in the merge YAML and merge again",
+        f"the merge changed {_name(base.dtype)} to {_name(merged.dtype)}, by infer_dtype of the merge YAML or, where "
+        f"that says none, by LLaMA-Factory's default; set infer_dtype: {_name(base.dtype)} and merge again",
     )
 
 

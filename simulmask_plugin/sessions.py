@@ -69,7 +69,7 @@ class Decision:
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
-                raise ValueError(f"policies: unknown key {key!r}; each entry may have {', '.join(known)}.")
+                raise ValueError(f"unknown key {key!r}; a policy may have {', '.join(known)}.")
         return cls(**values)
 
     @property

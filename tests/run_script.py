@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,3 +31,10 @@ def run_script(script, *arguments, cwd, status=0, path=""):
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
+
+
+def advice(printed):
+    """The keys that a script advises for the training YAML, as YAML reads them."""
+    _, found, keys = printed.partition("For the training YAML:\n")
+    assert found, printed
+    return yaml.safe_load(keys)

@@ -347,7 +347,7 @@ DECISIONS = {
     "unknown key": (
         WAIT_3,
         {"beams": 4},
-        r"policies: unknown key 'beams'; each entry may have policy, k, n, latency, ",
+        r"^unknown key 'beams'; a policy may have policy, k, n, latency, ",
     ),
     "latency of prefix": (
         WAIT_3,

@@ -46,8 +46,15 @@ EVALUATIONS = {
     "no policies": ({"policies": []}, r"eval\.yaml: the key policies is missing or empty"),
     "policies that are no list": ({"policies": {"policy": "offline"}}, r"policies must be a list such as"),
     "policy without a name": ({"policies": [{"k": 3}]}, r"policies: each entry needs a policy"),
-    "unknown policy": ({"policies": [{"policy": "wait"}]}, r"simulmask\.policy: unknown value 'wait'"),
-    "k of zero": ({"policies": [{"policy": "wait_k", "k": 0}]}, r"simulmask\.k must be an integer of at least 1"),
+    "unknown policy": ({"policies": [{"policy": "wait"}]}, r"^policies, entry 1: policy: unknown value 'wait'"),
+    "policy of training": (
+        {"policies": [{"policy": "schedule"}]},
+        r"entry 1: .*\{policy: wait_k, k: 3\} in an evaluation",
+    ),
+    "k of zero": (
+        {"policies": [{"policy": "wait_k", "k": 0}]},
+        r"^policies, entry 1: k must be an integer of at least 1",
+    ),
     "latency unit": ({"latency_unit": "token"}, r"latency_unit must be word or char, got 'token'"),
     "contradiction": (
         {"simulmask": {"positions": "contiguous"}},

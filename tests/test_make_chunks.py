@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from run_script import ROOT, run_script
+from run_script import ROOT, advice, run_script
 
 from simulmask_plugin.corpora import read_lines
 
@@ -39,6 +39,16 @@ def corpus(tmp_path):
 FILES = ("--source", "a.de", "--target", "a.en", "--alignments", "a.links")
 
 
+def test_held_out_sentences_are_held_out_with_all_their_levels(corpus):
+    printed = run(*FILES, *LANGUAGES, "--latencies", "low=1,high=4", "--name", "a", "--valid", 1, cwd=corpus)
+    assert (advice(printed)["dataset"], advice(printed)["eval_dataset"]) == ("a", "a_valid")
+    train, valid = (
+        ["".join(row["source_chunks"]) for row in rows_of(corpus / f"out/a{end}.jsonl")] for end in ("", "_valid")
+    )
+    assert len(train) == len(valid) == 2
+    assert {*train, *valid} == {"Er hat\u00a0heute  Brot gekauft .", "Ja"}
+
+
 def test_chunks_of_given_links(corpus):
     printed = run(*FILES, *LANGUAGES, "--latencies", "low=1,high=4", "--name", "a", cwd=corpus)
     assert rows_of(corpus / "out/a.jsonl")[:2] == [
@@ -57,6 +67,7 @@ def test_chunks_of_given_links(corpus):
             "target_chunks": ["He has bought bread today ."],
         },
     ]
+    assert advice(printed) == {"dataset_dir": "out", "dataset": "a"}
     lines = [line.split() for line in printed.splitlines()]
     assert ["dropped:", "empty", "side", "1"] in lines
     assert ["dropped:", "nothing", "aligned", "1"] in lines

@@ -88,7 +88,8 @@ def test_cast_to_bfloat16_is_named_with_its_remedy(tmp_path, capsys):
     assert code == 1
     assert set(failed) == {"dtype", "logits"}
     assert "changed float32 to bfloat16" in failed["dtype"]
-    assert "infer_dtype: float32" in failed["dtype"]
+    assert "by infer_dtype of the merge YAML or, where that says none, by LLaMA-Factory's default" in failed["dtype"]
+    assert "set infer_dtype: float32" in failed["dtype"]
 
 
 @pytest.mark.parametrize("merged_dtype", [torch.bfloat16, torch.float32])

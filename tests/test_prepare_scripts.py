@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run_script import ROOT, run_script
+from run_script import ROOT, advice, run_script
 
 from simulmask_plugin.corpora import read_lines, read_pairs
 
@@ -21,7 +21,9 @@ def run(script, *arguments, **options):
 
 
 def test_scripts_prepare_the_toy_pair_by_default(tmp_path):
-    assert "read" in run("prepare_train_data.py", cwd=tmp_path)
+    printed = run("prepare_train_data.py", cwd=tmp_path)
+    assert "read" in printed
+    assert advice(printed) == {"dataset_dir": "output/data", "dataset": "toy_train"}
     assert "written" in run("prepare_mt_test_data.py", cwd=tmp_path)
     out = tmp_path / "output" / "data"
     assert without_place(read_pairs(out / "toy_train.jsonl")) == without_place(
@@ -56,6 +58,12 @@ def test_train_script_reads_a_yaml_and_keeps_other_datasets(tmp_path):
     rows = [
         json.loads(line) for name in ("train", "valid") for line in read_lines(tmp_path / f"out/numbers_{name}.jsonl")
     ]
+    assert advice(printed) == {
+        "dataset_dir": ".",
+        "dataset": "numbers_train",
+        "eval_dataset": "numbers_valid",
+        "eval_strategy": "epoch",
+    }
     assert sorted(rows, key=str) == [
         {"source": "drei", "target": "three", "source_lang": "German", "target_lang": "English"},
         {"source": "eins zwei", "target": "one two", "source_lang": "German", "target_lang": "English"},

@@ -142,6 +142,20 @@ def test_commands_of_a_page_write_what_its_yamls_ask_for(prepare, page):
     assert {name: missing(name) for name in names} == dict.fromkeys(names, set())
 
 
+def test_what_is_made_by_hand_is_made_beside_the_folders_of_the_demo():
+    """Which writes into no folder that holds anything else, and whose folders the toy recipes name."""
+    own = {
+        Path(keys["dataset_dir"]).parent for name, keys in CONFIGS.items() if name.startswith("toy") and "stage" in keys
+    }
+    files = [*ROOT.glob("*.md"), *(file for end in ("*.md", "*.py") for file in ROOT.glob(f"*/{end}"))]
+    texts = [joined(file.read_text(encoding="utf-8")) for file in files if file.parent.name != "tests"]
+    made = [made for text in texts for made in re.findall(r"make_(?:toy_pair|model)\.py .*--output (\S+)", text)]
+    assert own == {Path("output/toy"), Path("output/toy_east")}
+    assert made
+    for folder in map(Path, made):
+        assert not own & {folder, *folder.parents}, folder
+
+
 def test_pages_cover_what_headers_do_not():
     covered = {name for page in PAGES for name in configs_of(page)}
     assert {name for name in NEEDING_DATA if name.startswith("multi30k")} <= covered

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_script import run_script
+from run_script import advice, run_script
 
 from simulmask_plugin.corpora import Cleaning, read_lines
 from simulmask_plugin.simt_corpora import clean_examples, read_offline, read_simt, space_chunks
@@ -135,7 +135,8 @@ def test_script_writes_chunks_and_sentences_with_their_entries(tmp_path):
 def test_held_out_sentences_leave_with_all_their_levels(tmp_path):
     rows = [simt([f"Hund {n}"], ["dog"], latency=latency) for n in range(5) for latency in ("low", "high")]
     write(tmp_path / "simt.json", rows)
-    run("--pairs", "simt.json", "--valid", 2, "--output", ".", cwd=tmp_path)
+    printed = run("--pairs", "simt.json", "--valid", 2, "--output", ".", cwd=tmp_path)
+    assert (advice(printed)["dataset"], advice(printed)["eval_dataset"]) == ("east_train", "east_valid")
     train, valid = (rows_of(tmp_path / f"east_{split}.jsonl") for split in ("train", "valid"))
     assert (len(train), len(valid)) == (6, 4)
     sources = [{row["source_chunks"][0] for row in split} for split in (train, valid)]

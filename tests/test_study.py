@@ -116,7 +116,7 @@ BAD = {
     "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),
     "policy that the model cannot": (
         {"systems": {"a": {"model": "plain", "policies": [{"latency": "low"}]}}},
-        r"systems\.a: latency has no meaning for a model of layout: prefix",
+        r"systems\.a: policies, entry 1: latency has no meaning for a model of layout: prefix",
     ),
     "models that are a list": ({"models": [PLAIN]}, r"study\.yaml: models must be a mapping of keys to values"),
     "training that is a text": ({"training": "fast"}, r"study\.yaml: training must be a mapping"),

@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from simulmask_plugin.atomic import replacing
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked_session import ChunkedSession
@@ -89,7 +90,8 @@ def draw(path: Path, curves: dict[str, list[tuple[float, int, float]]]) -> None:
         axes.legend(loc="lower right")
     axes.set(xlabel="sentence of the document")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def main() -> None:

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from simulmask_plugin import corpora
+from simulmask_plugin.checks import check_name
 from simulmask_plugin.dataset_info import Dataset, dataset_info_with
+from simulmask_plugin.yaml_files import read_yaml
+
+INTERRUPTED = 130
+"""Exit code of a script that Ctrl-C has ended, as shells have it."""
 
 TOY = Path(__file__).resolve().parents[1] / "data" / "toy"
 
@@ -53,9 +56,14 @@ def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace],
         options = _parse(parser, sys.argv[1:])
         if options.limit is not None and options.limit < 1:
             raise ValueError(f"--limit must be at least 1, got {options.limit}.")
+        if options.name is not None:
+            check_name("--name", options.name)
         print(prepare(options))
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; nothing was written.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def read_corpus(options: argparse.Namespace, *, default: Path) -> Iterator[corpora.Pair]:
@@ -159,17 +167,10 @@ def _yaml_arguments(parser: argparse.ArgumentParser, config: Path) -> list[str]:
     """Returns the YAML as command line options, so that both are checked by the same parser."""
     if not config.is_file():
         raise FileNotFoundError(f"No such file: {config}; the one positional argument is a YAML with the options.")
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config}: expected YAML, got: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{config}: expected a mapping of options, got {type(content).__name__}.")
-
     known = vars(parser.parse_args([]))
     del known["config"]
     arguments = []
-    for key, value in content.items():
+    for key, value in read_yaml(config, []).items():
         if key not in known:
             raise ValueError(f"{config}: unknown key {key!r}; expected one of {', '.join(known)}.")
         option = f"--{key.replace('_', '-')}"
@@ -177,6 +178,6 @@ def _yaml_arguments(parser: argparse.ArgumentParser, config: Path) -> list[str]:
             if not isinstance(value, bool):
                 raise ValueError(f"{config}: {key} must be true or false, got {value!r}.")
             arguments += [option] * value
-        else:
+        elif value is not None:  # an empty key is its default
             arguments.append(f"{option}={value}")
     return arguments

@@ -14,6 +14,7 @@ import numpy as np
 
 from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.texts import is_blank
 from simulmask_plugin.units import join_units, split_units
 
 NOT_READ_END = -101
@@ -129,7 +130,7 @@ def join_chunks(
     source, target, schedule = [], [], []
     for number, (left, right) in enumerate(zip(source_chunks, target_chunks, strict=True), start=1):
         read, written = split_units(left, source_units), split_units(right, target_units)
-        if not read or not written:
+        if is_blank(left) or is_blank(right):
             raise ValueError(f"Chunk {number} is empty: source {left!r}, target {right!r}.")
         source += read
         target += written

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from simulmask_plugin.atomic import write_text
 from simulmask_plugin.comparison import Comparison, Run, Training, write_comparison
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.evaluation import evaluate
@@ -194,7 +195,7 @@ def _write_config(values: Mapping[str, Any], config: Path, *, is_needed: bool) -
     """
     if not is_needed:
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return
     before = yaml.safe_load(config.read_text(encoding="utf-8"))
     changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))

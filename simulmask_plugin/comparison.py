@@ -13,6 +13,7 @@ from jinja2 import Environment
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
+from simulmask_plugin.atomic import write_text
 from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
@@ -171,7 +172,7 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
     """Write compare.tsv, compare.png and compare.html, which holds both; return their paths."""
     tsv, png, html = (output / f"compare.{ending}" for ending in ("tsv", "png", "html"))
     table = make_table(comparison)
-    table.to_csv(tsv, sep="\t", index=False, float_format="%.4f")
+    write_text(tsv, table.to_csv(sep="\t", index=False, float_format="%.4f"))
     curves: dict[str, list[Score]] = {}
     for run in comparison.runs:
         curves.setdefault(run.system, []).append(run.score)
@@ -189,5 +190,5 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
         evaluation=comparison.evaluation,
         versions=comparison.versions,
     )
-    html.write_text(text, encoding="utf-8")
+    write_text(html, text)
     return tsv, png, html

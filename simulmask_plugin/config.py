@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin import __version__
-from simulmask_plugin.checks import check_integer, check_number
+from simulmask_plugin.atomic import write_text
+from simulmask_plugin.checks import MOST_TOKENS, MOST_UNITS, check_integer, check_number
 from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, make_policy, parameters_of
 from simulmask_plugin.prompts import (
     INTERLEAVED_INSTRUCTION,
@@ -116,8 +117,8 @@ class SimulMaskConfig:
         )
         if self.read_threshold is not None:
             check_threshold("simulmask.read_threshold", self.read_threshold)
-        check_integer("simulmask.group_offset", self.group_offset, least=0)
-        check_integer("simulmask.slot_length", self.slot_length, least=1, unit="tokens")
+        check_integer("simulmask.group_offset", self.group_offset, least=0, most=MOST_TOKENS)
+        check_integer("simulmask.slot_length", self.slot_length, least=1, most=MOST_TOKENS, unit="tokens")
         for key in ("instruction", "header", "next_header", "source_lang", "target_lang"):
             if not isinstance(getattr(self, key), str):
                 raise ValueError(f"simulmask.{key} must be a text, got {getattr(self, key)!r}.")
@@ -183,7 +184,7 @@ class SimulMaskConfig:
                 raise ValueError(f"simulmask.{key} is set, but policy {self.policy} does not use it; remove it.")
             for one in value if isinstance(value, tuple) else (value,):
                 if one is not None:
-                    check_integer(f"simulmask.{key}", one, least=1, unit="source units")
+                    check_integer(f"simulmask.{key}", one, least=1, most=MOST_UNITS, unit="source units")
         if self.k == ():
             raise ValueError("simulmask.k is an empty list; expected at least one k.")
 
@@ -311,6 +312,7 @@ def parse_k(value: Any) -> Any:
             return int(first)
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ValueError(f'k must be an integer, a list, or a range such as "1-9", got {value!r}.')
+        check_integer("The end of the range k", int(last), least=1, most=MOST_UNITS, unit="source units")
         return tuple(range(int(first), int(last) + 1))
     return tuple(value) if isinstance(value, list | tuple) else value
 
@@ -330,7 +332,7 @@ class ModelSettings:
             "prompt": asdict(self.prompt),
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        Path(directory, FILE_NAME).write_text(text, encoding="utf-8")
+        write_text(Path(directory, FILE_NAME), text)
 
     @classmethod
     def load(cls, directory: str | Path) -> ModelSettings:

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
+from simulmask_plugin.atomic import write_text
+from simulmask_plugin.checks import check_number
+from simulmask_plugin.json_files import parse_json
+from simulmask_plugin.texts import existing, is_blank, numbered_lines
 from simulmask_plugin.units import CHARACTER, WORD, split_units
 
 UNITS = (WORD, CHARACTER)
@@ -30,8 +34,8 @@ _TALK_HEADER = re.compile(
     r"</?(?:doc|url|keywords|speaker|talkid|title|description|transcript|reviewer|translator)[\s>]"
 )
 
-# JSON can spell half a character (\ud83d), which no UTF-8 file can hold.
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# JSON can spell half a character (\ud83d), which no UTF-8 file can hold, and NUL, which no text does.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 Item = TypeVar("Item")
@@ -39,7 +43,7 @@ Item = TypeVar("Item")
 
 def is_text(value: object) -> bool:
     """Whether a value of a JSON file is text that can be written again."""
-    return isinstance(value, str) and not _LONE_SURROGATE.search(value)
+    return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
 class Pair(NamedTuple):
@@ -68,7 +72,7 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
         return _align(source, target, *texts)
     if source.name.startswith("train.tags."):
         return _align(source, target, _talk_lines(source), _talk_lines(target))
-    return _align(source, target, _numbered_lines(source), _numbered_lines(target))
+    return _align(source, target, numbered_lines(source), numbered_lines(target))
 
 
 def read_pairs(path: Path, *, source_key: str | None = None, target_key: str | None = None) -> Iterator[Pair]:
@@ -85,7 +89,7 @@ def read_tsv(path: Path, *, source_column: str = "1", target_column: str = "2") 
 
     A column is a number, counted from 1, or a name; with a name, the first line is the header.
     """
-    lines = _numbered_lines(path)
+    lines = numbered_lines(path)
     columns = [source_column, target_column]
     header = None
     if not all(column.isdecimal() for column in columns):
@@ -110,18 +114,16 @@ def read_json(path: Path, *, source_key: str = "source", target_key: str = "targ
 
 def read_json_rows(path: Path) -> Iterator[tuple[object, str]]:
     """Yields (value, where) of a JSON file: the items of an array if it opens with "[", else one value a line."""
-    lines = _numbered_lines(path)
-    for line, where in lines:
-        if where == f"{path}:1" and line.lstrip().startswith("["):
+    lines = numbered_lines(path)
+    for number, (line, where) in enumerate(lines, 1):
+        if number == 1 and line.lstrip().startswith("["):
             text = "\n".join([line, *(rest for rest, _ in lines)])
-            yield from ((row, f"{path}, item {number}") for number, row in enumerate(_parse(text, path), 1))
+            yield from ((row, f"{path}, item {item}") for item, row in enumerate(parse_json(text, str(path)), 1))
             return
         try:
-            yield json.loads(line), where
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: expected one JSON object a line, got {line[:60]!r} ({error.msg} at column {error.colno})."
-            ) from error
+            yield parse_json(line, str(path), line=number), where
+        except ValueError as error:
+            raise ValueError(f"{error} Expected one JSON object a line, got {line[:60]!r}.") from error
 
 
 def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
@@ -153,7 +155,7 @@ def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yields the lines of a UTF-8 file. Only a line feed ends one: U+2028 would break an alignment."""
-    return (line for line, _ in _numbered_lines(path))
+    return (line for line, _ in numbered_lines(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +191,13 @@ class Cleaning:
                 raise ValueError(f"Unknown unit {unit!r}; expected one of {', '.join(UNITS)}.")
         if self.max_units is not None and self.max_units < 1:
             raise ValueError(f"max_units must be at least 1, got {self.max_units}.")
-        if self.max_ratio is not None and self.max_ratio < 1:
-            raise ValueError(f"max_ratio must be at least 1 (longer side / shorter side), got {self.max_ratio}.")
+        if self.max_ratio is not None:
+            check_number(
+                "max_ratio",
+                self.max_ratio,
+                expected="be at least 1 (longer side / shorter side)",
+                holds=lambda ratio: ratio >= 1,
+            )
 
     def normalize(self, text: str) -> str:
         """Returns the text with the white space that it keeps."""
@@ -200,7 +207,7 @@ class Cleaning:
         """Returns one of `DROP_REASONS`, None for a pair worth keeping; ``seen``: those kept before."""
         lengths = len(split_units(source, self.source_unit)), len(split_units(target, self.target_unit))
         shorter, longer = sorted(lengths)
-        if shorter == 0:
+        if is_blank(source) or is_blank(target):
             return "empty side"
         if self.max_units is not None and longer > self.max_units:
             return "too long"
@@ -253,8 +260,7 @@ def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes one text a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made as a whole before the file is opened: an error on the way leaves no half of a file behind.
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_jsonl(path: Path, pairs: Iterable[Pair]) -> None:
@@ -265,27 +271,6 @@ def write_jsonl(path: Path, pairs: Iterable[Pair]) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object a line."""
     write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields (line, "file:number")."""
-    with _existing(path).open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{where}: expected UTF-8, got byte 0x{line[error.start]:02x} at byte {error.start + 1} "
-                    "of the line; convert the file, for instance with iconv."
-                ) from error
-            yield text.rstrip("\r\n"), where
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
-    return path
 
 
 def _align(
@@ -309,13 +294,13 @@ def _align(
 
 
 def _talk_lines(path: Path) -> Iterator[tuple[str, str]]:
-    return (row for row in _numbered_lines(path) if not _TALK_HEADER.match(row[0]))
+    return (row for row in numbered_lines(path) if not _TALK_HEADER.match(row[0]))
 
 
 def _xml_segments(path: Path) -> list[tuple[str, str]]:
     """Returns (name of the segment, text)."""
     try:
-        root = ElementTree.parse(_existing(path)).getroot()
+        root = ElementTree.parse(existing(path)).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(
             f"{path}:{error.position[0]}: expected well-formed XML, got: {error}; a bare & is written &amp;."
@@ -341,18 +326,11 @@ def _check_same_segments(
 def _column_index(column: str, header: list[str] | None, path: Path) -> int:
     if column.isdecimal() and int(column) > 0:
         return int(column) - 1
-    if header is None or column not in header:
+    if header is None or header.count(column) != 1:
         raise ValueError(
-            f"{path}:1: expected a column {column!r} (a name, or a number from 1), got the header {header}."
+            f"{path}:1: expected one column {column!r} (a name, or a number from 1), got the header {header}."
         )
     return header.index(column)
-
-
-def _parse(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: expected JSON, got: {error.msg} at column {error.colno}.") from error
 
 
 def _json_text(row: dict, key: str, where: str) -> str:

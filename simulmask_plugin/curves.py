@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from simulmask_plugin.atomic import replacing
 from simulmask_plugin.config import MODEL_DRIVEN
 from simulmask_plugin.drawing import text_style
 from simulmask_plugin.prompts import OFFLINE_LATENCY
@@ -139,7 +140,9 @@ def _heading(title: str, systems: Mapping[str, Sequence[Score]]) -> str:
 
 def draw_curve(path: Path, systems: Mapping[str, Sequence[Score]], title: str = "") -> None:
     """Draw the curves into a file, see `curve_figure`."""
-    curve_figure(systems, title).savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.15)
+    figure = curve_figure(systems, title)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 
 def _color(place: int) -> str:

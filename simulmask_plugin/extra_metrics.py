@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.atomic import write_text
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import placeholders
 
@@ -71,14 +72,14 @@ def run_metrics(
     files = {name: directory / f"{name}.txt" for name in FILES[:3]} | {"instances": directory / "instances.log"}
     if metrics:
         for name, key in zip(FILES, ("source", "prediction", "reference"), strict=False):
-            files[name].write_text("".join(f"{one[key].strip()}\n" for one in instances), encoding="utf-8")
+            write_text(files[name], "".join(f"{one[key].strip()}\n" for one in instances))
     store = directory / "extra_metrics.json"
     known = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
     for name, value in metrics.items():
         metric = ExtraMetric.from_value(name, value)
         if known.get(name, {}).get("metric") != asdict(metric):
             known[name] = {"metric": asdict(metric), "score": _run(name, metric, files)}
-            store.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+            write_text(store, json.dumps(known, indent=2) + "\n")
     return {name: known[name]["score"] for name in metrics}
 
 

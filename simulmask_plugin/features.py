@@ -19,6 +19,7 @@ from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import num_positions
+from simulmask_plugin.texts import is_blank
 from simulmask_plugin.units import Tokenizer, UnitTokenizer, split_units
 
 
@@ -85,8 +86,8 @@ class ExampleEncoder:
         before, header, next_header = self.frame(row.source_lang, row.target_lang, row.latency)
         source = self.source_units(row.source, first=True)
         target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
-        for side, units, text in (("source", source, row.source), ("target", target, row.target)):
-            if not units:
+        for side, text in (("source", row.source), ("target", row.target)):
+            if is_blank(text):
                 raise ValueError(f"The {side} is empty ({text!r}); remove the row or give it a text.")
         parts = [before, *source, header, *target, [self.tokenizer.eos_token_id]]
         return Example(

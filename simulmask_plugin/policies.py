@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from simulmask_plugin.checks import check_integer
+from simulmask_plugin.checks import MOST_UNITS, check_integer
 from simulmask_plugin.schedule import Action, ReadSchedule
 
 Policy = Callable[[int], float]
@@ -64,7 +64,7 @@ def make_policy(name: str, **parameters: int) -> Policy:
             f"got ({', '.join(sorted(parameters)) or 'none'})."
         )
     for key, value in parameters.items():
-        check_integer(f"{name}: {key}", value, least=1, unit="source units")
+        check_integer(f"{name}: {key}", value, least=1, most=MOST_UNITS, unit="source units")
     return partial(POLICIES[name], **parameters)
 
 

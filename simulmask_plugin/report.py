@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from simulmask_plugin.atomic import write_text
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.evaluation_config import EvaluationConfig
 from simulmask_plugin.languages import is_japanese
@@ -85,4 +86,4 @@ def write_report(
         "## Signatures and versions",
         "\n".join(f"- {key}: `{value}`" for key, value in signatures.items()),
     ]
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(section for section in sections if section) + "\n")

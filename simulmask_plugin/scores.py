@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -15,8 +14,11 @@ import pandas
 from sacrebleu.metrics import BLEU, CHRF
 
 from simulmask_plugin import __version__
+from simulmask_plugin.atomic import write_text
 from simulmask_plugin.evaluation_config import EvaluationConfig
 from simulmask_plugin.extra_metrics import run_metrics
+from simulmask_plugin.json_files import parse_json
+from simulmask_plugin.texts import numbered_lines
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "llamafactory", "sacrebleu", "simuleval")
 """Whose versions are named; SimulEval needs no LLaMA-Factory, which may be installed elsewhere."""
@@ -107,7 +109,7 @@ def _version(package: str) -> str:
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
     """Write scores.tsv."""
     rows = [{k: v for k, v in asdict(score).items() if k != "extra"} | dict(score.extra) for score in scores]
-    pandas.DataFrame(rows).to_csv(path, sep="\t", index=False, float_format="%.4f", na_rep="nan")
+    write_text(path, pandas.DataFrame(rows).to_csv(sep="\t", index=False, float_format="%.4f", na_rep="nan"))
 
 
 def read_scores(folder: str | Path) -> list[Score]:
@@ -127,6 +129,10 @@ def read_scores(folder: str | Path) -> list[Score]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a log of one JSON object a line."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Read a log of one JSON object a line.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: naming the line that is no JSON.
+    """
+    return [parse_json(line, str(path), line=number) for number, (line, _) in enumerate(numbered_lines(path), 1)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
-from simulmask_plugin.checks import check_integer
+from simulmask_plugin.checks import MOST_AT_ONCE, MOST_UNITS, check_integer
 from simulmask_plugin.chunked_session import ChunkedSession
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
 from simulmask_plugin.document import Document
@@ -119,7 +119,7 @@ class Decision:
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
         if self.beam_width is not None:
-            check_integer("beam_width", self.beam_width, least=1)
+            check_integer("beam_width", self.beam_width, least=1, most=MOST_AT_ONCE)
         self._check_recompute(settings)
         settings = self.streamed_with(settings)
         if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
@@ -161,7 +161,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
     Raises:
         ValueError: naming what is no number, lacks its partner, or what the model's layout cannot do.
     """
-    check_integer("context_sentences", context_sentences, least=0)
+    check_integer("context_sentences", context_sentences, least=0, most=MOST_UNITS)
     if units is None:
         if context_sentences:
             raise ValueError(
@@ -169,7 +169,7 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
                 "set document_units, or remove context_sentences."
             )
         return None
-    check_integer("document_units", units, least=1)
+    check_integer("document_units", units, least=1, most=MOST_UNITS)
     if settings.config.layout not in CHUNKED:
         raise ValueError(
             f"document_units needs a model of layout: {' or '.join(CHUNKED)}, but this one was trained with layout: "

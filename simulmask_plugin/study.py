@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.checks import check_integer
+from simulmask_plugin.checks import MOST_AT_ONCE, check_integer, check_name
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
@@ -19,8 +18,6 @@ from simulmask_plugin.yaml_files import check_keys, read_yaml
 KINDS = ("train", "export")
 SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
 """Of an evaluation: runs over other sentences cannot be compared."""
-NAME = re.compile(r"\w[\w.+-]*(?: [\w.+-]+)*")
-"""Of models and systems, which are folders, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +100,10 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
             raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
     for key in ("jobs", "threads"):
         if key in values:
-            check_integer(f"{path}: {key}", values[key], least=1)
+            check_integer(f"{path}: {key}", values[key], least=1, most=MOST_AT_ONCE)
     for key in ("models", "systems"):
         for name in values[key]:
-            if not NAME.fullmatch(str(name)):
-                raise ValueError(f"{path}: {key}.{name}: a name is made of letters, digits and single spaces.")
+            check_name(f"{path}: {key}.{name}", str(name))
     folders: dict[Path, str] = {}
     for name in values["models"]:
         folder = model_folder(Path(values["output"]), name, 1)

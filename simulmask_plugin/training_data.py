@@ -12,6 +12,8 @@ from typing import Any
 
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, features_of, longest_layout, row_of
+from simulmask_plugin.json_files import parse_json
+from simulmask_plugin.texts import is_blank, read_text
 
 FORMATTING = "simulmask"
 COLUMNS = (
@@ -40,14 +42,14 @@ def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, d
 
 
 def _check_json(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    lines = [text] if text.lstrip().startswith("[") else text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            json.loads(line)
-        except json.JSONDecodeError as error:
-            if line.strip():
-                raise ValueError(f"{path}, line {max(number, error.lineno)}: not JSON ({error.msg}).") from error
+    """Find what the library of the data sets names without its place; an empty line is none of it."""
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        parse_json(text, str(path))
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            parse_json(line, str(path), line=number)
 
 
 def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
@@ -91,7 +93,7 @@ def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str
                 f"{where}: {key} must be a list of texts, got {values[key]!r}; take JSON or Parquet, CSV has no lists."
             )
         text = "".join(values[key] or []) if key != side else values[key]
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or is_blank(text):
             raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
     return {f"_{key}": value for key, value in values.items()} | {
         "_schedule": parse_schedule(values["schedule"], where),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.arguments import check_model
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import check_positions, family_of
 from simulmask_plugin.features import Row, whole_schedule
+from simulmask_plugin.json_files import read_json
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.sessions import Decision
@@ -60,8 +59,8 @@ def check_deepspeed(value: Any) -> None:
     if not isinstance(value, str):
         return
     try:
-        json.loads(Path(value).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        read_json(value)
+    except (OSError, ValueError) as error:
         raise ValueError(f"deepspeed: {value} cannot be read: {error}") from error
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from simulmask_plugin.texts import read_text
 
 
 def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     """Read a YAML file; an override such as ``simulmask.k=5`` replaces one key, however deep.
 
     Raises:
-        ValueError: if there is no such file, or it is no mapping of keys to values.
+        ValueError: if there is no such file, it is no mapping of keys to values, or a value is one that nothing can be
+            made of: a number that is not finite, NUL, or ``${...}``, which LLaMA-Factory leaves as it is.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if not Path(path).is_file():
@@ -22,15 +28,37 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"Overrides have the form key=value, got {override!r}.")
+    where = str(path)
     try:
-        content = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(content):
-        raise ValueError(f"{path}: expected a mapping of keys to values.")
-    values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
+        content = OmegaConf.load(io.StringIO(read_text(path)))
+        where = " ".join(overrides) or where
+        if not OmegaConf.is_dict(content):
+            raise ValueError(f"{path}: expected a mapping of keys to values.")
+        values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{where} is no valid YAML: brackets within brackets without end.") from error
     assert isinstance(values, dict)
+    for key, fault in _faults(values):
+        raise ValueError(f"{path}: {key}: {fault}.")
     return {str(key): value for key, value in values.items()}
+
+
+def _faults(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the key and the fault of every value that nothing can be made of."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _faults(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value, 1):
+            yield from _faults(inner, f"{key}, entry {number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"expected a number, got {value}"
+    elif isinstance(value, str) and "\0" in value:
+        yield key, f"expected a text, got NUL in {value!r}"
+    elif isinstance(value, str) and "${" in value:
+        yield key, f"nothing fills in {value!r}; write what it stands for"
 
 
 def check_keys(values: Mapping[str, Any], *, known: Iterable[str], needed: Iterable[str], where: str) -> None:

@@ -320,7 +320,7 @@ def test_file_that_is_not_json_is_named_with_its_line(tmp_path, name):
     data = SimpleNamespace(dataset_dir=str(tmp_path), streaming=False, max_samples=None)
     data.preprocessing_num_workers = None
     model = SimpleNamespace(cache_dir=str(tmp_path / "cache"), hf_hub_token=None)
-    with pytest.raises(ValueError, match=rf"{name}, line 2: not JSON \(Expecting value\)"):
+    with pytest.raises(ValueError, match=rf"{name}:2: expected JSON, got: Expecting value at column 27\."):
         training_data.load_dataset(loader._load_single_dataset, attribute, model, data, SimpleNamespace())
 
 

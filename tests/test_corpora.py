@@ -26,7 +26,7 @@ from simulmask_plugin.corpora import (
 
 ROOT = Path(__file__).resolve().parents[1]
 
-any_text = st.text(st.characters(codec="utf-8"), max_size=20)
+any_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 clean_text = any_text.map(lambda text: " ".join(text.split())).filter(bool)
 clean_pairs = st.lists(st.tuples(clean_text, clean_text), min_size=1, max_size=8)
 
@@ -221,9 +221,12 @@ def test_undecodable_line_is_named(tmp_path):
     [
         (
             '{"source": "a", "target": "b"}\n{"source": \n',
-            r"a\.jsonl:2: expected one JSON object a line, got '{\"so",
+            r"a\.jsonl:2: expected JSON, got: .* Expected one JSON object a line, got '{\"so",
         ),
-        ('{"source": "a", "target": "b"}\n\n', r"a\.jsonl:2: expected one JSON object a line, got ''"),
+        (
+            '{"source": "a", "target": "b"}\n\n',
+            r"a\.jsonl:2: expected JSON, .* one JSON object a line, got ''",
+        ),
         ('[{"source": "a",\n "target": }]', r"a\.jsonl:2: expected JSON, got: Expecting value at column 12"),
         ('["a"]', r"a\.jsonl, item 1: expected an object with the keys of a pair, got str"),
         (
@@ -235,6 +238,8 @@ def test_undecodable_line_is_named(tmp_path):
             '{"source": "a", "target": "\\ud83d"}',
             r"a\.jsonl:1: expected text under the key 'target', got '\\ud83d'",
         ),
+        ('{"source": "a", "target": "b\\u0000"}', r"a\.jsonl:1: expected text under the key 'target', got 'b\\x00'"),
+        ('{"source": "a", "target": "b", "target": "c"}', r"a\.jsonl:1: the key 'target' stands there twice"),
     ],
 )
 def test_malformed_json_is_named(tmp_path, content, message):
@@ -249,13 +254,15 @@ def test_malformed_json_is_named(tmp_path, content, message):
         (("1", "3"), r"a\.tsv:1: expected 3 or more tab-separated columns, got 2"),
         (
             ("de", "fr"),
-            r"a\.tsv:1: expected a column 'fr' \(a name, or a number from 1\), got the header \['de', 'en'",
+            r"a\.tsv:1: expected one column 'fr' \(a name, or a number from 1\), got the header \['de', 'en'",
         ),
-        (("0", "1"), r"a\.tsv:1: expected a column '0'"),
+        (("0", "1"), r"a\.tsv:1: expected one column '0'"),
+        (("en", "de"), r"a\.tsv:1: expected one column 'en' .*, got the header \['de', 'en', 'en'\]"),
     ],
 )
 def test_missing_column_is_named(tmp_path, columns, message):
-    path = write(tmp_path / "a.tsv", "de\ten\nJa\tYes\n")
+    header = "de\ten\ten" if columns == ("en", "de") else "de\ten"
+    path = write(tmp_path / "a.tsv", f"{header}\nJa\tYes\n")
     with pytest.raises(ValueError, match=message):
         list(read_pairs(path, source_key=columns[0], target_key=columns[1]))
 

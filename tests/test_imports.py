@@ -11,16 +11,27 @@ import simulmask_plugin
 
 PACKAGE = Path(simulmask_plugin.__file__).parent
 
-STDLIB_ONLY = ["checks", "schedule", "policies", "units", "prompts", "config", "chunks"]
+STDLIB_ONLY = [
+    "atomic",
+    "texts",
+    "json_files",
+    "checks",
+    "schedule",
+    "policies",
+    "units",
+    "prompts",
+    "config",
+    "chunks",
+]
 """Import nothing but the standard library and each other, so that a wrong YAML is refused without delay."""
 
 ORDER = [
     "startup",
     "versions",
     "terminal",
-    "yaml_files",
     "programs",
     *STDLIB_ONLY,
+    "yaml_files",
     "chat_prompt",
     "languages",
     "corpora",

@@ -105,7 +105,7 @@ def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
     [
         ("sorce: a.de\n", r"unknown key 'sorce'; expected one of source, target, pairs"),
         ("overwrite: 1\n", "overwrite must be true or false, got 1"),
-        ("- a\n", "expected a mapping of options, got list"),
+        ("- a\n", "a.yaml: expected a mapping of keys to values"),
         ("source: a.de\n", "Expected --source and --target, or --pairs, or"),
         ("limit: 0\n", "--limit must be at least 1, got 0"),
         ("pairs: a.yaml\n", r"expected a name that ends in .tsv"),

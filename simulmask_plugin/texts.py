@@ -1,0 +1,106 @@
+"""Text files of people: UTF-8, line by line, and what in them is no text."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+INVISIBLE = ("Cc", "Cf")
+"""Unicode's categories of controls and of format characters such as U+200B, which nobody sees."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character: it is empty, white space, zero-width space and the like."""
+    return all(character.isspace() or unicodedata.category(character) in INVISIBLE for character in text)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (line, "file:number") of a UTF-8 file. Only a line feed ends a line: U+2028 would break an alignment.
+
+    A byte order mark at the beginning is left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not UTF-8, or holds NUL.
+    """
+    with existing(path).open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            yield decode(line, where).removeprefix(BOM if number == 1 else "").rstrip("\r\n"), where
+
+
+def existing(path: Path) -> Path:
+    """Return the path of a file.
+
+    Raises:
+        FileNotFoundError: if there is none, saying where it was looked for.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
+    return path
+
+
+def read_text(path: str | Path) -> str:
+    """Return a UTF-8 file as it is.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if a line is not UTF-8, or holds NUL.
+    """
+    with Path(path).open("rb") as lines:
+        return "".join(decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1))
+
+
+def decode(line: bytes, where: str) -> str:
+    """Return a line as text.
+
+    Raises:
+        ValueError: naming the first byte that is not UTF-8, or NUL, which no text holds.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}: expected UTF-8, got byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line; "
+            "convert the file, for instance with iconv."
+        ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{where}: expected text, got NUL at character {text.index(chr(0)) + 1} of the line; the file is damaged, "
+            "or UTF-16: convert it with iconv."
+        )
+    return text
+
+
+def check_sentences(path: Path, *, what: str) -> int:
+    """Return the number of sentences of a file that is read as it stands, one a line.
+
+    Args:
+        path: of the file.
+        what: its role, for the message.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: naming the first line that is empty or no UTF-8, a byte order mark, or a carriage return inside a
+            line, where Python's text files would end it.
+    """
+    number = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{what}: {path}:{number}"
+            text = decode(line, where)
+            if number == 1 and text.startswith(BOM):
+                raise ValueError(
+                    f"{where}: a byte order mark, which would be part of the first word; save the file as UTF-8 "
+                    "without one (prepare_mt_test_data.py leaves it out)."
+                )
+            if is_blank(text):
+                raise ValueError(
+                    f"{where}: the line is empty, got {text!r}; remove it here and in the file beside it "
+                    "(prepare_mt_test_data.py drops such pairs)."
+                )
+            if "\r" in text.removesuffix("\n").removesuffix("\r"):
+                raise ValueError(f"{where}: a carriage return inside the line would cut it in two; remove it.")
+    return number

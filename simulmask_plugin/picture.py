@@ -168,7 +168,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def label_text(tokenizer: Tokenizer, label: int) -> str:
-    """What the row before a label has to predict: a token, nothing, or any token but the end of read."""
+    """What the row before a label predicts: a token, nothing, or any token but the end of read."""
     if label == IGNORE_INDEX:
         return ""
     return f"not {READ_END}" if label == NOT_READ_END else visible(token_text(tokenizer, label))
@@ -218,9 +218,10 @@ def region_text(picture: Picture, row: int) -> str:
 
 
 def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
-    """A table with a line per token."""
+    """A table with a line per token, which as a row of the mask predicts what stands in the last column."""
     rows = []
-    for i, (token, label) in enumerate(zip(picture.tokens, picture.labels, strict=True)):
+    predicted = [*picture.labels[1:], IGNORE_INDEX]
+    for i, (token, label) in enumerate(zip(picture.tokens, predicted, strict=True)):
         rows.append(
             (
                 str(i),
@@ -234,7 +235,7 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
                 label_text(tokenizer, label),
             )
         )
-    return table(("", "token", "id", "", "region", "source_unit", "num_read", "position", "label"), rows)
+    return table(("", "token", "id", "", "region", "source_unit", "num_read", "position", "predicts"), rows)
 
 
 def shorten_prompt(picture: Picture) -> tuple[Picture, int]:

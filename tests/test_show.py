@@ -200,7 +200,18 @@ def test_table_names_the_regions_without_colour(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["0", "a", "0", "L1", *"slot 1 (3 of 3 positions)".split(), "0", "all", "0"] in lines
     assert ["8", "d", "3", "L2", *"slot 2 (1 of 3 positions)".split(), "3", "all", "7"] in lines
-    assert ["4", "p", "5", "T", "target,", "look-ahead", "4", "2", "4", "p"] in lines
+    assert ["4", "p", "5", "T", "target,", "look-ahead", "4", "2", "4", "q"] in lines
+
+
+def test_table_says_of_every_row_what_it_predicts(capsys):
+    """Both rows of a look-ahead pair predict what follows it; labels, which are shifted, stay in the JSON."""
+    assert main(["show", *WAIT_1]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line and line[-1] == "predicts")
+    rows = [line for line in lines[start + 1 :] if line and line[0].isdigit()]
+    assert [line[1] for line in rows] == ["a", "b", "->", "x", "x", "y", "z", "</s>"]
+    assert [line[-1] for line in rows[2:7]] == ["x", "y", "y", "z", "</s>"]
+    assert [len(line) for line in rows] == [8, 8, 9, 10, 9, 9, 9, 8], "prompt, source and the end predict nothing"
 
 
 def test_plain_causal_rows_see_all_and_the_legend_has_no_hidden_cell(capsys):

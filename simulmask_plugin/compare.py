@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -19,7 +20,7 @@ import torch
 import yaml
 
 from simulmask_plugin.atomic import write_text
-from simulmask_plugin.comparison import Comparison, Run, Training, write_comparison
+from simulmask_plugin.comparison import Comparison, Run, Training
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.evaluation import evaluate
 from simulmask_plugin.evaluation_config import resolve
@@ -27,8 +28,13 @@ from simulmask_plugin.programs import run_program
 from simulmask_plugin.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.study import Stage, Study, load_study, model_folder
+from simulmask_plugin.study_report import write_comparison
+from simulmask_plugin.texts import numbered_lines
 
-SHARED = ("source", "target", "limit", "device", "dtype", "max_target_tokens")
+SHARED = (
+    *("source", "target", "limit", "source_lang", "target_lang", "latency_unit", "bleu_tokenize"),
+    *("device", "dtype", "max_target_tokens"),
+)
 """Of the evaluations, for the report."""
 TRAINING_STATE = "trainer_state.json"
 
@@ -83,15 +89,17 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
     }
     resolved = resolve(first, settings[study.systems[order[0]].model])
     return Comparison(
-        study=path,
+        title=study.title or Path(path).stem,
+        date=date.today().isoformat(),
         runs=sorted(runs, key=lambda run: order.index(run.system)),
         trainings=trainings,
         plain=study.plain,
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
         blocks={name: asdict(of_model.config) for name, of_model in settings.items()},
-        evaluation={key: getattr(first, key) for key in SHARED},
+        evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
+        sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],
     )
 
 

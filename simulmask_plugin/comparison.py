@@ -1,31 +1,21 @@
-"""The table, the figure and the report in which the systems of a study stand side by side."""
+"""What a study has found: its runs, side by side in one table."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas
-from jinja2 import Environment
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from simulmask_plugin.atomic import write_text
-from simulmask_plugin.curves import draw_curve
+from simulmask_plugin.measures import MEASURES
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 
-COLUMNS = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "laal": "LAAL",
-    "al": "AL",
-    "calls_per_token": "calls / token",
-    "gflops_per_sentence": "GFLOPs / sentence",
-}
+COLUMNS = ("bleu", "chrf", "laal", "al", "calls_per_token", "gflops_per_sentence")
+"""The measures of a run that stand in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,8 @@ class Comparison:
     """Everything that the table, the figure and the report are made of.
 
     Attributes:
-        study: path of the study.
+        title: of the study.
+        date: of the report.
         runs: in the order of the table.
         trainings: by model.
         plain: the model that stands for plain fine-tuning.
@@ -78,9 +69,11 @@ class Comparison:
         blocks: the simulmask: block of every model.
         evaluation: the keys of an evaluation YAML that all systems share.
         versions: signatures and versions, by name.
+        sources: the sentences that every run has translated.
     """
 
-    study: str
+    title: str
+    date: str
     runs: Sequence[Run]
     trainings: Mapping[str, Training]
     plain: str
@@ -89,6 +82,7 @@ class Comparison:
     blocks: Mapping[str, Mapping[str, Any]]
     evaluation: Mapping[str, Any]
     versions: Mapping[str, str]
+    sources: Sequence[str]
 
 
 def p_values(comparison: Comparison) -> list[float | None]:
@@ -126,7 +120,7 @@ def make_table(comparison: Comparison) -> pandas.DataFrame:
             {
                 "system": run.system,
                 "policy": run.score.name,
-                **{title: getattr(run.score, key) for key, title in COLUMNS.items()},
+                **{MEASURES[key].title: getattr(run.score, key) for key in COLUMNS},
                 "p (BLEU)": p,
                 "epochs": training.epochs,
                 "M tokens": training.tokens / 1e6,
@@ -136,59 +130,3 @@ def make_table(comparison: Comparison) -> pandas.DataFrame:
             }
         )
     return pandas.DataFrame(rows)
-
-
-REPORT = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{{ study }}</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-  table { border-collapse: collapse }
-  th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-  th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
-  img { max-width: 100% }
-</style>
-<h1>{{ study }}</h1>
-<p>{{ sentences }} sentences. Latency in source units. p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.
-Time and tokens of training: one epoch as a multiple of one of {{ plain }}; an epoch is a pass over all rows, of prefix
-pairs over all pairs, and of chunks over every latency of a sentence. No time: the training was interrupted.</p>
-{{ table | safe }}
-<p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
-<h2>Models</h2>
-{% for name, block in blocks.items() %}
-<h3>{{ name }}</h3>
-<ul>{% for key, value in block.items() %}<li>{{ key }}: <code>{{ value }}</code></li>{% endfor %}</ul>
-{% endfor %}
-<h2>Evaluation</h2>
-<ul>{% for key, value in evaluation.items() %}<li>{{ key }}: <code>{{ value }}</code></li>{% endfor %}</ul>
-<h2>Signatures and versions</h2>
-<ul>{% for name, value in versions.items() %}<li>{{ name }}: <code>{{ value }}</code></li>{% endfor %}</ul>
-</html>
-"""
-
-
-def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, Path]:
-    """Write compare.tsv, compare.png and compare.html, which holds both; return their paths."""
-    tsv, png, html = (output / f"compare.{ending}" for ending in ("tsv", "png", "html"))
-    table = make_table(comparison)
-    write_text(tsv, table.to_csv(sep="\t", index=False, float_format="%.4f"))
-    curves: dict[str, list[Score]] = {}
-    for run in comparison.runs:
-        curves.setdefault(run.system, []).append(run.score)
-    draw_curve(png, curves, comparison.study)
-    system, name = comparison.reference
-    template = Environment(autoescape=True, trim_blocks=True).from_string(REPORT)
-    text = template.render(
-        study=comparison.study,
-        sentences=comparison.runs[0].score.sentences,
-        reference=f"{system}, {name}" if name else f"{system} with the same policy",
-        plain=comparison.plain,
-        table=table.to_html(index=False, border=0, float_format="{:.2f}".format, na_rep=""),
-        figure=base64.b64encode(png.read_bytes()).decode(),
-        blocks=comparison.blocks,
-        evaluation=comparison.evaluation,
-        versions=comparison.versions,
-    )
-    write_text(html, text)
-    return tsv, png, html

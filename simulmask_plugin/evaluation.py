@@ -74,7 +74,7 @@ def evaluate(
         scores = list(pool.map(run, range(len(names))))
     write_scores(output / "scores.tsv", scores)
     draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
-    write_report(output / "report.md", resolved, settings, scores, signatures(resolved))
+    write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
     return scores
 
 

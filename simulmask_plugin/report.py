@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from simulmask_plugin.atomic import write_text
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.config import DEFAULTS, ModelSettings
 from simulmask_plugin.evaluation_config import EvaluationConfig
 from simulmask_plugin.languages import is_japanese
+from simulmask_plugin.measures import MEASURES, number_text
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
+from simulmask_plugin.units import CHARACTER
+from simulmask_plugin.yaml_files import yaml_text
 
-COLUMNS = {
-    "name": "policy",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "al": "AL",
-    "laal": "LAAL",
-    "ap": "AP",
-    "dal": "DAL",
-    "seconds_per_sentence": "s / sentence",
-    "calls_per_token": "calls / token",
-    "gflops_per_sentence": "GFLOPs / sentence",
-    "truncated": "cut off",
-}
+EXTRA_DIGITS = 4
+"""Of the scores of other programs, some of which lie in 0..1."""
+
+NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
+"""Values of an evaluation's keys that say nothing, besides None."""
 
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
@@ -43,47 +41,91 @@ def tokenizer_note(config: EvaluationConfig) -> str:
     return "BLEU counts characters (sacrebleu's tokenizer char); for words, ja-mecab: `pip install 'sacrebleu[ja]'`."
 
 
-def markdown_table(scores: Sequence[Score]) -> str:
+def settings_that_matter(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that differ from their defaults, as one would write them into a YAML."""
+    return {key: yaml_text(value) for key, value in values.items() if value != defaults.get(key)}
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; a column whose title ends in a colon has its texts on the right."""
+    titles = [title.removesuffix(":") for title in columns]
+    sides = ["---:" if title.endswith(":") else "---" for title in columns]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (titles, sides, *rows))
+
+
+def score_table(scores: Sequence[Score]) -> str:
     """Return the scores as a Markdown table."""
     extra = list(scores[0].extra)
-    names = [*COLUMNS.values(), *extra]
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for score in scores:
-        values = [*(getattr(score, c) for c in COLUMNS), *(score.extra[name] for name in extra)]
-        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in values]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    columns = ["policy", *(f"{measure.title}:" for measure in MEASURES.values()), *(f"{name}:" for name in extra)]
+    rows = (
+        [
+            score.name,
+            *(number_text(getattr(score, key), measure.digits) for key, measure in MEASURES.items()),
+            *(number_text(score.extra[name], EXTRA_DIGITS) for name in extra),
+        ]
+        for score in scores
+    )
+    return markdown_table(columns, rows)
+
+
+def code(text: str) -> str:
+    """The text as it is, in a cell of a Markdown table."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " * bool(longest)
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
+def _settings_table(settings: Mapping[str, str]) -> str:
+    return markdown_table(["key", "value"], ([key, code(value)] for key, value in settings.items()))
 
 
 def write_report(
     path: Path,
+    name: str,
     config: EvaluationConfig,
     settings: ModelSettings,
     scores: Sequence[Score],
     signatures: Mapping[str, str],
 ) -> None:
-    """Write report.md: the table, the curve, and every setting and version behind them.
+    """Write report.md: the table with its units, the curve, and every setting and version behind them.
 
     Args:
         path: of the file.
+        name: of the evaluation.
         config: the evaluation, resolved: what was really used stands in the report, whoever decided on it.
         settings: of the model.
         scores: the table.
         signatures: of the scores, and versions.
     """
-    trained = asdict(settings.config) | asdict(settings.prompt)
     sections = [
-        f"# {config.model}",
-        f"{scores[0].sentences} sentences of `{config.source}`.",
-        markdown_table(scores),
+        f"# {name}",
+        f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
+        f"to {config.target_lang}, streamed by SimulEval under {len(scores)} policies. Reference: `{config.target}`. "
+        f"Report of {date.today().isoformat()}.",
+        "## Scores",
+        score_table(scores),
         slot_length_note(config, settings),
         tokenizer_note(config),
+        _meanings(config, settings),
         "![BLEU against LAAL](curve.png)",
-        "## How the model was trained (simulmask.json)",
-        "\n".join(f"- {key}: `{value!r}`" for key, value in trained.items()),
-        "## How it was evaluated",
-        "\n".join(f"- {key}: `{value!r}`" for key, value in asdict(config).items()),
         "## Signatures and versions",
-        "\n".join(f"- {key}: `{value}`" for key, value in signatures.items()),
+        _settings_table(signatures),
+        "## How it was evaluated",
+        _settings_table(settings_that_matter(asdict(config) | {"policies": _names(config)}, NOTHING)),
+        "## How the model was trained",
+        "From its simulmask.json; a key of the block that is not listed has its default.",
+        _settings_table(settings_that_matter(asdict(settings.config) | asdict(settings.prompt), DEFAULTS)),
     ]
     write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _names(config: EvaluationConfig) -> str:
+    return ", ".join(Decision.from_dict(policy).name for policy in config.policies)
+
+
+def _meanings(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """The units of the columns."""
+    source = "characters" if settings.config.source_units == CHARACTER else "words"
+    target = {"word": "words", "char": "characters"}[str(config.latency_unit)]
+    unit = f"source {source} (the target is counted in {target})"
+    return "\n".join(f"- {m.title}: {m.meaning.format(unit=unit)}" for m in MEASURES.values())

@@ -66,6 +66,8 @@ class Study:
     """Name of the model whose training stands for plain fine-tuning: time and tokens are given as multiples of its."""
     reference: str
     """SYSTEM: BLEU is tested against its run with the same policy; or SYSTEM/RUN: all against this one."""
+    title: str = ""
+    """Of the figure and the report; default: the name of the YAML."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Overrides for the first stage of every model, e.g. model_name_or_path and dataset_dir."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -95,8 +97,8 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
     for key in ("models", "systems", "training", "evaluation"):
         if not isinstance(values.get(key, {}), dict):
             raise ValueError(f"{path}: {key} must be a mapping of keys to values, got {values[key]!r}.")
-    for key in ("output", "plain", "reference"):
-        if not isinstance(values[key], str):
+    for key in ("output", "plain", "reference", "title"):
+        if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
     for key in ("jobs", "threads"):
         if key in values:

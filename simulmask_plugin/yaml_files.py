@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -74,3 +75,10 @@ def check_keys(values: Mapping[str, Any], *, known: Iterable[str], needed: Itera
     for key in needed:
         if not values.get(key):
             raise ValueError(f"{where}: the key {key} is missing or empty.")
+
+
+def yaml_text(value: Any) -> str:
+    """A value as one would write it into a YAML, on one line."""
+    if isinstance(value, str) and value and value == value.strip() and value.isprintable():
+        return value
+    return json.dumps(value, ensure_ascii=False)

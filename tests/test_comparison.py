@@ -1,15 +1,19 @@
 """The table and the report of a study, from runs that are written by hand."""
 
 import base64
+import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas
 import pytest
 from sacrebleu.metrics import BLEU
 
-from simulmask_plugin.comparison import Comparison, Run, Training, make_table, p_values, write_comparison
+from simulmask_plugin.comparison import Comparison, Run, Training, make_table, p_values
+from simulmask_plugin.measures import p_text
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
+from simulmask_plugin.study_report import QUANTILES, samples, write_comparison
 
 REFERENCES = [f"the quick brown fox number {i} jumps over a lazy dog" for i in range(40)]
 WORSE = [text.replace("brown fox", "dog") if i % 2 else text for i, text in enumerate(REFERENCES)]
@@ -22,7 +26,7 @@ def run_of(system, model, decision, predictions, bleu=0.0):
     return Run(system, model, decision, score, predictions, [REFERENCES])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def comparison():
     wait = [Decision(policy="wait_k", k=k) for k in (3, 5)]
     runs = [
@@ -31,17 +35,20 @@ def comparison():
         run_of("masked", "masked", wait[0], REFERENCES, 100.0),
         run_of("masked", "masked", wait[1], WORSE, 80.0),
     ]
-    blocks = {"plain": {"policy": "offline"}, "masked": {"policy": "wait_k", "instruction": "<b>"}}
+    blocks = {"plain": {"policy": "offline", "n": None, "group_offset": 0}}
+    blocks["masked"] = {"policy": "wait_k", "k": (3, 5), "instruction": "<b>"}
     return lambda reference: Comparison(
-        study="study.yaml",
+        title="A <study> & more",
+        date="2026-01-31",
         runs=runs,
         trainings=TRAININGS,
         plain="plain",
         reference=reference,
         bleu=BLEU(),
         blocks=blocks,
-        evaluation={"source": "test.en"},
+        evaluation={"source": "test.en", "limit": None},
         versions={"torch": "2"},
+        sources=[f"source {i}" for i in range(40)],
     )
 
 
@@ -67,25 +74,106 @@ def test_costs_are_those_of_an_epoch_in_multiples_of_plain_fine_tuning(compariso
     assert list(table["M tokens"]) == [2, 2, 1.5, 1.5]
 
 
-class Images(HTMLParser):
-    def __init__(self):
+class Report(HTMLParser):
+    """A report, taken apart: tables of rows of cells, their captions, the sources of images, other texts by tag."""
+
+    def __init__(self, text):
         super().__init__()
-        self.sources = []
+        self.tables, self.captions, self.images, self.texts, self.tag = [], [], [], {}, ""
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         if tag == "img":
-            self.sources.append(dict(attrs)["src"])
+            self.images.append(dict(attrs)["src"])
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self.tag = "td" if tag == "code" else tag
+
+    def handle_data(self, data):
+        if self.tag in ("td", "th"):
+            self.tables[-1][-1][-1] += data.strip()
+        elif self.tag == "caption" and data.strip():
+            self.captions.append(data)
+        elif data.strip():
+            self.texts.setdefault(self.tag, data)
 
 
-def test_report_holds_the_figure_and_the_table(comparison, tmp_path):
-    tsv, png, html = write_comparison(tmp_path, comparison(("masked", None)))
-    assert list(pandas.read_csv(tsv, sep="\t")["BLEU"]) == [100, 80, 100, 80]
-    text = html.read_text()
-    parser = Images()
-    parser.feed(text)
-    (source,) = parser.sources
-    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == png.read_bytes()
-    assert "<td>wait_k-3-recompute</td>" in text
-    assert "&lt;b&gt;" in text and "<b>" not in text, "texts of a YAML are no HTML"
-    assert "against masked with the same policy" in text
-    assert "source: <code>test.en</code>" in text
+@pytest.fixture(scope="module")
+def written(comparison, tmp_path_factory):
+    """Paths of the table, the figure and the report."""
+    return write_comparison(tmp_path_factory.mktemp("study"), comparison(("masked", None)))
+
+
+@pytest.fixture(scope="module")
+def report(written):
+    return Report(written[2].read_text())
+
+
+def test_report_holds_the_figure_and_the_table(written, report):
+    assert list(pandas.read_csv(written[0], sep="\t")["BLEU"]) == [100, 80, 100, 80]
+    (source,) = report.images
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == written[1].read_bytes()
+
+
+def test_table_of_the_report_gives_every_number_its_own_digits(report):
+    head, offline, recompute, *_ = report.tables[0]
+    row = dict(zip(head, recompute, strict=True))
+    assert (row["system"], row["policy"], row["BLEU"], row["LAAL"]) == (
+        "recompute",
+        "wait_k-3-recompute",
+        "80.00",
+        "1.50",
+    )
+    assert row["p (BLEU)"] == "<0.001"
+    assert row["GFLOPs / sentence"] == "0.500"
+    assert dict(zip(head, offline, strict=True))["p (BLEU)"] == ""
+
+
+def test_report_is_named_and_dated_and_escapes_its_texts(written, report):
+    text = written[2].read_text()
+    assert report.texts["title"] == report.texts["h1"] == "A <study> & more"
+    assert "2026-01-31" in text and "against masked with the same policy" in text
+    assert "<study>" not in text and "<b>" not in text, "texts of a YAML are no HTML"
+
+
+def test_report_lists_the_settings_that_differ_from_their_defaults(report):
+    tables = dict(zip(report.captions, report.tables[1:], strict=True))
+    assert tables["plain"] == [["policy", "offline"]]
+    assert tables["masked"] == [["policy", "wait_k"], ["k", "[3, 5]"], ["instruction", "<b>"]]
+    assert tables["Evaluation"] == [["source", "test.en"]]
+    assert tables["Signatures and versions"] == [["torch", "2"]]
+
+
+def test_report_shows_sentences_from_the_worst_to_the_best(comparison, report):
+    shown = samples(comparison(("masked", None)).sources, comparison(("masked", None)).runs)
+    assert [sample.why.partition(" (")[0] for sample in shown] == list(QUANTILES)
+    worst, *_, best = shown
+    assert worst.number % 2 == 0 and best.number % 2 == 1, "sentences 2, 4, ... are those that lost their fox"
+    assert best.why == "the best (mean chrF 100.0)"
+    table = report.tables[1]
+    assert table[0] == ["Source", f"source {worst.number - 1}"]
+    assert table[1] == ["Reference", REFERENCES[worst.number - 1]]
+    assert [row[:3] for row in table[2:4]] == [
+        ["offline", "offline", "100.0"],
+        ["recompute", "wait_k-3-recompute", worst.outputs[1].chrf],
+    ]
+    assert [row[3] for row in table[2:]] == [text[worst.number - 1] for text in (REFERENCES, WORSE, REFERENCES, WORSE)]
+
+
+def test_one_sentence_is_shown_once(comparison):
+    runs = [
+        replace(run, predictions=run.predictions[:1], references=[REFERENCES[:1]]) for run in comparison(("", "")).runs
+    ]
+    assert [sample.number for sample in samples(["a"], runs)] == [1]
+
+
+@pytest.mark.parametrize(
+    "p, text", [(0.000999, "<0.001"), (0.001, "0.001"), (0.0423, "0.042"), (1.0, "1.000"), (None, "")]
+)
+def test_p_has_three_digits(p, text):
+    assert p_text(p) == text
+    assert p_text(math.nan) == ""

@@ -1,14 +1,16 @@
 """The report of an evaluation."""
 
-from dataclasses import fields
+import math
+import re
+from dataclasses import replace
+from datetime import date
 
 import pytest
 from reference import settings_of
 
-from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation_config import EvaluationConfig, resolve
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.report import write_report
+from simulmask_plugin.measures import MEASURES
+from simulmask_plugin.report import code, score_table, write_report
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 
@@ -19,11 +21,12 @@ SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots"}
 def report(tmp_path):
     """Writes the report of these policies, all with the same scores, and returns its lines."""
 
-    def write(*policies, **keys):
-        config = EvaluationConfig(model="model", source="s", target="t", output="o", policies=policies, **keys)
+    def write(*policies, latency_unit="word", **keys):
+        keys |= {"model": "model", "source": "s", "target": "t", "output": "o", "latency_unit": latency_unit}
+        config = EvaluationConfig(policies=policies, **keys)
         names = [Decision.from_dict(policy).name for policy in policies]
         scores = [Score(name, 2, *[1.0] * 9, truncated=0) for name in names]
-        write_report(tmp_path / "report.md", config, settings_of(**SLOTS_16), scores, {})
+        write_report(tmp_path / "report.md", "toy_eval", config, settings_of(**SLOTS_16), scores, {})
         return (tmp_path / "report.md").read_text().splitlines()
 
     return write
@@ -34,7 +37,7 @@ def test_report_names_the_runs_with_another_slot_length(report):
     lines = report(wait_1, wait_1 | {"slot_length": 4}, wait_1 | {"slot_length": 16}, wait_1 | {"slot_length": 32})
     expected = "Streamed with another slot_length than trained with (16): wait_k-1-slot4, wait_k-1-slot32."
     assert lines.count(expected) == 1
-    assert [line.split(" | ")[0] for line in lines if "wait_k-1" in line and line.startswith("|")] == [
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| wait_k-1")] == [
         "| wait_k-1",
         "| wait_k-1-slot4",
         "| wait_k-1-slot16",
@@ -46,37 +49,80 @@ def test_report_of_the_trained_slot_length_says_nothing_of_it(report):
     assert not [line for line in report({"policy": "wait_k", "k": 1}) if "another slot_length" in line]
 
 
+def sections_of(path):
+    """The Markdown tables of a report: heading -> rows, each a list of cells."""
+    return {
+        section.splitlines()[0]: [
+            [cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for line in section.splitlines()
+            if line.startswith("|")
+        ]
+        for section in path.read_text().split("\n## ")[1:]
+    }
+
+
 def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp_path):
     """The defaults that depend on the model, too: only eager attention caps the scores of Gemma 2."""
     model_of("gemma2", len(byte_level), 0).config.save_pretrained(tmp_path)
-    given = EvaluationConfig(
-        model=str(tmp_path), source="s", target="t", output="o", policies=({"policy": "wait_k", "k": 1},), limit=9
-    )
+    policies = ({"policy": "wait_k", "k": 1}, {"policy": "offline"})
+    given = EvaluationConfig(model=str(tmp_path), source="s", target="t", output="o", policies=policies, limit=9)
     settings = settings_of(**SLOTS_16)
-    config = resolve(given, settings)
     scores = [Score("wait_k-1", 9, *[1.0] * 9, truncated=0)]
-    write_report(tmp_path / "report.md", config, settings, scores, {"BLEU": "tok:13a", "Python": "3.11"})
-    trained, evaluated, signed = (
-        dict(line.removeprefix("- ").split(": ", 1) for line in section.splitlines() if line.startswith("- "))
-        for section in (tmp_path / "report.md").read_text().split("\n## ")[1:]
+    signatures = {"BLEU": "nrefs:1|tok:13a", "Python": "3.11"}
+    write_report(tmp_path / "report.md", "toy", resolve(given, settings), settings, scores, signatures)
+    tables = sections_of(tmp_path / "report.md")
+    evaluated, trained, signed = (
+        dict(tables[heading][2:])
+        for heading in ("How it was evaluated", "How the model was trained", "Signatures and versions")
     )
-    assert set(evaluated) == {field.name for field in fields(EvaluationConfig)}
-    assert {key: evaluated[key] for key in USED} == USED
-    assert (evaluated["limit"], evaluated["threads"]) == ("`9`", "`None`")
-    assert set(trained) == {field.name for kind in (SimulMaskConfig, Prompt) for field in fields(kind)}
-    assert (trained["k"], trained["n"]) == ("`(1, 3)`", "`None`")
-    assert signed == {"BLEU": "`tok:13a`", "Python": "`3.11`"}
+    of_files = {"model": str(tmp_path), "source": "s", "target": "t", "output": "o"}
+    of_run = {"policies": "wait_k-1, offline", "limit": "9", "jobs": "1", "max_target_tokens": "512"}
+    assert evaluated == of_files | of_run | USED, "and nothing that says nothing, such as threads: None"
+    block = {"policy": "wait_k", "k": "[1, 3]", "layout": "slots", "positions": "slots"}
+    assert trained == block | {"before": "Tr:", "header": r'"\nAs:"', "next_header": r'"\nUs:"'}
+    assert signed == {"BLEU": r"nrefs:1\|tok:13a", "Python": "3.11"}
 
 
 USED = {
-    "attn_implementation": "`'eager'`",
-    "dtype": "`'float32'`",
-    "device": "`'cpu'`",
-    "latency_unit": "`'word'`",
-    "bleu_tokenize": "`'13a'`",
-    "source_lang": "`'English'`",
-    "target_lang": "`'German'`",
+    "attn_implementation": "eager",
+    "dtype": "float32",
+    "device": "cpu",
+    "latency_unit": "word",
+    "bleu_tokenize": "13a",
+    "source_lang": "English",
+    "target_lang": "German",
 }
+
+
+def test_report_says_what_was_evaluated_and_in_which_units(report):
+    lines = report({"policy": "offline"}, latency_unit="char", source_lang="Czech", target_lang="Chinese")
+    assert lines[0] == "# toy_eval"
+    assert lines[2].startswith(
+        "`model` translates 2 sentences of `s` from Czech to Chinese, streamed by SimulEval under 1 policies. "
+        f"Reference: `t`. Report of {date.today().isoformat()}"
+    )
+    assert "- DAL: differentiable average lagging: source words (the target is counted in characters)" in lines
+    for measure in MEASURES.values():
+        assert [line for line in lines if line.startswith(f"- {measure.title}: ")], measure
+
+
+def test_table_gives_every_number_its_own_digits(tmp_path):
+    numbers = [74.284, 89.7, 2.1, 2.0, 0.7, 3.3, 0.0612, 1.63, 0.0396]
+    scores = [Score("low", 9, *numbers, truncated=3, extra={"COMET": 0.8125}), Score("high", 9, *[math.nan] * 9, 0)]
+    scores[1] = replace(scores[1], extra={"COMET": 1.0})
+    titles, sides, low, high = score_table(scores).splitlines()
+    assert titles == (
+        "| policy | BLEU | chrF | LAAL | AL | AP | DAL | s / sentence | calls / token | GFLOPs / sentence | cut off "
+        "| COMET |"
+    )
+    assert sides == "| --- |" + " ---: |" * 11
+    assert low == "| low | 74.28 | 89.70 | 2.00 | 2.10 | 0.70 | 3.30 | 0.061 | 1.63 | 0.040 | 3 | 0.8125 |"
+    assert high == "| high |" + "  |" * 9 + " 0 | 1.0000 |"
+
+
+@pytest.mark.parametrize("text, cell", [("a|b", r"`a\|b`"), ("a`b", "`` a`b ``"), ("plain", "`plain`")])
+def test_texts_survive_in_a_table(text, cell):
+    assert code(text) == cell
 
 
 @pytest.mark.parametrize(

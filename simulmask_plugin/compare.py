@@ -24,6 +24,7 @@ from simulmask_plugin.comparison import Comparison, Run, Training
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.evaluation import evaluate
 from simulmask_plugin.evaluation_config import resolve
+from simulmask_plugin.machine import check_device
 from simulmask_plugin.programs import run_program
 from simulmask_plugin.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.sessions import Decision
@@ -47,6 +48,8 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if a training, a merge or SimulEval fails; the message holds the end of its log.
     """
     study = load_study(path, overrides)
+    for system in study.systems.values():
+        check_device(system.evaluation.device)
     failed = Event()
     environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for environment in _environments(study):

@@ -14,7 +14,9 @@ from typing import Any
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_evaluation, check_texts, load_evaluation, resolve
+from simulmask_plugin.machine import check_device
 from simulmask_plugin.programs import ProgramFailed, run_program
+from simulmask_plugin.progress import Bars
 from simulmask_plugin.report import write_report
 from simulmask_plugin.scores import Score, read_jsonl, score, signatures, write_scores
 from simulmask_plugin.sessions import Decision
@@ -30,13 +32,18 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     config = load_evaluation(path, overrides)
-    evaluate(config, Path(path).stem)
+    evaluate(config, Path(path).stem, has_bars=True)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     return 0
 
 
 def evaluate(
-    config: EvaluationConfig, name: str, title: str = "", environment: Mapping[str, str] | None = None
+    config: EvaluationConfig,
+    name: str,
+    title: str = "",
+    environment: Mapping[str, str] | None = None,
+    *,
+    has_bars: bool = False,
 ) -> list[Score]:
     """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
 
@@ -45,12 +52,14 @@ def evaluate(
         name: of what is evaluated, in the legend of the curve and over the report.
         title: stands before every line of progress.
         environment: variables for SimulEval beside those of this process.
+        has_bars: whether a terminal shows how far every policy has come.
 
     Raises:
-        ValueError: if the model or the files are wrong, or the output was made with other settings.
+        ValueError: if the model, the files or the device are wrong, or the output was made with other settings.
         ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     settings = check_evaluation(config)
+    check_device(config.device)
     resolved = resolve(config, settings)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -63,19 +72,30 @@ def evaluate(
         if not (directory / "scores.tsv").is_file():
             _run_simuleval(resolved, policy, directory, environment or {})
         of_run = score(resolved, directory)
-        print(
-            f"{title}[{index + 1}/{len(names)}] {of_run.name}: BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
-            f"({of_run.sentences} sentences, {of_run.calls_per_token:.2f} calls a token)",
-            flush=True,
-        )
+        print(f"{title}[{index + 1}/{len(names)}] {describe(of_run, config)}", flush=True)
         return of_run
 
-    with ThreadPoolExecutor(config.jobs) as pool:
+    logs = {one: output / one / "sessions.jsonl" for one in names} if has_bars else {}
+    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, config.limit or check_texts(config)):
         scores = list(pool.map(run, range(len(names))))
     write_scores(output / "scores.tsv", scores)
     draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
     write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
     return scores
+
+
+def describe(of_run: Score, config: EvaluationConfig) -> str:
+    """The scores of a run in one line, and of how many sentences the translation is not whole."""
+    line = (
+        f"{of_run.name}: BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
+        f"({of_run.sentences} sentences, {of_run.calls_per_token:.2f} calls a token)"
+    )
+    if not of_run.truncated:
+        return line
+    return (
+        f"{line}\n  {of_run.truncated} of them were cut off at max_target_tokens: {config.max_target_tokens}; raise "
+        "it, or train for longer: a model that does not end its sentences has not learned to."
+    )
 
 
 def _check_same_settings(

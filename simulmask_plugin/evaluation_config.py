@@ -14,6 +14,7 @@ from simulmask_plugin.checks import MOST_AT_ONCE, MOST_TOKENS, check_integer
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
 from simulmask_plugin.languages import is_chinese, is_japanese, unit_of
+from simulmask_plugin.machine import device_of
 from simulmask_plugin.sessions import Decision, document_of, streaming_attention
 from simulmask_plugin.texts import check_sentences
 from simulmask_plugin.units import CHARACTER, WORD
@@ -152,6 +153,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     document_of(settings, config.document_units, config.context_sentences)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")
+    device_of(config.device)
     _check_tokenizer(config.bleu_tokenize)
     num_lines = check_texts(config)
     if config.limit is not None and config.limit > num_lines:

@@ -17,10 +17,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from simulmask_plugin import __version__
-from simulmask_plugin.arguments import check_arguments, check_model, is_flat
+from simulmask_plugin.arguments import attention_of, check_arguments, check_model, is_flat
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.description import describe_training
 from simulmask_plugin.families import family_of
+from simulmask_plugin.machine import check_torchrun, check_training
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
@@ -54,10 +56,13 @@ def extend_parser(parser: ModuleType) -> None:
         if isinstance(entries, list):
             entries[:] = [SimulMaskFinetuningArguments if entry is stock else entry for entry in entries]
 
-    parse = _seam(parser, "_parse_train_args")
+    parse, read_args = _seam(parser, "_parse_train_args"), _seam(parser, "read_args")
 
     @wraps(parse)
     def parse_and_check(*args: Any, **kwargs: Any) -> Any:
+        values = read_args(*args, **kwargs)
+        if isinstance(values, Mapping) and values.get("simulmask") is not None:
+            check_training(values)
         parsed = parse(*args, **kwargs)
         model_args, data_args, training_args, finetuning_args, _ = parsed
         if finetuning_args.simulmask is not None:
@@ -88,16 +93,19 @@ def extend_v1_parser(arg_parser: ModuleType) -> None:
 
 
 def extend_launcher(launcher: ModuleType) -> None:
-    """llamafactory.launcher: say what is wrong with a path that torchrun's re-launch would cut at its spaces."""
+    """llamafactory.launcher: say what torchrun cannot take, no process at all or a path that is cut at its spaces."""
     launch = _seam(launcher, "launch")
 
     @wraps(launch)
     def launch_and_check() -> Any:
-        spaced = [argument for argument in sys.argv[2:] if any(c.isspace() for c in argument)]
-        if sys.argv[1:2] == ["train"] and spaced:
+        if sys.argv[1:2] == ["train"]:
             from llamafactory.extras.misc import get_device_count, is_env_enabled
 
-            if is_env_enabled("FORCE_TORCHRUN") or get_device_count() > 1:
+            is_forced = is_env_enabled("FORCE_TORCHRUN")
+            if is_forced:
+                check_torchrun(get_device_count())
+            spaced = [argument for argument in sys.argv[2:] if any(c.isspace() for c in argument)]
+            if spaced and (is_forced or get_device_count() > 1):
                 raise ValueError(
                     f"The argument {spaced[0]!r} contains white space, at which LLaMA-Factory cuts the command that "
                     "it gives to torchrun; rename the file or call it by a path without white space."
@@ -130,6 +138,8 @@ def extend_workflow(workflow: ModuleType) -> None:
         if model_args.flash_attn == "auto":
             model_args.flash_attn = family_of(model_config).flash_attn
         flat = is_flat(model_args, data_args)
+        attention = attention_of(model_config, model_args.flash_attn)
+        loader.logger.info_rank0(describe_training(config, attention, flat=flat))
         with _seams_replaced(workflow, SftRun(config, seed=training_args.seed, flat=flat, logger=loader.logger)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 

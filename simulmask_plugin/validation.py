@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from simulmask_plugin.arguments import check_model
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.description import describe_block
 from simulmask_plugin.families import check_positions, family_of
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.json_files import read_json
@@ -85,29 +86,6 @@ def describe(setup: TrainingSetup) -> dict[str, str]:
 
 def _duration(arguments: Any) -> str:
     return f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
-
-
-def describe_block(config: SimulMaskConfig) -> dict[str, str]:
-    """What the ``simulmask:`` block means, in words, by topic."""
-    rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
-    offset = f", target {config.group_offset} positions further on" if config.positions == "group" else ""
-    slots = f", slots of {config.slot_length} tokens" if config.layout == "slots" else ""
-    rows = "prefix pairs: every WRITE is plain causal text of its own" if config.prefix_pairs else config.rows + rate
-    return {
-        "layout": config.layout + slots,
-        "policy": describe_policy(config),
-        "rows": rows,
-        "positions": config.positions + offset,
-        "units": f"source {config.source_units}, target {config.target_units}",
-    }
-
-
-def describe_policy(config: SimulMaskConfig) -> str:
-    """The policy and its parameters."""
-    if isinstance(config.k, tuple):
-        return f"{config.policy}, k drawn from {', '.join(map(str, config.k))} for every example and epoch"
-    parameters = [f", {key} = {getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
-    return config.policy + "".join(parameters)
 
 
 def _describe_sample(sample: DataSample) -> tuple[str, ...]:

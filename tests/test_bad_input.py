@@ -175,6 +175,12 @@ def test_unsloth_which_drops_the_mask_is_refused(parse, monkeypatch):
     parse(use_unsloth_gc=True)
 
 
+def test_training_for_gpus_is_refused_before_anything_is_loaded_where_there_is_none(parse, monkeypatch):
+    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: False)
+    with pytest.raises(ValueError, match="bf16: true needs a GPU.* set bf16: false .*`simulmask smoke YAML`"):
+        parse(bf16=True)
+
+
 def test_bad_block_is_refused_by_the_parser(parse):
     with pytest.raises(ValueError, match=r"Unknown key simulmask\.wait; known keys: policy"):
         parse(simulmask={**WAIT_3, "wait": 3})
@@ -199,6 +205,7 @@ def test_path_with_a_space_is_refused_before_torchrun_cuts_it(monkeypatch):
     factory.extend_launcher(launcher)
     monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", "my configs/toy.yaml"])
     monkeypatch.setenv("FORCE_TORCHRUN", "1")
+    monkeypatch.setenv("NPROC_PER_NODE", "1")
     with pytest.raises(ValueError, match=r"'my configs/toy\.yaml' contains white space"):
         launcher.launch()
     monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", "toy.yaml"])

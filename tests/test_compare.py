@@ -73,6 +73,13 @@ def config(tmp_path, name):
     return str(tmp_path / "out" / "models" / name / "stage1.yaml")
 
 
+def test_device_that_is_not_there_is_refused_before_anything_is_trained(study, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match="device: cuda is not there"):
+        study("evaluation.device=cuda")
+    assert study.commands == []
+
+
 def test_finished_stages_are_not_repeated(study, tmp_path):
     commands, trainings = study()
     assert commands == [["train", config(tmp_path, name)] for name in ("first", "second")]

@@ -48,6 +48,14 @@ def test_full_training_saves_its_settings_beside_the_weights(stage1):
     assert saved_block(stage1)["positions"] == "modified_alibi"
 
 
+def test_log_of_a_training_says_that_the_plugin_takes_part(workshop, stage1):
+    log = (workshop.folder / "train_stage1.log").read_text()
+    assert (
+        log.count("simulmask: layout prefix; policy wait_k, k drawn from 5, 9, 100 for every example and epoch;") == 1
+    )
+    assert "attention sdpa, with the mask of every example." in log
+
+
 def test_training_learns(stage1):
     found = losses(stage1)
     assert found[NUM_STEPS] < 0.8 * found[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import fields
 
 import pytest
 
@@ -12,6 +13,7 @@ from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.families import tiny_config
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.scores import Score
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ EVALUATIONS = {
     "model that is no text": ({"model": 3}, r"eval\.yaml: model must be a text, got 3"),
     "block that is a text": ({"simulmask": "group"}, r"eval\.yaml: simulmask must be a mapping of keys to values"),
     "metrics that are a list": ({"extra_metrics": ["comet"]}, r"extra_metrics must be a mapping .*got \['comet'\]"),
+    "unknown device": ({"device": "gpu"}, r"^device: unknown device 'gpu'; expected cpu, cuda"),
     "empty policy": ({"policies": [{"policy": None}]}, r"policies: each entry needs a policy"),
     "unknown tokenizer": ({"bleu_tokenize": "14a"}, r"bleu_tokenize: unknown tokenizer '14a'; expected one of .*zh"),
     "document of prefix": (
@@ -243,12 +246,30 @@ def test_attention_that_cannot_take_the_mask_is_refused_before_anything_runs(eva
     assert not (tmp_path / "out").exists()
 
 
+def test_device_that_is_not_there_is_refused_before_anything_runs(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    evaluation(device="cuda")
+    with pytest.raises(ValueError, match="device: cuda is not there: torch sees no GPUs"):
+        evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("truncated", "said"), [(0, False), (2, True)])
+def test_sentences_that_were_cut_off_are_said_with_their_count(evaluation, tmp_path, truncated, said):
+    evaluation(max_target_tokens=24)
+    numbers = {field.name: 1 for field in fields(Score) if field.name not in ("name", "extra", "truncated")}
+    of_run = Score(name="wait_k-1", truncated=truncated, **numbers)
+    line = evaluation_module.describe(of_run, load_evaluation(tmp_path / "eval.yaml"))
+    assert line.startswith("wait_k-1: BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
+    assert ("2 of them were cut off at max_target_tokens: 24" in line) == said
+
+
 def test_run_that_never_began_does_not_block_its_correction(evaluation, tmp_path, monkeypatch):
     def fail(name, command, log, environment, prepare):
         raise ProgramFailed("why")
 
     monkeypatch.setattr(evaluation_module, "run_program", fail)
-    for changes in ({"device": "cuba"}, {"device": "cpu"}):
+    for changes in ({"max_target_tokens": 7}, {"max_target_tokens": 70}):
         evaluation(**changes)
         with pytest.raises(ProgramFailed, match="why"):
             evaluation_module.run_evaluation(tmp_path / "eval.yaml")

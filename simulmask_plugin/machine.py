@@ -1,0 +1,94 @@
+"""What a YAML asks of the machine that it runs on, and a clear word where the machine has no GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
+"""Keys of a training YAML that only a GPU computes with, unless ``use_cpu: true`` stands beside them."""
+
+SMOKE = "`simulmask smoke YAML` tries a recipe on what there is"
+
+
+def has_gpu() -> bool:
+    """Whether torch sees an accelerator of any make."""
+    import torch
+    from transformers.utils import is_torch_mps_available, is_torch_npu_available, is_torch_xpu_available
+
+    others = (is_torch_xpu_available, is_torch_npu_available, is_torch_mps_available)
+    return torch.cuda.is_available() or any(is_available() for is_available in others)
+
+
+def check_training(values: Mapping[str, Any]) -> None:
+    """Refuse a training YAML that needs a GPU where there is none, before anything is loaded.
+
+    Args:
+        values: the keys of the YAML, with all overrides.
+
+    Raises:
+        ValueError: naming the key, with the remedy.
+    """
+    if values.get("use_cpu"):
+        return
+    needed = [key for key in PRECISIONS if values.get(key)]
+    needs_torchrun = values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
+    if not (needed or needs_torchrun) or has_gpu():
+        return
+    if needed:
+        raise ValueError(
+            f"{needed[0]}: {str(values[needed[0]]).lower()} needs a GPU, and torch sees none here. To train on the "
+            f"CPU, set {needed[0]}: false (on a command line {needed[0]}=false); {SMOKE}."
+        )
+    raise ValueError(
+        f"deepspeed: {values['deepspeed']} is for GPUs, and torch sees none here. To train on the CPU, set deepspeed: "
+        "null (on a command line deepspeed=null), or start two processes of it by FORCE_TORCHRUN=1 NPROC_PER_NODE=2 "
+        f"DS_ACCELERATOR=cpu; {SMOKE}."
+    )
+
+
+def check_torchrun(num_devices: int) -> None:
+    """Refuse FORCE_TORCHRUN where LLaMA-Factory would start a process for each of no GPUs.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if num_devices == 0 and "NPROC_PER_NODE" not in os.environ:
+        raise ValueError(
+            "FORCE_TORCHRUN=1 starts a process for every GPU, and torch sees none here. Unset it, or say by "
+            f"NPROC_PER_NODE how many processes to start on the CPU; {SMOKE}."
+        )
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an evaluation names.
+
+    Raises:
+        ValueError: if torch knows none of this name.
+    """
+    import torch
+
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: unknown device {name!r}; expected cpu, cuda, cuda:1 or the like.") from None
+
+
+def check_device(name: str) -> None:
+    """Refuse a device of an evaluation that is not there, before a model is loaded.
+
+    Raises:
+        ValueError: naming the key, with the remedy.
+    """
+    import torch
+
+    device, num_gpus = device_of(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise ValueError(
+            f"device: {name} is not there: torch sees {num_gpus or 'no'} GPUs (`simulmask env`). Set device: cpu, on a "
+            f"command line device=cpu; {SMOKE}."
+        )

@@ -1,0 +1,82 @@
+"""What needs a GPU is refused where there is none, before anything is loaded, with what to set."""
+
+import re
+
+import pytest
+import torch
+
+from simulmask_plugin import machine
+from simulmask_plugin.machine import check_device, check_torchrun, check_training
+
+ZERO_2 = "yaml_configs/deepspeed/ds_z2_config.json"
+
+FOR_GPUS = {
+    "bf16": ({"bf16": True}, "^bf16: true needs a GPU.* set bf16: false "),
+    "fp16": ({"fp16": True, "bf16": False}, "^fp16: true needs a GPU"),
+    "pure_bf16": ({"pure_bf16": True}, "^pure_bf16: true needs a GPU"),
+    "tf32": ({"tf32": True}, "^tf32: true needs a GPU"),
+    "deepspeed": (
+        {"deepspeed": ZERO_2},
+        "^deepspeed: yaml_configs.* is for GPUs.* set deepspeed: null .*FORCE_TORCHRUN=1",
+    ),
+    "both": ({"deepspeed": ZERO_2, "bf16": True}, "^bf16: true needs a GPU"),
+}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("LOCAL_RANK", "NPROC_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("values", "message"), FOR_GPUS.values(), ids=FOR_GPUS)
+def test_training_for_gpus_is_refused_where_there_is_none(no_gpu, values, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        check_training(values)
+    assert "`simulmask smoke YAML`" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("values", "message"), FOR_GPUS.values(), ids=FOR_GPUS)
+def test_training_for_gpus_is_accepted_where_there_is_one(monkeypatch, values, message):
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    check_training(values)
+
+
+@pytest.mark.parametrize("values", [{}, {"bf16": False, "deepspeed": None}, {"bf16": True, "use_cpu": True}])
+def test_training_for_the_cpu_is_accepted(no_gpu, values):
+    check_training(values)
+
+
+def test_deepspeed_is_accepted_in_a_process_of_torchrun(no_gpu, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_training({"deepspeed": ZERO_2})
+
+
+def test_torchrun_is_refused_where_it_would_start_no_process(no_gpu, monkeypatch):
+    with pytest.raises(ValueError, match=r"FORCE_TORCHRUN=1 starts a process for every GPU.*NPROC_PER_NODE"):
+        check_torchrun(0)
+    check_torchrun(1)
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    check_torchrun(0)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "device", "message"),
+    [
+        (0, "cuda", "device: cuda is not there: torch sees no GPUs (`simulmask env`). Set device: cpu"),
+        (2, "cuda:2", "device: cuda:2 is not there: torch sees 2 GPUs"),
+        (2, "gpu", "device: unknown device 'gpu'; expected cpu, cuda, cuda:1 or the like"),
+    ],
+)
+def test_device_that_is_not_there_is_refused(monkeypatch, num_gpus, device, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_device(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_device_that_is_there_is_accepted(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device(device)

@@ -11,7 +11,7 @@ dataset_info.json::
 
 With --format east it reads the published data of EAST instead: chunk pairs (SiMT-De-En-660K, SiMT-Multi-90K) and
 sentence pairs (Off-Multi-120K), which go to OUTPUT/NAME_offline.jsonl. Languages stand in the rows, lengths are words,
-or characters of Chinese and Japanese, and --valid holds out source sentences with all their latency levels::
+or characters of those without spaces, and --valid holds out source sentences with all their latency levels::
 
     python east_scripts/prepare_train_data.py --format east --pairs SiMT-Multi-90K.json --offline Off-Multi-120K.json \
         --name multi

@@ -43,7 +43,7 @@ class SimulMaskAgent(TextToTextAgent):
         self.options = args
         if args.threads:
             torch.set_num_threads(args.threads)
-        settings = ModelSettings.load(args.model)
+        settings = ModelSettings.load(args.model).for_pair(args.source_lang, args.target_lang)
         self.decision = Decision(
             policy=args.policy,
             k=args.k,
@@ -72,15 +72,15 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--policy", help="wait_k, read_n, offline or model_driven; default: as trained")
         parser.add_argument("--k", type=int, help="wait_k: source units")
         parser.add_argument("--read-n", type=int, help="read_n: source units")
-        parser.add_argument("--latency", help=f"interleaved: {', '.join(LATENCIES)} (default: medium)")
+        parser.add_argument("--latency", help=f"interleaved: {', '.join(LATENCIES)} (default: as trained, or medium)")
         parser.add_argument("--read-threshold", type=float, help="interleaved: WRITE when P(end of read) reaches it")
         parser.add_argument("--beam-width", type=int, help="chunks: hypotheses inside a WRITE (default: 1)")
         parser.add_argument("--recompute", action="store_true", help="baseline: target anew after every READ")
         parser.add_argument("--slot-length", type=int, help="slots: another than in training, for a study")
         parser.add_argument("--document-units", type=int, help="chunks: a line is a document; see Document.min_units")
         parser.add_argument("--context-sentences", type=int, default=0, help="document: finished ones still visible")
-        parser.add_argument("--source-lang", help="for the prompt; default: as trained")
-        parser.add_argument("--target-lang", help="for the prompt; default: as trained")
+        parser.add_argument("--source-lang", help="for the prompt; default: the only one trained")
+        parser.add_argument("--target-lang", help="for the prompt; default: the only one trained")
         parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
         parser.add_argument("--model-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
         parser.add_argument(
@@ -99,8 +99,6 @@ class SimulMaskAgent(TextToTextAgent):
             self.model,
             self.encoder,
             self.decision,
-            source_lang=self.options.source_lang,
-            target_lang=self.options.target_lang,
             document=self.document,
             max_target_tokens=self.options.max_target_tokens,
         )

@@ -27,6 +27,7 @@ from simulmask_plugin.schedule import ReadSchedule, parse_schedule
 from simulmask_plugin.slots import place_order
 from simulmask_plugin.streaming import TARGET_ORDER
 from simulmask_plugin.terminal import console, table, verdict
+from simulmask_plugin.trained_on import Languages
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,7 @@ def run_attention(
     folder: str,
     *,
     texts: tuple[str, str],
+    languages: Languages = (None, None),
     decision: Mapping[str, Any],
     schedule: str | None,
     layer: int | None,
@@ -211,6 +213,7 @@ def run_attention(
     Args:
         folder: of a trained model with its simulmask.json.
         texts: source and target.
+        languages: source_lang and target_lang; None: whichever was trained, see ``ModelSettings.pair``.
         decision: policy, k and n to stream with, see ``ModelSettings.inference_policy``.
         schedule: g per target unit in place of a policy; where the model decides, None: the whole source in one chunk.
         layer: only this one; None: all.
@@ -221,11 +224,11 @@ def run_attention(
     Raises:
         ValueError: if the model, an option or a text is wrong.
     """
-    settings = ModelSettings.load(folder)
+    settings = ModelSettings.load(folder).for_pair(*languages)
     policy, column = _decide(settings, decision, schedule)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    row = Row(*texts, settings.config.source_lang, settings.config.target_lang, column)
+    row = Row(*texts, *settings.pair(), column)
     attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
     picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)
     difference, read = attention.max_abs_diff, attention.schedule

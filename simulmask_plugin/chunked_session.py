@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.beam import beam_search
 from simulmask_plugin.choosing import ChunkChooser
-from simulmask_plugin.config import check_latency, check_threshold
+from simulmask_plugin.config import check_threshold
 from simulmask_plugin.document import Document, Window
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import ALL, Counters, FedRow, Feeder
 from simulmask_plugin.policies import Policy
+from simulmask_plugin.prompts import DEFAULT_LATENCY, check_latency
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.units import split_units
 
@@ -36,8 +37,8 @@ class ChunkedSession:
         model: a causal language model in evaluation mode.
         encoder: tokenizer and settings.
         policy: when to WRITE; None: the model decides (interleaved).
-        source_lang: for the prompt; None takes the one of the settings.
-        target_lang: likewise.
+        source_lang: for the prompt; None: that of the only pair that was trained, see `ModelSettings.pair`.
+        target_lang: the same for the target.
         latency: interleaved: for the prompt, see prompts.LATENCIES.
         read_threshold: interleaved: in place of the one of the settings.
         beam_width: hypotheses of the search inside a WRITE; 1 is greedy.
@@ -55,7 +56,7 @@ class ChunkedSession:
     policy: Policy | None = None
     source_lang: str | None = None
     target_lang: str | None = None
-    latency: str = "medium"
+    latency: str = DEFAULT_LATENCY
     read_threshold: float | None = None
     beam_width: int = 1
     document: Document | None = None

@@ -109,6 +109,11 @@ def _add_config(
     parser.add_argument("overrides", metavar="key=value", nargs="*", help=f"replaces a key, e.g. {example}")
 
 
+def _add_languages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source-lang", metavar="NAME", help="of a model trained on several language pairs")
+    parser.add_argument("--target-lang", metavar="NAME")
+
+
 def _add_validate(commands: Commands) -> None:
     parser = _command(
         commands,
@@ -147,6 +152,7 @@ def _add_show(commands: Commands) -> None:
     parser.add_argument("--target-units", choices=UNITS)
     parser.add_argument("--source", metavar="TEXT", help="default: the first row of the data, or a short sentence")
     parser.add_argument("--target", metavar="TEXT")
+    _add_languages(parser)
     parser.add_argument("--instruction", metavar="TEXT", help="text before the source, where every word is a token")
     parser.add_argument("--tokenizer", metavar="DIR", help="folder of a tokenizer; default: every word is a token")
     parser.add_argument("--png", metavar="FILE", help="draw the mask into this file")
@@ -163,6 +169,7 @@ def _show(options: argparse.Namespace) -> int:
         given={key: getattr(options, key) for key in BLOCK_OPTIONS if getattr(options, key) is not None},
         source=options.source,
         target=options.target,
+        languages=(options.source_lang, options.target_lang),
         schedule=options.schedule,
         tokenizer_dir=options.tokenizer,
         instruction=options.instruction,
@@ -180,6 +187,7 @@ def _add_parity(commands: Commands) -> None:
     )
     _add_config(parser, optional="training YAML: its model and block")
     parser.add_argument("--model", metavar="DIR", help="a trained model with its simulmask.json")
+    _add_languages(parser)
     parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
     parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
     parser.add_argument("--examples", type=int, default=4, metavar="N", help="a cell (default: %(default)s)")
@@ -195,6 +203,7 @@ def _parity(options: argparse.Namespace) -> int:
         options.config,
         options.overrides,
         model_dir=options.model,
+        languages=(options.source_lang, options.target_lang),
         families=options.family,
         matrix=options.matrix,
         examples=options.examples,
@@ -213,6 +222,7 @@ def _add_attention(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a trained model with its simulmask.json")
     parser.add_argument("--source", metavar="TEXT", required=True)
     parser.add_argument("--target", metavar="TEXT", required=True, help="what is written, in training and in streaming")
+    _add_languages(parser)
     parser.add_argument("--policy", choices=POLICIES, help="default: as trained")
     parser.add_argument("--k", type=int, help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
@@ -234,6 +244,7 @@ def _attention(options: argparse.Namespace) -> int:
     return run_attention(
         options.model,
         texts=(options.source, options.target),
+        languages=(options.source_lang, options.target_lang),
         decision={"policy": options.policy, "k": options.k, "n": options.n},
         schedule=options.schedule,
         layer=options.layer,

@@ -99,7 +99,7 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         plain=study.plain,
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
-        blocks={name: asdict(of_model.config) for name, of_model in settings.items()},
+        blocks={name: asdict(one.config) | asdict(one.trained_on) for name, one in settings.items()},
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
         sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],

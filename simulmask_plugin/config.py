@@ -14,13 +14,12 @@ from simulmask_plugin.checks import MOST_TOKENS, MOST_UNITS, check_integer, chec
 from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, make_policy, parameters_of
 from simulmask_plugin.prompts import (
     INTERLEAVED_INSTRUCTION,
-    LATENCIES,
-    OFFLINE_LATENCY,
     PLAIN_HEADER,
     PLAIN_INSTRUCTION,
     PLAIN_NEXT_HEADER,
     Prompt,
 )
+from simulmask_plugin.trained_on import LanguagePair, TrainedOn
 from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD
 
 FILE_NAME = "simulmask.json"
@@ -298,12 +297,6 @@ def check_threshold(what: str, value: object) -> None:
     check_number(what, value, expected="lie between 0 and 1 (a probability)", holds=lambda p: 0 < p < 1)
 
 
-def check_latency(value: str) -> None:
-    """Raise a ValueError unless value is a latency that a prompt may name."""
-    if value not in (*LATENCIES, OFFLINE_LATENCY):
-        raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join((*LATENCIES, OFFLINE_LATENCY))}.")
-
-
 def parse_k(value: Any) -> Any:
     """A k from YAML or a command line: an integer, a list, or a range such as "1-9"."""
     if isinstance(value, str):
@@ -323,6 +316,32 @@ class ModelSettings:
 
     config: SimulMaskConfig
     prompt: Prompt
+    trained_on: TrainedOn = TrainedOn()
+
+    def after_training_on(self, trained_on: TrainedOn) -> ModelSettings:
+        """The settings with what the data named; a single language pair takes the place of the block's."""
+        config = self.config
+        if len(trained_on.language_pairs) == 1:
+            ((source_lang, target_lang),) = trained_on.language_pairs
+            config = replace(config, source_lang=source_lang, target_lang=target_lang)
+        return replace(self, config=config, trained_on=trained_on)
+
+    def pair(self, source_lang: str | None = None, target_lang: str | None = None) -> LanguagePair:
+        """The language pair that is meant, see `TrainedOn.pair`.
+
+        Raises:
+            ValueError: if it was never trained, or is not clear.
+        """
+        return self.trained_on.pair(source_lang, target_lang, (self.config.source_lang, self.config.target_lang))
+
+    def for_pair(self, source_lang: str | None, target_lang: str | None) -> ModelSettings:
+        """The settings to stream one language pair with, which then need not be told again.
+
+        Raises:
+            ValueError: if it was never trained, or is not clear.
+        """
+        pair = self.pair(source_lang, target_lang)
+        return self.after_training_on(replace(self.trained_on, language_pairs=(pair,)))
 
     def save(self, directory: str | Path) -> None:
         """Write simulmask.json into a checkpoint, adapter or model directory."""
@@ -330,6 +349,7 @@ class ModelSettings:
             "simulmask_plugin": __version__,
             "config": asdict(self.config),
             "prompt": asdict(self.prompt),
+            "trained_on": asdict(self.trained_on),
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_text(Path(directory, FILE_NAME), text)
@@ -350,9 +370,13 @@ class ModelSettings:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             config, prompt = content["config"], content["prompt"]
+            trained_on = TrainedOn.from_dict(content["trained_on"]) if "trained_on" in content else TrainedOn()
             # earlier versions let keys stand that nothing reads
             unread = {key: DEFAULTS[key] for key, _ in _without_meaning({**DEFAULTS, **config})}
-            return cls(SimulMaskConfig.from_dict({**config, **unread}), Prompt(**prompt))
+            settings = cls(SimulMaskConfig.from_dict({**config, **unread}), Prompt(**prompt), trained_on)
+            if settings.after_training_on(trained_on) != settings:
+                raise ValueError(f"source_lang and target_lang are not those trained on: {trained_on.described()}")
+            return settings
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
@@ -395,7 +419,10 @@ class ModelSettings:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = asdict(self.config)
+        several = len(self.trained_on.language_pairs) > 1
         for key, value in overrides.items():
+            if several and key in ("source_lang", "target_lang"):
+                raise ValueError(f"simulmask.{key}: the model was trained on several; say which one with {key} alone.")
             if key not in trained:
                 raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
             if key not in INFERENCE_KEYS and value != trained[key]:

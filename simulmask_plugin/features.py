@@ -16,7 +16,7 @@ from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulM
 from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, Policy, roll_out
 from simulmask_plugin.prefix_pairs import prefix_pairs
-from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END
+from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END, check_latency
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import num_positions
 from simulmask_plugin.texts import is_blank
@@ -64,12 +64,14 @@ class ExampleEncoder:
     ) -> tuple[list[int], list[int], list[int]]:
         """Token ids of the prompt, of the header and of the next header (see Prompt).
 
-        None takes the language that the block names; rows without a latency come whole.
+        None takes the language that the block names, or that was trained (`ModelSettings.pair`); rows without a
+        latency come whole.
+
+        Raises:
+            ValueError: if the model was never trained on this language pair, or it is not clear which one is meant.
         """
-        config = self.settings.config
-        texts = self.settings.prompt.render(
-            source_lang or config.source_lang, target_lang or config.target_lang, latency or OFFLINE_LATENCY
-        )
+        pair = self.settings.pair(source_lang, target_lang)
+        texts = self.settings.prompt.render(*pair, latency or OFFLINE_LATENCY)
         before, header, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return before, header, after
 
@@ -81,7 +83,7 @@ class ExampleEncoder:
         """Encode one row.
 
         Raises:
-            ValueError: if source or target is empty.
+            ValueError: if source or target is empty, or the language pair is none that the model was trained on.
         """
         before, header, next_header = self.frame(row.source_lang, row.target_lang, row.latency)
         source = self.source_units(row.source, first=True)
@@ -126,6 +128,7 @@ def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
             "another policy."
         )
     if config.policy == MODEL_DRIVEN and row.schedule is None:  # a row that comes whole
+        check_latency(row.latency or OFFLINE_LATENCY)
         row = replace(row, schedule=whole_schedule(row, config))
     if not config.has_schedule_column:
         return replace(row, schedule=None)

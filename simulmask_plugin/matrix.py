@@ -25,6 +25,7 @@ from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_p
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.terminal import console, table, verdict
+from simulmask_plugin.trained_on import Languages
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
@@ -66,6 +67,7 @@ def run_parity(
     overrides: list[str],
     *,
     model_dir: str | None,
+    languages: Languages = (None, None),
     families: list[str],
     matrix: bool,
     examples: int,
@@ -78,6 +80,7 @@ def run_parity(
         config_path: a training YAML, whose model and block are tried.
         overrides: ``key=value`` for keys of the YAML.
         model_dir: a model with its simulmask.json.
+        languages: source_lang and target_lang for that; None: whichever was trained, see ``ModelSettings.pair``.
         families: names of families, of which tiny random models are made; empty for all of them.
         matrix: try every layout, positions and rows, and not only those of the block.
         examples: random examples per cell.
@@ -89,12 +92,14 @@ def run_parity(
     """
     if sum(map(bool, (config_path, model_dir, families))) > 1:
         raise ValueError("Give one of: a training YAML, --model, --family.")
+    if model_dir is None and any(languages):
+        raise ValueError("--source-lang and --target-lang go with --model; a training YAML names its own.")
     if examples < 1:
         raise ValueError(f"--examples must be at least 1, got {examples}.")
     if config_path is not None:
         subjects = [_subject_of_yaml(config_path, overrides, matrix)]
     elif model_dir is not None:
-        subjects = [_subject_of_model(model_dir, matrix)]
+        subjects = [_subject_of_model(model_dir, languages, matrix)]
     else:
         torch.set_num_threads(1)  # more of them only wait for each other in a model so small
         subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
@@ -152,7 +157,7 @@ def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random
     config = encoder.settings.config
     source = _random_text(num_source, config.source_units, random)
     target = _random_text(num_target, config.target_units, random)
-    row = Row(source, target, config.source_lang, config.target_lang)
+    row = Row(source, target, *encoder.settings.pair())
     return replace(row, schedule=_random_schedule(encoder, row, random)) if config.has_schedule_column else row
 
 
@@ -220,9 +225,9 @@ def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
         yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
 
 
-def _subject_of_model(folder: str, matrix: bool) -> Subject:
+def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subject:
     """A trained model with its simulmask.json, in fp32."""
-    settings = ModelSettings.load(folder)
+    settings = ModelSettings.load(folder).for_pair(*languages)
     model_config = AutoConfig.from_pretrained(folder)
     family = family_of(model_config)
     attention = family.attention

@@ -208,9 +208,10 @@ def make_inputs(settings: ModelSettings, tokenizer: Any) -> Inputs:
     sequences = torch.randint(len(tokenizer), (SEQUENCES, SEQUENCE_LENGTH), generator=generator)
     sequences[0, -NEWEST_TOKENS:] = torch.arange(len(tokenizer) - NEWEST_TOKENS, len(tokenizer))
     config, encoder = settings.config, ExampleEncoder(tokenizer, settings)
+    languages = next(iter(settings.trained_on.language_pairs), (None, None))  # of several, any will do
     layouts = []
     for source, target in EXAMPLES:
-        example = encoder.encode(Row(source, target, config.source_lang, config.target_lang))
+        example = encoder.encode(Row(source, target, *languages))
         schedule = roll_out(make_policy("wait_k", k=2), len(example.source_lengths), len(example.target_lengths))
         layouts.append(lay_out(config, example, schedule))
     return Inputs(settings, sequences, layouts)

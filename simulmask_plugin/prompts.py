@@ -22,6 +22,9 @@ INTERLEAVED_INSTRUCTION = (
 LATENCIES = ("low", "low-medium", "medium", "medium-high", "high")
 """The latency prompts of EAST; its data has low, medium and high, and the two between them are for inference."""
 
+DEFAULT_LATENCY = "medium"
+"""Latency in the prompt of streaming where nothing is said."""
+
 OFFLINE_LATENCY = "offline"
 """Latency in the prompt of a row that comes whole: one source chunk, one target chunk."""
 
@@ -70,6 +73,12 @@ class Prompt:
     def target_is_spaced(self) -> bool:
         """Whether white space stands before the first target unit; behind a special token, as before the source."""
         return self.source_is_spaced if self.header == READ_END else _wants_space(self.header)
+
+
+def check_latency(value: str) -> None:
+    """Raise a ValueError unless value is a latency that a prompt may name."""
+    if value not in (*LATENCIES, OFFLINE_LATENCY):
+        raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join((*LATENCIES, OFFLINE_LATENCY))}.")
 
 
 def placeholders(text: str) -> list[str]:

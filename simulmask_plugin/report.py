@@ -11,11 +11,12 @@ from typing import Any
 
 from simulmask_plugin.atomic import write_text
 from simulmask_plugin.config import DEFAULTS, ModelSettings
-from simulmask_plugin.evaluation_config import EvaluationConfig
-from simulmask_plugin.languages import is_japanese
+from simulmask_plugin.evaluation_config import TOKENIZER_PACKAGES, EvaluationConfig, counting
+from simulmask_plugin.languages import UNSPACED
 from simulmask_plugin.measures import MEASURES, number_text
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
+from simulmask_plugin.trained_on import TrainedOn
 from simulmask_plugin.units import CHARACTER
 from simulmask_plugin.yaml_files import yaml_text
 
@@ -24,6 +25,9 @@ EXTRA_DIGITS = 4
 
 NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
 """Values of an evaluation's keys that say nothing, besides None."""
+
+UNSAID: Mapping[str, Any] = {**DEFAULTS, **asdict(TrainedOn())}
+"""Values in simulmask.json that need not be listed."""
 
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
@@ -34,11 +38,15 @@ def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
 
 
-def tokenizer_note(config: EvaluationConfig) -> str:
-    """Say what BLEU of Japanese counts where it is no words; empty elsewhere."""
-    if config.bleu_tokenize != "char" or not is_japanese(config.target_lang or ""):
+def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """Say what BLEU of Japanese and Korean counts where it is no words; empty elsewhere."""
+    if config.bleu_tokenize != UNSPACED.tokenizer:
         return ""
-    return "BLEU counts characters (sacrebleu's tokenizer char); for words, ja-mecab: `pip install 'sacrebleu[ja]'`."
+    tokenizer = counting(config, settings).tokenizer
+    if tokenizer not in TOKENIZER_PACKAGES:
+        return ""
+    install = f"pip install 'sacrebleu[{tokenizer[:2]}]'"
+    return f"BLEU counts characters (sacrebleu's tokenizer char); for words, {tokenizer}: `{install}`."
 
 
 def settings_that_matter(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
@@ -97,6 +105,7 @@ def write_report(
         scores: the table.
         signatures: of the scores, and versions.
     """
+    trained = asdict(settings.config) | asdict(settings.prompt) | asdict(settings.trained_on)
     sections = [
         f"# {name}",
         f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
@@ -105,7 +114,7 @@ def write_report(
         "## Scores",
         score_table(scores),
         slot_length_note(config, settings),
-        tokenizer_note(config),
+        tokenizer_note(config, settings),
         _meanings(config, settings),
         "![BLEU against LAAL](curve.png)",
         "## Signatures and versions",
@@ -114,7 +123,7 @@ def write_report(
         _settings_table(settings_that_matter(asdict(config) | {"policies": _names(config)}, NOTHING)),
         "## How the model was trained",
         "From its simulmask.json; a key of the block that is not listed has its default.",
-        _settings_table(settings_that_matter(asdict(settings.config) | asdict(settings.prompt), DEFAULTS)),
+        _settings_table(settings_that_matter(trained, UNSAID)),
     ]
     write_text(path, "\n\n".join(section for section in sections if section) + "\n")
 

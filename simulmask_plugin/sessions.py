@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from simulmask_plugin.checks import MOST_AT_ONCE, MOST_UNITS, check_integer
 from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_latency, check_threshold
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_threshold
 from simulmask_plugin.document import Document
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
@@ -43,7 +43,7 @@ class Decision:
         policy: wait_k, read_n, offline; model_driven for the layout interleaved.
         k: wait_k: source units.
         n: read_n: source units.
-        latency: interleaved: for the prompt; medium where nothing is said.
+        latency: interleaved: for the prompt; None: the only one that was trained, else medium.
         read_threshold: interleaved: WRITE when P(end of read) reaches it.
         beam_width: layouts of chunks: hypotheses of the search inside a WRITE.
         recompute: prefix with positions contiguous: compute the target anew whenever source has arrived (baseline).
@@ -114,8 +114,8 @@ class Decision:
         for key, has_meaning in own.items():
             if getattr(self, key) is not None and not has_meaning:
                 raise ValueError(f"{key} has no meaning for a model of layout: {layout}; remove it.")
-        if self.latency is not None:
-            check_latency(self.latency)
+        if layout == "interleaved":
+            settings.trained_on.latency(self.latency)
         if self.read_threshold is not None:
             check_threshold("read_threshold", self.read_threshold)
         if self.beam_width is not None:
@@ -205,7 +205,8 @@ def open_session(
     """Return the session of one sentence (or document) for a model in evaluation mode.
 
     Raises:
-        ValueError: if the model cannot be streamed like this.
+        ValueError: if the model cannot be streamed like this, was never trained on the language pair, or on several
+            and it is not said which.
     """
     policy = decision.check(encoder.settings)
     layout = encoder.settings.config.layout
@@ -229,7 +230,7 @@ def open_session(
         policy=policy,
         source_lang=source_lang,
         target_lang=target_lang,
-        latency=decision.latency or "medium",
+        latency=encoder.settings.trained_on.latency(decision.latency),
         read_threshold=decision.read_threshold,
         beam_width=1 if decision.beam_width is None else decision.beam_width,
         document=document,

@@ -5,6 +5,7 @@ Nothing of LLaMA-Factory is imported here: ``factory.py`` hands each member over
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,10 +16,13 @@ from simulmask_plugin.families import check_attention
 from simulmask_plugin.features import check_special_tokens
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.trainer import SimulMaskTrainer
-from simulmask_plugin.training_data import SimulMaskDatasetProcessor, align_dataset, count_rows
-
-NUM_ROWS = "num_rows"
-"""Column of flat data: rows of the data that the map kept, those of a batch beside its first sequence."""
+from simulmask_plugin.training_data import (
+    PROMPTS,
+    SimulMaskDatasetProcessor,
+    align_dataset,
+    count_prompts,
+    trained_on,
+)
 
 
 class SftRun:
@@ -39,6 +43,7 @@ class SftRun:
         self.seed = seed
         self.flat = flat
         self.logger = logger
+        self.prompts: Counter[str] = Counter()  # what those of the training data name
         self.special_tokens: list[int] = []
         self.base: Any = None  # the model that gets an adapter
 
@@ -54,12 +59,16 @@ class SftRun:
         tokenizer: Any,
         **kwargs: Any,
     ) -> Any:
-        """Learn tokenizer and template first."""
+        """Learn tokenizer and template first, and then what the data has named in their prompts."""
         self.settings = ModelSettings(self.config, resolve_prompt(self.config, template, tokenizer))
         if self.config.layout == "interleaved":
             check_special_tokens(tokenizer)
             self.special_tokens = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
-        return stock(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
+        module = stock(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
+        found = trained_on(self.prompts)
+        self.settings = self.settings.after_training_on(found)
+        self.logger.info_rank0(f"simulmask: the data translates {found.described()}.")
+        return module
 
     def align_dataset(self, stock: Callable[..., Any], *args: Any) -> Any:
         """Take our columns instead of LLaMA-Factory's."""
@@ -70,15 +79,17 @@ class SftRun:
         rows = SimulMaskDatasetProcessor(tokenizer, self.settings, data_args.cutoff_len)
         return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
 
-    def preprocess(self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
-        """Say how many examples were dropped, and how many prefix pairs were made."""
-        processed = stock(dataset, data_args, *args, **kwargs)
+    def preprocess(
+        self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any
+    ) -> Any:
+        """Say how many examples were dropped, and how many prefix pairs were made; keep what the prompts name."""
+        processed = stock(dataset, data_args, *args, is_eval=is_eval, **kwargs)
         if processed is None:
             return None
-        if self.flat:  # a pack holds several
-            num_kept, processed = sum(processed[NUM_ROWS][:]), processed.remove_columns(NUM_ROWS)
-        else:
-            num_kept = count_rows(processed)
+        prompts, processed = count_prompts(processed), processed.remove_columns(PROMPTS)
+        if not is_eval:
+            self.prompts += prompts
+        num_kept = prompts.total()
         if num_kept < len(dataset):
             self.logger.warning_rank0(
                 f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "
@@ -136,7 +147,8 @@ def flatten(stock: Any) -> Any:
             rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
             features = super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
             num_features = len(features["input_ids"])
-            return {**features, NUM_ROWS: [len(prompts), *[0] * num_features][:num_features]}
+            named = [prompt for (feature,) in prompts for prompt in feature[PROMPTS]]
+            return {**features, PROMPTS: [named, *[[]] * num_features][:num_features]}
 
         def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
             layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])

@@ -15,6 +15,7 @@ from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape
 from simulmask_plugin.schedule import parse_schedule
 from simulmask_plugin.terminal import console
+from simulmask_plugin.trained_on import Languages
 from simulmask_plugin.units import Tokenizer, split_units
 
 EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
@@ -60,6 +61,7 @@ def run_show(
     given: Mapping[str, Any],
     source: str | None,
     target: str | None,
+    languages: Languages = (None, None),
     schedule: str | None,
     tokenizer_dir: str | None,
     instruction: str | None,
@@ -74,6 +76,7 @@ def run_show(
         given: keys of the ``simulmask:`` block that replace its own.
         source: text of the source, together with ``target``.
         target: text of the target.
+        languages: source_lang and target_lang of these texts; None: whichever was trained (`ModelSettings.pair`).
         schedule: g, for policy ``schedule``, which is the default with it.
         tokenizer_dir: folder of a tokenizer or model, in place of a YAML.
         instruction: text before the source, where every word is a token; else the YAML or the model has its own.
@@ -97,7 +100,11 @@ def run_show(
                 f"--schedule goes with --policy {SCHEDULE} or {MODEL_DRIVEN}, got --policy {given['policy']}."
             )
     texts = None if source is None or target is None else (source, target)
-    tokenizer, settings, row, seed = _inputs(config_path, overrides, tokenizer_dir, given, texts, instruction or "")
+    if config_path is not None and texts is None and any(languages):
+        raise ValueError("--source-lang and --target-lang go with --source and --target; the data has its own.")
+    tokenizer, settings, row, seed = _inputs(
+        config_path, overrides, tokenizer_dir, given, texts, languages, instruction or ""
+    )
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
     elif settings.config.policy == MODEL_DRIVEN and row.schedule is None:
@@ -129,6 +136,7 @@ def _inputs(
     tokenizer_dir: str | None,
     given: Mapping[str, Any],
     texts: tuple[str, str] | None,
+    languages: Languages,
     instruction: str,
 ) -> tuple[Tokenizer, ModelSettings, Row, int]:
     """Tokenizer, settings, row and seed, from the YAML, from the tokenizer's folder, or from words alone."""
@@ -137,14 +145,15 @@ def _inputs(
 
         setup = load_training(config_path, overrides, to_run=False)
         settings = replace(setup.settings, config=setup.settings.config.with_keys(given))
-        row = read_data(setup)[0].first if texts is None else _row(texts, settings.config)
+        row = read_data(setup)[0].first if texts is None else _row(texts, settings, languages)
         return setup.tokenizer, settings, row, setup.training_args.seed
     if tokenizer_dir is not None:
         tokenizer, settings = load_settings(tokenizer_dir, given)
-        return tokenizer, settings, _row(texts or EXAMPLE, settings.config), 0
+        return tokenizer, settings, _row(texts or EXAMPLE, settings, languages), 0
     config = _block(given)
-    row = _row(texts or EXAMPLE, config)
     prompt = replace(WORD_PROMPTS.get(config.layout, WORD_PROMPT), before=escape(instruction))
+    settings = ModelSettings(config, prompt)
+    row = _row(texts or EXAMPLE, settings, languages)
     words = [
         *split_units(row.source, config.source_units),
         *prompt.header.split(),
@@ -152,7 +161,7 @@ def _inputs(
         *prompt.next_header.split(),
         *instruction.split(),
     ]
-    return WordTokenizer(words), ModelSettings(config, prompt), row, 0
+    return WordTokenizer(words), settings, row, 0
 
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
@@ -161,8 +170,8 @@ def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
     return SimulMaskConfig.from_dict({**WAIT_3, **given} if needs_policy else dict(given))
 
 
-def _row(texts: tuple[str, str], config: SimulMaskConfig) -> Row:
-    return Row(*texts, config.source_lang, config.target_lang)
+def _row(texts: tuple[str, str], settings: ModelSettings, languages: Languages) -> Row:
+    return Row(*texts, *settings.pair(*languages))
 
 
 def load_settings(folder: str, given: Mapping[str, Any]) -> tuple[Any, ModelSettings]:

@@ -7,7 +7,7 @@
     clean_examples  examples                           ->  kept examples, counts of the dropped ones
 
 Both files are a JSON array of objects, or one object a line. The chunks come without reliable white space; here each
-gets one space before it, the first and those of Chinese and Japanese excepted. https://arxiv.org/abs/2504.09570
+gets one space before it, the first and those of languages without spaces excepted. https://arxiv.org/abs/2504.09570
 """
 
 from collections import Counter, defaultdict
@@ -58,7 +58,7 @@ def read_offline(path: Path) -> tuple[list[Example], Faults]:
 def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[list[Example], Counter[str]]:
     """Returns the examples worth keeping and, by reason, how many were dropped; see `corpora.clean`.
 
-    The units are those of the languages: words, or characters of Chinese and Japanese. The same sentences at another
+    The units are those of the languages: words, or characters of those without spaces. The same sentences at another
     level are no duplicate.
     """
     groups = defaultdict(list)

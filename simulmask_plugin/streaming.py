@@ -42,8 +42,8 @@ class StreamingSession:
         model: a causal language model in evaluation mode.
         encoder: tokenizer and settings, see :class:`~simulmask_plugin.features.ExampleEncoder`.
         policy: decides READ or WRITE; may be another one than in training.
-        source_lang: for the prompt; None takes the one of the settings.
-        target_lang: likewise.
+        source_lang: for the prompt; None: that of the only pair that was trained, see `ModelSettings.pair`.
+        target_lang: the same for the target.
         max_target_tokens: the session ends when it has written so many.
         max_unit_tokens: a unit is complete when it has so many.
         choose: picks a token from logits; None is greedy.

@@ -13,10 +13,9 @@ from sacrebleu.metrics import CHRF
 
 from simulmask_plugin.atomic import write_text
 from simulmask_plugin.comparison import COLUMNS, Comparison, Run, make_table
-from simulmask_plugin.config import DEFAULTS
 from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.measures import MEASURES, number_text, p_text
-from simulmask_plugin.report import EXTRA_DIGITS, settings_that_matter
+from simulmask_plugin.report import EXTRA_DIGITS, UNSAID, settings_that_matter
 from simulmask_plugin.scores import Score
 
 TEXTS = ("system", "policy")
@@ -140,7 +139,7 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
             plain=comparison.plain,
             figure=base64.b64encode(png.read_bytes()).decode(),
             samples=samples(comparison.sources, comparison.runs),
-            blocks={name: settings_that_matter(block, DEFAULTS) for name, block in comparison.blocks.items()},
+            blocks={name: settings_that_matter(block, UNSAID) for name, block in comparison.blocks.items()},
             evaluation=settings_that_matter(comparison.evaluation, {}),
             versions=comparison.versions,
         )

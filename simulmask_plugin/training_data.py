@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings
-from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, features_of, longest_layout, row_of
+from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, features_of, longest_layout, row_of
 from simulmask_plugin.json_files import parse_json
+from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.texts import is_blank, read_text
+from simulmask_plugin.trained_on import TrainedOn
 
 FORMATTING = "simulmask"
 COLUMNS = (
@@ -26,6 +30,11 @@ COLUMNS = (
     "target_chunks",
     "latency",
 )
+PROMPTS = "prompts"
+"""Column beside the features: what the prompts of the rows name (`prompt_key`) that begin with this feature.
+
+A row is kept by the feature that it begins with: its first prefix pair, or of flat data the first sequence of a batch.
+"""
 
 
 def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, data_args: Any, *args: Any) -> Any:
@@ -95,6 +104,8 @@ def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str
         text = "".join(values[key] or []) if key != side else values[key]
         if not isinstance(text, str) or is_blank(text):
             raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
+        if not isinstance(values[f"{side}_lang"], str | None):
+            raise ValueError(f"{where}: {side}_lang must be a text, got {values[f'{side}_lang']!r}.")
     return {f"_{key}": value for key, value in values.items()} | {
         "_schedule": parse_schedule(values["schedule"], where),
         "_where": where,
@@ -123,10 +134,10 @@ class SimulMaskDatasetProcessor:
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Encode a batch of rows; those longer than cutoff_len are left out (and counted by the caller)."""
-        features: dict[str, list[Any]] = {column: [] for column in FEATURE_COLUMNS}
+        features: dict[str, list[Any]] = {column: [] for column in (*FEATURE_COLUMNS, PROMPTS)}
         for feature in self.encode(examples):
-            for column in FEATURE_COLUMNS:
-                features[column].append(feature[column])
+            for column, values in features.items():
+                values.append(feature[column])
         return features
 
     def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -141,16 +152,33 @@ class SimulMaskDatasetProcessor:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             if longest_layout(config, features[-1]) <= self.cutoff_len:
-                yield from features
+                prompts = [prompt_key(row, self.settings)]
+                yield from ({**feature, PROMPTS: [] if place else prompts} for place, feature in enumerate(features))
 
     def print_data_example(self, example: Mapping[str, Any]) -> None:
         """Print one example, as LLaMA-Factory does."""
         print(f"input_ids:\n{example['input_ids']}\ninputs:\n{self.tokenizer.decode(example['input_ids'])}")
 
 
-def count_rows(features: Mapping[str, Any]) -> int:
-    """How many rows of the data these features were made of: of prefix pairs, only a row's first repeats nothing."""
-    return features["num_written"][:].count(0)  # [:] makes a list of a column of `datasets`, which is slow by item
+def prompt_key(row: Row, settings: ModelSettings) -> str:
+    """What the prompt of a row names, as a text."""
+    latency = (row.latency or OFFLINE_LATENCY) if settings.config.layout == "interleaved" else None
+    return json.dumps([*settings.pair(row.source_lang, row.target_lang), latency], ensure_ascii=False)
+
+
+def count_prompts(features: Mapping[str, Any]) -> Counter[str]:
+    """How many rows of the data these features were made of, by what their prompts name."""
+    return Counter(chain.from_iterable(features[PROMPTS][:]))  # [:] makes a list of a column, which is slow by item
+
+
+def trained_on(prompts: Iterable[str]) -> TrainedOn:
+    """Put together what the prompts of rows name, see `prompt_key`; the order of rows leaves no trace."""
+    named = [json.loads(key) for key in set(prompts)]
+    latencies = {latency for _, _, latency in named}
+    return TrainedOn(
+        language_pairs=tuple(sorted({(source_lang, target_lang) for source_lang, target_lang, _ in named})),
+        latencies=tuple(latency for latency in (*LATENCIES, OFFLINE_LATENCY) if latency in latencies),
+    )
 
 
 def digest(*values: Any) -> str:

@@ -15,7 +15,7 @@ from simulmask_plugin.arguments import attention_of
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.features import Row, row_of
-from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_rows
+from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_prompts
 from simulmask_plugin.yaml_files import read_yaml
 
 FIRST_ROWS = 100
@@ -174,7 +174,7 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
         name=entry.dataset_name,
         columns=entry.simulmask_columns,
         num_rows=len(rows),
-        num_kept=count_rows(features),
+        num_kept=count_prompts(features).total(),
         longest=max(lengths),
         first=first,
     )

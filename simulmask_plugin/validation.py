@@ -97,7 +97,7 @@ def _describe_sample(sample: DataSample) -> tuple[str, ...]:
 def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: int = 0) -> None:
     """Print the prompt and the tokens of one example."""
     config, picture = settings.config, draw(tokenizer, settings, row, seed=seed)
-    languages = row.source_lang or config.source_lang, row.target_lang or config.target_lang
+    languages = settings.pair(row.source_lang, row.target_lang)
     names = ("before the source", "header", "before more source")
     texts = settings.prompt.render(*languages, row.latency or OFFLINE_LATENCY)
     out = console()
@@ -124,7 +124,9 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     streamed = decisions[0].streamed_with(settings).config
     streamed = replace(streamed, **({"k": None, "n": None, **policy} if policy else {}))
     source, target = (_first_line(path) for path in (config.source, config.target))
-    row = Row(source, target, config.source_lang or streamed.source_lang, config.target_lang or streamed.target_lang)
+    row = Row(source, target, config.source_lang, config.target_lang)
+    if streamed.layout == "interleaved":
+        row = replace(row, latency=settings.trained_on.latency(decisions[0].latency))
     if streamed.has_schedule_column:  # the model decides; the example is shown whole
         row = replace(row, schedule=whole_schedule(row, streamed))
     out = console()

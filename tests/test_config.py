@@ -43,7 +43,7 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
     text = (tmp_path / FILE_NAME).read_text(encoding="utf-8")
     assert "Übersetze" in text
     assert text.endswith("}\n")
-    assert json.loads(text).keys() == {"simulmask_plugin", "config", "prompt"}
+    assert json.loads(text).keys() == {"simulmask_plugin", "config", "prompt", "trained_on"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import pytest
 import torch
 from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE1, losses
 
+from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.trained_on import TrainedOn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,6 +36,13 @@ def merged(workshop, stage1, stage2):
         *(f"model_name_or_path={stage1}", f"adapter_name_or_path={stage2}", f"export_dir={output}"),
     )
     return output
+
+
+def test_each_stage_saves_what_its_own_data_named(stage1, merged):
+    """The second stage has sentences that come whole beside the chunks."""
+    chunks = ("low", "medium", "high")
+    found = [ModelSettings.load(folder).trained_on for folder in (stage1, merged)]
+    assert found == [TrainedOn((("X", "Y"),), of_stage) for of_stage in (chunks, (*chunks, "offline"))]
 
 
 def embeddings(folder):
@@ -123,6 +132,7 @@ def test_two_processes_give_the_losses_of_one(workshop, stage1):
         config=EAST_STAGE1,
         **TWO_PROCESSES,
     )
+    assert ModelSettings.load(output) == ModelSettings.load(stage1)
     one = losses(stage1)
     for step, loss in losses(output).items():
         assert loss == pytest.approx(one[step], abs=1e-4)

@@ -20,6 +20,7 @@ STDLIB_ONLY = [
     "policies",
     "units",
     "prompts",
+    "trained_on",
     "config",
     "chunks",
 ]

@@ -16,7 +16,7 @@ from simulmask_plugin.cli import main
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.features import FEATURE_COLUMNS, Row
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.training_data import count_rows, row_of
+from simulmask_plugin.training_data import PROMPTS, count_prompts, row_of
 
 VOCAB = 450
 IGNORED = -100
@@ -37,8 +37,9 @@ def test_a_row_too_long_is_left_out_with_all_its_pairs(byte_level):
 
 def test_rows_are_counted_by_their_first_pairs(byte_level):
     features = processed(encoder_of(byte_level, **WAIT_2), data_row("a b c d e", "v w x y z"), data_row("a", "x"))
-    columns = {name: [feature[name] for feature in features] for name in FEATURE_COLUMNS}
-    assert (count_rows(columns), count_rows(Dataset.from_dict(columns)), len(features)) == (2, 2, 5)
+    columns = {name: [feature[name] for feature in features] for name in (*FEATURE_COLUMNS, PROMPTS)}
+    counts = [count_prompts(of).total() for of in (columns, Dataset.from_dict(columns))]
+    assert (counts, len(features)) == ([2, 2], 5)
 
 
 def test_a_source_without_units_travels_through_a_dataset(byte_level):
@@ -69,13 +70,14 @@ def training(tmp_path_factory):
 @pytest.mark.parametrize(
     "cutoff_len, num_pairs, said",
     [
-        (256, 4, ["2 sentence pairs became 4 prefix pairs."]),
+        (256, 4, ["2 sentence pairs became 4 prefix pairs.", "the data translates English to German."]),
         (
             77,
             1,
             [
                 "1 of 2 examples are longer than cutoff_len 77 and were dropped; raise cutoff_len to keep them.",
                 "1 sentence pairs became 1 prefix pairs.",
+                "the data translates English to German.",
             ],
         ),
     ],

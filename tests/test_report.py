@@ -13,6 +13,7 @@ from simulmask_plugin.measures import MEASURES
 from simulmask_plugin.report import code, score_table, write_report
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
+from simulmask_plugin.trained_on import TrainedOn
 
 SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots"}
 
@@ -65,7 +66,10 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
     """The defaults that depend on the model, too: only eager attention caps the scores of Gemma 2."""
     model_of("gemma2", len(byte_level), 0).config.save_pretrained(tmp_path)
     policies = ({"policy": "wait_k", "k": 1}, {"policy": "offline"})
-    given = EvaluationConfig(model=str(tmp_path), source="s", target="t", output="o", policies=policies, limit=9)
+    target = tmp_path / "test.target"
+    target.write_text("zwei Hunde")
+    files = {"model": str(tmp_path), "source": "s", "target": str(target), "output": "o"}
+    given = EvaluationConfig(**files, policies=policies, limit=9)
     settings = settings_of(**SLOTS_16)
     scores = [Score("wait_k-1", 9, *[1.0] * 9, truncated=0)]
     signatures = {"BLEU": "nrefs:1|tok:13a", "Python": "3.11"}
@@ -75,9 +79,8 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
         dict(tables[heading][2:])
         for heading in ("How it was evaluated", "How the model was trained", "Signatures and versions")
     )
-    of_files = {"model": str(tmp_path), "source": "s", "target": "t", "output": "o"}
     of_run = {"policies": "wait_k-1, offline", "limit": "9", "jobs": "1", "max_target_tokens": "512"}
-    assert evaluated == of_files | of_run | USED, "and nothing that says nothing, such as threads: None"
+    assert evaluated == files | of_run | USED, "and nothing that says nothing, such as threads: None"
     block = {"policy": "wait_k", "k": "[1, 3]", "layout": "slots", "positions": "slots"}
     assert trained == block | {"before": "Tr:", "header": r'"\nAs:"', "next_header": r'"\nUs:"'}
     assert signed == {"BLEU": r"nrefs:1\|tok:13a", "Python": "3.11"}
@@ -120,15 +123,29 @@ def test_table_gives_every_number_its_own_digits(tmp_path):
     assert high == "| high |" + "  |" * 9 + " 0 | 1.0000 |"
 
 
+def test_report_names_the_language_pairs_and_latencies_that_were_trained(tmp_path):
+    (tmp_path / "test.target").write_text("zwei Hunde")
+    files = {"model": "m", "source": "s", "target": str(tmp_path / "test.target"), "output": "o"}
+    config = EvaluationConfig(**files, policies=({"latency": "low"},), latency_unit="word")
+    trained_on = TrainedOn((("Chinese", "English"), ("German", "French")), ("low", "high"))
+    settings = settings_of(layout="interleaved").after_training_on(trained_on)
+    write_report(tmp_path / "report.md", "toy", config, settings, [Score("low", 9, *[1.0] * 9, truncated=0)], {})
+    trained = dict(sections_of(tmp_path / "report.md")["How the model was trained"][2:])
+    assert trained["language_pairs"] == '[["Chinese", "English"], ["German", "French"]]'
+    assert trained["latencies"] == '["low", "high"]'
+
+
 @pytest.mark.parametrize("text, cell", [("a|b", r"`a\|b`"), ("a`b", "`` a`b ``"), ("plain", "`plain`")])
 def test_texts_survive_in_a_table(text, cell):
     assert code(text) == cell
 
 
 @pytest.mark.parametrize(
-    ("tokenizer", "language", "is_said"),
-    [("char", "Japanese", True), ("ja-mecab", "ja", False), ("char", "Thai", False)],
+    ("tokenizer", "language", "extra"),
+    [("char", "Japanese", "ja"), ("char", "ko", "ko"), ("ja-mecab", "ja", None), ("char", "Thai", None)],
 )
-def test_report_says_where_bleu_of_japanese_counts_characters(report, tokenizer, language, is_said):
+def test_report_says_where_bleu_counts_characters_for_want_of_words(report, tokenizer, language, extra):
     lines = report({"policy": "offline"}, bleu_tokenize=tokenizer, target_lang=language)
-    assert any(line.startswith("BLEU counts characters") for line in lines) == is_said
+    said = [line for line in lines if line.startswith("BLEU counts characters")]
+    expected = f"tokenizer char); for words, {extra}-mecab: `pip install 'sacrebleu[{extra}]'`."
+    assert [line.endswith(expected) for line in said] == ([] if extra is None else [True])

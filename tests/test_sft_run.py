@@ -30,6 +30,11 @@ def run_of(setup):
 
 def load_data(path, *overrides):
     """The training data of a YAML as LLaMA-Factory hands it to the trainer."""
+    return prepare(path, *overrides)[1]["train_dataset"]
+
+
+def prepare(path, *overrides):
+    """The run of a YAML, once LLaMA-Factory has loaded its data, and these."""
     from llamafactory.data import get_template_and_fix_tokenizer
 
     setup = load_training(str(path), list(overrides))
@@ -37,7 +42,7 @@ def load_data(path, *overrides):
     arguments = setup.model_args, setup.data_args, setup.training_args
     workflow, run = run_of(setup)
     with factory._seams_replaced(workflow, run):
-        return workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)["train_dataset"]
+        return run, workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +124,108 @@ def test_a_member_that_is_gone_is_named_and_nothing_stays_replaced(training, mon
     with pytest.raises(RuntimeError, match=message), factory._seams_replaced(workflow, run):
         pass
     assert dict(vars(workflow)) == before
+
+
+# What was trained is what is saved
+
+SENTENCE = {"source": "ein haus am see", "target": "a house"}
+CHUNKS = {"source_chunks": ["ein haus", " am see"], "target_chunks": ["a house", " by it"]}
+DATA = {
+    "one": [SENTENCE | {"source_lang": "German", "target_lang": "French"}] * 2,
+    "two": [
+        SENTENCE | {"source_lang": "German", "target_lang": None},
+        LONG | {"source_lang": "Dutch", "target_lang": "Dutch"},
+        SENTENCE | {"source_lang": None, "target_lang": "Greek"},
+    ],
+    "none": [SENTENCE] * 3,
+    "held_out": [SENTENCE | {"source_lang": "Held", "target_lang": "Out"}],
+    "chunks": [CHUNKS | {"latency": "high", "target_lang": "French"}, CHUNKS | {"latency": "low", "target_lang": None}],
+    "whole": [SENTENCE | {"latency": "medium"}, SENTENCE | {"latency": None}],
+}
+"""Rows by data set; the long one never gets into a training of cutoff_len 100."""
+
+DE_FR, DE_DEFAULT, DEFAULT_EL, DEFAULT = ("German", "French"), ("German", "Y"), ("X", "Greek"), ("X", "Y")
+PREFIX = {"policy": "wait_k", "k": 1, "instruction": "T", "header": ":"}
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory):
+    """A training YAML for each layout, over data sets that name their languages, or do not."""
+    folder = tmp_path_factory.mktemp("languages")
+    blocks = {
+        "prefix": PREFIX,
+        "interleaved": BLOCK,
+        "pairs": PREFIX | {"prefix_pairs": True, "positions": "contiguous"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+        paths = {}
+        for name, block in blocks.items():
+            block = block | {"source_lang": "X", "target_lang": "Y"}
+            keys = {"template": "empty", "cache_dir": str(folder / "cache"), "bf16": False, "cutoff_len": 100}
+            paths[name] = write_setup(folder, simulmask=block, **keys).rename(folder / f"{name}.yaml")
+        entries = {}
+        for name, rows in DATA.items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            columns = {column: column for column in rows[0]}
+            entries[name] = {"file_name": f"{name}.jsonl", "formatting": "simulmask", "columns": columns}
+        (folder / "dataset_info.json").write_text(json.dumps(entries))
+        yield paths
+
+
+def trained_on(path, *overrides):
+    """What simulmask.json says of the data, and of the languages of the block."""
+    run, data = prepare(path, *overrides)
+    assert "prompts" not in data["train_dataset"].column_names
+    settings = run.settings
+    return settings.trained_on.language_pairs, settings.trained_on.latencies, settings.pair
+
+
+@pytest.mark.parametrize(
+    ("layout", "datasets", "pairs", "latencies"),
+    [
+        ("prefix", "one", [DE_FR], []),
+        ("prefix", "none", [DEFAULT], []),
+        ("prefix", "two", [DE_DEFAULT, DEFAULT_EL], []),
+        ("prefix", "one,none,two", [DE_FR, DE_DEFAULT, DEFAULT_EL, DEFAULT], []),
+        ("pairs", "one,two", [DE_FR, DE_DEFAULT, DEFAULT_EL], []),
+        ("interleaved", "one", [DE_FR], ["offline"]),
+        ("interleaved", "chunks", [("X", "French"), DEFAULT], ["low", "high"]),
+        ("interleaved", "whole,chunks,one", [DE_FR, ("X", "French"), DEFAULT], ["low", "medium", "high", "offline"]),
+    ],
+)
+def test_language_pairs_and_latencies_are_those_of_the_data(languages, layout, datasets, pairs, latencies):
+    """Of all its data sets, with the block's languages where a row has none, and without what was dropped."""
+    expected = tuple(pairs), tuple(latencies)
+    for _ in range(2):  # the second run takes the rows from the map cache
+        assert trained_on(languages[layout], f"dataset={datasets}")[:2] == expected
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_batches_of_llama_factory_hide_no_language(languages, warnings, kind):
+    options = (*BATCHES[kind], "dataset=whole,chunks,one,two", "preprocessing_batch_size=2")
+    expected = (DE_FR, DE_DEFAULT, ("X", "French"), DEFAULT_EL, DEFAULT), ("low", "medium", "high", "offline")
+    assert trained_on(languages["interleaved"], *options)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    "held_out", [("eval_dataset=held_out",), ("eval_dataset=held_out,none", "eval_on_each_dataset=true")]
+)
+def test_held_out_data_is_no_training(languages, held_out):
+    pairs, _, pair = trained_on(languages["prefix"], "dataset=one", *held_out)
+    assert pairs == (DE_FR,)
+    assert pair() == DE_FR
+
+
+def test_split_off_data_is_no_training(languages):
+    found = {trained_on(languages["prefix"], "dataset=one,held_out", "val_size=1", f"seed={s}")[0] for s in range(6)}
+    held_out = ("Held", "Out")
+    assert found == {(DE_FR,), (DE_FR, held_out)}
+
+
+def test_single_pair_of_the_data_is_the_one_to_stream(languages):
+    run, _ = prepare(languages["prefix"], "dataset=one")
+    assert (run.settings.config.source_lang, run.settings.config.target_lang) == DE_FR
+    several, _ = prepare(languages["prefix"], "dataset=one,none")
+    with pytest.raises(ValueError, match="several language pairs: German to French, X to Y"):
+        several.settings.pair()

@@ -8,7 +8,9 @@ from datasets import Dataset
 from test_cli import llama_factory, write_setup
 from test_sft_run import load_data
 
-from simulmask_plugin.training_data import convert_row, parse_schedule
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.features import row_of
+from simulmask_plugin.training_data import COLUMNS, convert_row, parse_schedule
 from simulmask_plugin.training_setup import load_training, read_data
 
 pytestmark = llama_factory
@@ -116,3 +118,19 @@ def test_chunks_that_are_text_are_refused():
         ValueError, match=r"mine, example 1: source_chunks must be a list of texts, got 'ein haus'; take"
     ):
         convert_row(row, 0, columns={key: key for key in row}, name="mine")
+
+
+@pytest.mark.parametrize("language", [3, ["German"], float("nan")])
+def test_language_that_is_no_text_is_refused(language):
+    row = {"source": "ein haus", "target": "a house", "target_lang": language}
+    with pytest.raises(ValueError, match=r"mine, example 3: target_lang must be a text, got"):
+        convert_row(row, 2, columns={key: key for key in row}, name="mine")
+
+
+def test_latency_of_a_row_that_comes_whole_is_checked_as_well():
+    """Its prompt would name a latency that streaming refuses."""
+    config = SimulMaskConfig.from_dict({"layout": "interleaved"})
+    values = dict.fromkeys(COLUMNS) | {"source": "ein haus", "target": "a house"}
+    assert row_of(values | {"latency": "low"}, config).latency == "low"
+    with pytest.raises(ValueError, match=r"Unknown latency 'lowest'; expected one of low"):
+        row_of(values | {"latency": "lowest"}, config)

@@ -1,0 +1,73 @@
+"""What the pages list is what the program has."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from simulmask_plugin.evaluation_config import EvaluationConfig
+from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
+from simulmask_plugin.sessions import Decision
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+
+
+def section(page, heading):
+    """The text of a page under a heading of the second level."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def first_column(page, heading):
+    """The names in backticks in the first column of the first table under a heading."""
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section(page, heading), re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+
+
+def defaults(page, heading):
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \|", section(page, heading), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "page, heading, kind",
+    [
+        ("docs/evaluation.md", "Keys", EvaluationConfig),
+        ("docs/evaluation.md", "Policies", Decision),
+    ],
+)
+def test_page_lists_every_key_once_and_no_other(page, heading, kind):
+    assert sorted(first_column(page, heading)) == sorted(field.name for field in fields(kind))
+
+
+def test_page_of_the_evaluation_has_its_defaults():
+    written = defaults("docs/evaluation.md", "Keys")
+    for field in fields(EvaluationConfig):
+        if isinstance(field.default, str | int):
+            assert written[field.name] == str(field.default)
+
+
+def test_page_of_the_evaluation_has_every_latency():
+    text = section("docs/evaluation.md", "Policies")
+    assert all(f"`{latency}`" in text for latency in (*LATENCIES, OFFLINE_LATENCY))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_a_page_lead_somewhere(page):
+    """To a file, and to a heading of it."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), target
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -61,6 +61,9 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         environment = environments.get()
         try:
             return _run_model(study, name, environment)
+        except KeyboardInterrupt:
+            failed.set()
+            raise
         except Exception as error:
             failed.set()
             reason = (str(error) or repr(error)).splitlines()[0]

@@ -12,7 +12,7 @@ from simulmask_plugin.atomic import write_text
 from simulmask_plugin.json_files import read_json
 
 MODEL_FILES = (
-    *("*.safetensors", "*.bin", "*.index.json", "config.json", "simulmask.json"),
+    *("*.safetensors", "*.bin", "*.index.json", "config.json", "adapter_config.json", "simulmask.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken"),
 )
 """Of a model's folder, what decides on its outputs: weights, configuration, settings of training, tokenizer."""

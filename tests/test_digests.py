@@ -62,7 +62,13 @@ def test_damaged_store_is_made_again(tmp_path, content):
 
 
 def test_files_of_a_model_are_those_that_decide_on_its_outputs(tmp_path):
-    decide = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+    decide = [
+        "adapter_config.json",
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+    ]
     decide += [
         "simulmask.json",
         "special_tokens_map.json",

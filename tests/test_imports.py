@@ -83,6 +83,7 @@ ORDER = [
     "report",
     "progress",
     "evaluation",
+    "checkpoints",
     "study",
     "comparison",
     "study_report",

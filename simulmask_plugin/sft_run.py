@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.checkpoints import has_optimizer
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import check_attention
@@ -128,7 +130,14 @@ class SftRun:
         return lora_with_tokens(stock, self.base, self.special_tokens, **kwargs)
 
     def make_trainer(self, stock: type, **kwargs: Any) -> Any:
-        """Compose our trainer and LLaMA-Factory's."""
+        """Compose our trainer and LLaMA-Factory's; say where a training goes on without its optimizer."""
+        resumed = kwargs["args"].resume_from_checkpoint
+        if isinstance(resumed, str) and not has_optimizer(Path(resumed)):
+            self.logger.warning_rank0(
+                f"simulmask: {resumed} holds no optimizer (save_only_model, or a save that was cut): the training goes "
+                "on from its weights, but optimizer and learning rate begin as at step 0. Take another checkpoint to "
+                "go on as if nothing had happened."
+            )
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
         return composed(**kwargs)
 

@@ -231,6 +231,9 @@ def _add_attention(commands: Commands) -> None:
     parser.add_argument("--k", type=int, help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
     parser.add_argument(
+        "--latency", metavar="NAME", help="interleaved: for the prompt; default: offline, if that was trained"
+    )
+    parser.add_argument(
         "--schedule",
         metavar="1,2,3",
         help="g per target unit, in place of a policy; default where the model decides: one chunk",
@@ -249,6 +252,7 @@ def _attention(options: argparse.Namespace) -> int:
         options.model,
         texts=(options.source, options.target),
         languages=(options.source_lang, options.target_lang),
+        latency=options.latency,
         decision={"policy": options.policy, "k": options.k, "n": options.n},
         schedule=options.schedule,
         layer=options.layer,

@@ -21,15 +21,19 @@ from simuleval.agents.actions import Action, ReadAction, WriteAction
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
+from simulmask_plugin.characters import needs_space
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
-from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units
+from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units, split_units
 
 COUNTED_IN = {"word": WORD, "char": CHARACTER, "spm": WORD}
 """SimulEval's --eval-latency-unit -> what the target is counted in."""
+
+TAIL = 32
+"""Characters of the text sent last that are kept to join more text to it."""
 
 
 class SimulMaskAgent(TextToTextAgent):
@@ -95,6 +99,7 @@ class SimulMaskAgent(TextToTextAgent):
         """Begin a new sentence."""
         super().reset()
         self.num_taken, self.num_sent, self.seconds = 0, 0, 0.0
+        self.sent, self.opens = "", True  # the end of what was sent; whether white space may stand before what follows
         self.session = open_session(
             self.model,
             self.encoder,
@@ -132,7 +137,17 @@ class SimulMaskAgent(TextToTextAgent):
             units = self._whole_words()
         if not units and not self.session.finished:
             return ReadAction()
-        return WriteAction(join_units(units, self.encoder.target.unit), finished=self.session.finished)
+        text = join_units(units, self.encoder.target.unit)
+        if COUNTED_IN[self.options.eval_latency_unit] == CHARACTER:
+            text = self._with_spaces(text)
+        return WriteAction(text, finished=self.session.finished)
+
+    def _with_spaces(self, text: str) -> str:
+        """The text with no-break spaces, as in "iPhone 15": plain ones SimulEval deletes where it counts characters."""
+        text = join_units(split_units(text, CHARACTER), CHARACTER)
+        space = " " * (bool(self.sent) and self.opens and needs_space(self.sent, text))
+        self.sent = (self.sent + space + text)[-TAIL:]
+        return (space + text).replace(" ", "\N{NO-BREAK SPACE}")
 
     def _whole_words(self) -> list[str]:
         """Of a model that writes tokens, send words (or characters), which is what SimulEval counts and joins."""
@@ -140,6 +155,7 @@ class SimulMaskAgent(TextToTextAgent):
         if not self.session.finished:
             ids = ids[: self.encoder.target.num_complete(ids, COUNTED_IN[self.options.eval_latency_unit])]
         self.num_sent += len(ids)
+        self.opens = bool(ids) and self.encoder.target.opens_word[ids[0]]
         return self.encoder.target.text(ids).split()
 
     def _log(self) -> None:

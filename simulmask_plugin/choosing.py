@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.units import WORD
+from simulmask_plugin.units import TOKEN, WORD
 
 
 def inside_words(encoder: ExampleEncoder, device: torch.device) -> Bool[Tensor, " tokens"]:
@@ -23,22 +23,31 @@ def inside_words(encoder: ExampleEncoder, device: torch.device) -> Bool[Tensor, 
 
 
 class Chooser:
-    """Picks the next target token, with words that can only begin where one may begin.
+    """Picks the next target token, with units that can only begin where one may begin.
 
     Args:
         encoder: of the model.
-        device: of the logits.
+        written: the target tokens so far; grows as the session writes.
     """
 
-    def __init__(self, encoder: ExampleEncoder, device: torch.device) -> None:
-        self._inside_words = inside_words(encoder, device)
+    def __init__(self, encoder: ExampleEncoder, written: Sequence[int]) -> None:
+        self._target, self._written = encoder.target, written
+        self._num_tokens = len(encoder.tokenizer)
+        self._forbidden: dict[str, Tensor] = {}
 
     def __call__(self, logits: Float[Tensor, " vocabulary"], index: int, opening: bool) -> int:
         """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
-        logits = logits[: len(self._inside_words)]
-        if opening and index:
-            logits = logits.masked_fill(self._inside_words, -torch.inf)
+        logits = logits[: self._num_tokens]  # a model may have more rows (its vocabulary padded), which are no tokens
+        if opening and index and self._target.unit != TOKEN:
+            logits = logits.masked_fill(self._inside_unit(logits.device), -torch.inf)
         return int(logits.argmax())
+
+    def _inside_unit(self, device: torch.device) -> Bool[Tensor, " tokens"]:
+        """True for the tokens that cannot open a unit behind what is written."""
+        kind = self._target.kind_of(self._written)
+        if kind not in self._forbidden:
+            self._forbidden[kind] = ~torch.tensor(self._target.opens_unit(kind), device=device)
+        return self._forbidden[kind]
 
 
 class ChunkChooser:

@@ -17,7 +17,6 @@ from simulmask_plugin.feeding import ALL, Counters, FedRow, Feeder
 from simulmask_plugin.policies import Policy
 from simulmask_plugin.prompts import DEFAULT_LATENCY, check_latency
 from simulmask_plugin.schedule import Action
-from simulmask_plugin.units import split_units
 
 PlaceTrace = Callable[[int, Tensor], None]
 
@@ -82,7 +81,7 @@ class ChunkedSession:
     _unread: int = field(default=0, init=False)  # units since the last WRITE
     _decision: Action | None = field(default=Action.READ, init=False)  # None: to be asked for
     _window: Window | None = field(default=None, init=False)  # of a document
-    _is_first_source: bool = field(default=True, init=False)  # nothing but the prompt stands before
+    _last_read: str = field(default="", init=False)  # empty where nothing but the prompt stands before
     _is_first_target: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -121,13 +120,14 @@ class ChunkedSession:
         """
         if self.source_finished:
             raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
-        for ids in self.encoder.source_units(text, first=self._is_first_source):
+        for ids in self.encoder.source_units(text, before=self._last_read):
             self._queue(ids)
             self.num_read += 1
             self._unread += 1
-            self._is_first_source, self._decision = False, None
+            self._decision = None
             if self._window is not None:
                 self._window.read(text)
+            self._last_read = text
 
     def finish_source(self) -> None:
         """Declare that no more source will come; what has been read is written."""
@@ -168,7 +168,7 @@ class ChunkedSession:
         self.target_ids += ids
         self.counters.written_tokens += len(ids)
         text = self.encoder.target.text(ids)
-        self.num_written += len(split_units(text, self.encoder.target.unit))
+        self.num_written += self.encoder.target.count(ids)
         self.truncated |= self.document is None and len(self.target_ids) >= self.max_target_tokens
         self.finished = self.source_finished or self.truncated
         if not self.finished:
@@ -208,7 +208,7 @@ class ChunkedSession:
         """Let sentences leave the cache; where nothing but the prompt remains, the next one begins as the first did."""
         self._pending = window.after_write(self._pending, self._place, self.num_read, self.num_written)
         if not self._pending:
-            self._is_first_source = self._is_first_target = True
+            self._last_read, self._is_first_target = "", True
 
     # Rows
 

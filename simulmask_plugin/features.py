@@ -75,22 +75,25 @@ class ExampleEncoder:
         before, header, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return before, header, after
 
-    def source_units(self, text: str, *, first: bool) -> list[list[int]]:
-        """Token ids, a list per unit, of source text; ``first`` if nothing of the source stands before it."""
-        return self.source.encode_all(text, spaced=not first or self.settings.prompt.source_is_spaced)
+    def source_units(self, text: str, *, before: str) -> list[list[int]]:
+        """Token ids, a list per unit, of source text; ``before``: the word or character before it, if there is one."""
+        return self.source.encode_all(text, spaced=bool(before) or self.settings.prompt.source_is_spaced, before=before)
 
     def encode(self, row: Row) -> Example:
         """Encode one row.
 
         Raises:
             ValueError: if source or target is empty, or the language pair is none that the model was trained on.
+            NotEncodable: if the tokenizer cannot encode one of them unit by unit.
         """
         before, header, next_header = self.frame(row.source_lang, row.target_lang, row.latency)
-        source = self.source_units(row.source, first=True)
-        target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
         for side, text in (("source", row.source), ("target", row.target)):
             if is_blank(text):
                 raise ValueError(f"The {side} is empty ({text!r}); remove the row or give it a text.")
+        source = self.source_units(row.source, before="")
+        target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
+        if self.settings.config.layout not in CHUNKED:  # there, units of characters end where the next token says so
+            target = self.target.cut([token for ids in target for token in ids])
         parts = [before, *source, header, *target, [self.tokenizer.eos_token_id]]
         return Example(
             input_ids=np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),

@@ -163,7 +163,7 @@ def regions(layout: SequenceLayout, name: str) -> list[str]:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """Text of a token, or its vocabulary piece where it is a part of a character."""
-    text = tokenizer.decode([token])
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else tokenizer.convert_ids_to_tokens([token])[0]
 
 

@@ -11,12 +11,13 @@ from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import Row, whole_schedule
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
+from simulmask_plugin.pieces import SENTENCE_PIECE
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt, escape
 from simulmask_plugin.schedule import parse_schedule
 from simulmask_plugin.terminal import console
 from simulmask_plugin.trained_on import Languages
-from simulmask_plugin.units import Tokenizer, split_units
+from simulmask_plugin.units import LETTER, Tokenizer, split_units
 
 EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
 WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
@@ -34,20 +35,20 @@ class WordTokenizer:
     """Every word is one token, with ids from 0 in order of appearance; for examples without a tokenizer."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.words = list(dict.fromkeys([*words, END_OF_SENTENCE]))
+        self.words = list(dict.fromkeys([*words, END_OF_SENTENCE, LETTER]))
         self.eos_token_id = self.words.index(END_OF_SENTENCE)
 
     def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
         """Ids of the words of a text; white space has none."""
         return [self.words.index(word) for word in text.split()]
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], *, clean_up_tokenization_spaces: bool = False) -> str:
         """The words, with a space between them."""
-        return " ".join(self.convert_ids_to_tokens(token_ids))
+        return " ".join(self.words[i] for i in token_ids)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """The words."""
-        return [self.words[i] for i in ids]
+        """The words as SentencePiece marks them."""
+        return [SENTENCE_PIECE + self.words[i] for i in ids]
 
     def __len__(self) -> int:
         """Number of different words."""

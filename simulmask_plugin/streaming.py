@@ -69,6 +69,7 @@ class StreamingSession:
     target_ids: list[int] = field(default_factory=list, init=False)
 
     feeder: Feeder = field(init=False)
+    _last_read: str = field(default="", init=False)
     _pending: list[FedRow] = field(default_factory=list, init=False)
     _visible: list[int] = field(default_factory=lambda: [0], init=False)  # source tokens of the first i units
     _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
@@ -85,7 +86,7 @@ class StreamingSession:
         self._pending = [FedRow(token, i, -1, ALL, i, 0, False) for i, token in enumerate(before)]
         self._anchor = list(header)
         if self.choose is None:
-            self.choose = Chooser(self.encoder, self.model.device)
+            self.choose = Chooser(self.encoder, self.target_ids)
 
     # READ
 
@@ -97,9 +98,10 @@ class StreamingSession:
         """
         if self.source_finished:
             raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
-        for ids in self.encoder.source_units(text, first=self.num_read == 0):
+        for ids in self.encoder.source_units(text, before=self._last_read):
             self._take(ids)
             self.num_read += 1
+            self._last_read = text
 
     def _take(self, ids: list[int]) -> None:
         """Queue a source unit behind the last one."""

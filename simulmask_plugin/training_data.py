@@ -160,7 +160,8 @@ class SimulMaskDatasetProcessor:
 
     def print_data_example(self, example: Mapping[str, Any]) -> None:
         """Print one example, as LLaMA-Factory does."""
-        print(f"input_ids:\n{example['input_ids']}\ninputs:\n{self.tokenizer.decode(example['input_ids'])}")
+        ids = example["input_ids"]
+        print(f"input_ids:\n{ids}\ninputs:\n{self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)}")
 
 
 def prompt_key(row: Row, settings: ModelSettings) -> str:

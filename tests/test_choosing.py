@@ -27,20 +27,38 @@ def preferring(tokenizer, *pieces):
 )
 def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening, chosen):
     """The first token of all may be anything: no white space need stand before it."""
-    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), [])
     logits = preferring(byte_level, "og", "Ġdog", "Ġthe")
     assert choose(logits, index, opening) == byte_level.convert_tokens_to_ids(chosen)
 
 
 def test_end_of_sentence_may_always_follow_a_word(byte_level):
-    choose = Chooser(encoder_of(byte_level, **WAIT_1), torch.device("cpu"))
+    choose = Chooser(encoder_of(byte_level, **WAIT_1), [])
     assert choose(preferring(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
 
 
-@pytest.mark.parametrize("unit", ["character", "token"])
-def test_characters_and_tokens_may_begin_with_anything(byte_level, unit):
-    choose = Chooser(encoder_of(byte_level, target_units=unit, **WAIT_1), torch.device("cpu"))
+def test_tokens_may_begin_with_anything(byte_level):
+    choose = Chooser(encoder_of(byte_level, target_units="token", **WAIT_1), [])
     assert choose(preferring(byte_level, "og", "Ġdog"), 3, True) == byte_level.convert_tokens_to_ids("og")
+
+
+@pytest.mark.parametrize(
+    "written, opening, chosen",
+    [
+        ("我", True, "og"),
+        ("我们", False, "og"),
+        ("do", True, "Ġdog"),  # "og" would go on with the run
+        ("我 do", True, "Ġdog"),
+        ("do", False, "og"),
+    ],
+)
+def test_a_unit_of_characters_begins_behind_a_run_only_with_white_space_or_another_script(
+    byte_level, written, opening, chosen
+):
+    ids = byte_level.encode(written, add_special_tokens=False)
+    choose = Chooser(encoder_of(byte_level, target_units="character", **WAIT_1), ids)
+    logits = preferring(byte_level, "og", "Ġdog")
+    assert choose(logits, len(ids), opening) == byte_level.convert_tokens_to_ids(chosen)
 
 
 # In chunks

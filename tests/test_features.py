@@ -63,8 +63,8 @@ def test_languages_of_the_row_come_before_those_of_the_block(byte_level, row_lan
 @pytest.mark.parametrize("unit", ["word", "character", "token"])
 def test_source_that_arrives_piece_by_piece_has_the_tokens_of_training(tokenizer, unit):
     encoder = encoder_of(tokenizer, policy="offline", source_units=unit)
-    pieces = list("thedog") if unit == "character" else ["the", "dog"]
-    arrived = [ids for i, piece in enumerate(pieces) for ids in encoder.source_units(piece, first=i == 0)]
+    pieces = ["the", "dog"]  # a run is one unit of characters
+    arrived = [ids for i, piece in enumerate(pieces) for ids in encoder.source_units(piece, before="".join(pieces[:i]))]
     example = encoder.encode(ROW)
     assert sum(arrived, []) == example.input_ids[example.num_prompt : example.source_end].tolist()
     assert [len(ids) for ids in arrived] == example.source_lengths.tolist()

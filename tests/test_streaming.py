@@ -133,7 +133,7 @@ def test_the_cache_grows_past_its_first_buffers(llama, byte_level):
 def test_written_text_is_that_of_the_ids(llama, byte_level, positions, ahead):
     session = session_of(llama, encoder_of(byte_level, positions=positions, **WAIT_1), max_target_tokens=30)
     written = drive(session, SOURCE.split(), ahead=ahead)
-    assert " ".join(written) == byte_level.decode(session.target_ids).strip()
+    assert " ".join(written).split() == byte_level.decode(session.target_ids).split()
 
 
 # Reading, writing, stopping
@@ -214,7 +214,7 @@ class EagerToStop:
     """Greedy, with a model that likes to end the sentence."""
 
     def __init__(self, encoder, bias):
-        self.greedy, self.bias = Chooser(encoder, torch.device("cpu")), bias
+        self.greedy, self.bias = Chooser(encoder, []), bias
         self.eos = encoder.tokenizer.eos_token_id
 
     def __call__(self, logits, index, opening):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD, UnitTokenizer, join_units, split_units
+from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD, NotEncodable, UnitTokenizer, join_units, split_units
 
 # Letters, marks, numbers, punctuation, symbols of all scripts; brackets are left out, in which special tokens stand.
 text_characters = st.characters(
@@ -29,8 +29,16 @@ def tokenizer(request):
         ("the dog", TOKEN, ["the", "dog"]),
         ("我们是", CHARACTER, ["我", "们", "是"]),
         ("我 们\u3000是", CHARACTER, ["我", "们", "是"]),
-        ("👍🏽", CHARACTER, ["👍", "\U0001f3fd"]),
-        ("e\u0301", CHARACTER, ["e", "\u0301"]),
+        ("👍🏽 👨‍👩‍👧", CHARACTER, ["👍🏽", "👨‍👩‍👧"]),
+        ("e\u0301", CHARACTER, ["e\u0301"]),
+        ("か\u3099く", CHARACTER, ["か\u3099", "く"]),
+        ("葛\U000e0100城", CHARACTER, ["葛\U000e0100", "城"]),
+        ("我用iPhone 15 Pro。", CHARACTER, ["我", "用", "iPhone", "15", "Pro", "。"]),
+        ("The café 3.5", CHARACTER, ["The", "café", "3.5"]),
+        ("データを3つ", CHARACTER, ["デ", "ー", "タ", "を", "3", "つ"]),
+        ("สวัสดี", CHARACTER, ["ส", "วั", "ส", "ดี"]),
+        ("한국어 2개", CHARACTER, ["한국어", "2개"]),
+        ("a▁b ▁", WORD, ["a", "b"]),
         ("", WORD, []),
         (" \n", CHARACTER, []),
     ],
@@ -41,8 +49,13 @@ def test_golden_units(text, unit, units):
 
 @given(words, st.sampled_from(UNITS))
 def test_splitting_inverts_joining(pieces, unit):
-    units = split_units("".join(pieces), CHARACTER) if unit == CHARACTER else pieces
+    units = split_units(" ".join(pieces), unit)
     assert split_units(join_units(units, unit), unit) == units
+
+
+@pytest.mark.parametrize("text", ["我用iPhone 15 Pro拍照。", "The café 3.5", "한국어 2개", "我 \u0301x"])
+def test_characters_keep_the_spaces_that_part_runs(text):
+    assert join_units(split_units(text, CHARACTER), CHARACTER) == text
 
 
 @given(words)
@@ -68,7 +81,6 @@ def test_unspaced_byte_level_units_have_the_tokens_of_the_whole_sentence(byte_le
         ("byte_level", "the\u00a0dog", WORD, False),
         ("metaspace", "the dog", WORD, False),  # SentencePiece opens every text with a space
         ("metaspace", "我们", CHARACTER, False),  # one token holds two characters
-        ("byte_level", "the", CHARACTER, False),
     ],
 )
 def test_where_the_whole_sentence_has_other_tokens(request, name, sentence, unit, spaced):
@@ -80,12 +92,10 @@ def test_where_the_whole_sentence_has_other_tokens(request, name, sentence, unit
 @given(words, st.sampled_from(UNITS), st.booleans())
 def test_pieces_that_arrive_one_by_one_have_the_tokens_of_training(tokenizer, pieces, unit, spaced):
     sentence = " ".join(pieces)
-    units = UnitTokenizer(tokenizer, unit)
-    arrived = [
-        ids
-        for i, piece in enumerate(split_units(sentence, unit))
-        for ids in units.encode(piece, spaced=spaced or i > 0)
-    ]
+    units, arrived, before = UnitTokenizer(tokenizer, unit), [], ""
+    for piece in split_units(sentence, unit):
+        arrived += units.encode_all(piece, spaced=spaced or bool(before), before=before)
+        before = piece
     assert arrived == units.encode_all(sentence, spaced=spaced)
 
 
@@ -117,6 +127,8 @@ def test_a_unit_ends_where_training_ended_it(tokenizer, pieces, unit):
     """The last unit ends with the end of sentence, no unit ends before its last token."""
     units = UnitTokenizer(tokenizer, unit)
     encoded = units.encode_all(" ".join(pieces), spaced=True)
+    if unit == CHARACTER:  # whose ends training takes from the tokens
+        encoded = units.cut(sum(encoded, []))
     for ids, following in zip(encoded, [*encoded[1:], [tokenizer.eos_token_id]], strict=True):
         assert units.ends_unit(ids, following[0])
         for end in range(1, len(ids)):
@@ -149,26 +161,42 @@ def test_unknown_unit_is_refused(byte_level):
         UnitTokenizer(byte_level, "phrase")
 
 
-class MergingTokenizer:
-    """One token per text, whatever is in it."""
+class Letters:
+    """A token per letter, but for what is merged or dropped."""
 
     eos_token_id = 0
 
-    def encode(self, text, **options):
-        return [1 + len(text)]
-
-
-class DroppingTokenizer(MergingTokenizer):
-    """Knows nothing but the line break."""
+    def __init__(self, merged=None, dropped="", spaces=" "):
+        self.merged, self.dropped, self.spaces = merged, dropped, spaces
 
     def encode(self, text, **options):
-        return [1] * text.count("\n")
+        text = text.replace(self.merged, "#") if self.merged else text
+        return [ord(" " if letter in self.spaces else letter) for letter in text if letter not in self.dropped]
+
+    def convert_ids_to_tokens(self, ids):
+        return ["▁" if i == ord(" ") else chr(i) for i in ids]
+
+    def __len__(self):
+        return 128
 
 
-@pytest.mark.parametrize("kind", [MergingTokenizer, DroppingTokenizer])
-def test_tokenizer_that_does_not_cut_at_white_space_is_refused(kind):
-    with pytest.raises(ValueError, match="merges ' dog' with the line break .* or has no token for it; units need"):
-        UnitTokenizer(kind(), WORD).encode("dog", spaced=True)
+@pytest.mark.parametrize(
+    "tokenizer, text, message",
+    [
+        (Letters(merged="x d"), "dog", r"The tokenizer merges 'dog' with what stands before it \('x'\)\."),
+        (Letters(dropped="qx "), "q", "The tokenizer writes ' x' as .*, which does not show the space; units need"),
+        (Letters(dropped="q "), "q", "which does not show the space"),
+        (Letters(spaces=" -"), "a-b", r"The tokens of the word 'a-b' \(▁ a ▁ b\) do not show where it begins\."),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(tokenizer, text, message):
+    with pytest.raises(ValueError, match=message):
+        UnitTokenizer(tokenizer, WORD).encode(text, spaced=True)
+
+
+def test_text_without_tokens_is_refused():
+    with pytest.raises(NotEncodable, match=r"The tokenizer has no token for 'qq'\."):
+        UnitTokenizer(Letters(dropped="q"), WORD).encode("qq", spaced=False)
 
 
 @pytest.mark.parametrize("counted_in", ["word", "character"])

@@ -63,7 +63,7 @@ def test_every_family_has_parity(model_of, with_ends, name, layout):
 
 HAN = {
     "word": Row("我们 是中国人", "é 我😀 ab", "Chinese", "English", (1, 3, 4)),
-    "character": Row("我们 是中国人", "我😀ab", "Chinese", "English", (1, 1, 4, 6)),
+    "character": Row("我们 是中国人", "我们😀 ab", "Chinese", "English", (1, 1, 4, 6)),
 }
 
 

@@ -184,7 +184,7 @@ def test_window_is_prompt_context_and_current_sentence(model_of, with_ends, name
         stream(session, sentence, is_last=False)
         source = []
         for i, word in enumerate(sentence.split()):
-            source += encoder.source_units(word, first=number + i == 0)[0]
+            source += encoder.source_units(word, before="x" * (number + i))[0]
         written.append({"source": source, "target": session.target_ids[start:]})
         context = range(max(0, number - context_sentences), number)
         ids = window_of(encoder, written, context, number)

@@ -18,6 +18,8 @@ STDLIB_ONLY = [
     "checks",
     "schedule",
     "policies",
+    "pieces",
+    "characters",
     "units",
     "prompts",
     "trained_on",

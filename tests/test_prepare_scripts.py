@@ -96,7 +96,7 @@ def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
     write(tmp_path / "a.tsv", "我有 iPad\t我 有\n")
     units = ["--source-unit", "character", "--target-unit", "character"]
     run("prepare_mt_test_data.py", "--pairs", "a.tsv", *units, "--output", ".", "--name", "a", cwd=tmp_path)
-    assert (tmp_path / "a.source").read_text() == "我 有 i P a d\n"
+    assert (tmp_path / "a.source").read_text() == "我 有 iPad\n"
     assert (tmp_path / "a.target").read_text() == "我有\n"
 
 

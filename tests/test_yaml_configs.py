@@ -144,7 +144,7 @@ def test_llama_factory_parses_training(parsed, name):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_block_is_valid_and_suits_the_family(name):
     config = SimulMaskConfig.from_dict(CONFIGS[name]["simulmask"])
-    positions = "group" if name.startswith(("llama", "qwen")) else "modified_alibi"
+    positions = "group" if name.startswith(("llama", "qwen", "smollm2")) else "modified_alibi"
     own = {"interleaved": "contiguous", "turns": "contiguous", "slots": "slots"}
     assert config.positions == own.get(config.layout, positions)
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")

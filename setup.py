@@ -85,7 +85,6 @@ setup(
         "omegaconf",
         "packaging",
         "pandas",
-        "psutil",
         "pyyaml",
         "rich",
         "sacrebleu",

@@ -18,6 +18,9 @@ from simulmask_plugin.families import (
     family_of,
 )
 from simulmask_plugin.losses import has_own_loss
+from simulmask_plugin.pissa import check_adapter, check_pissa
+from simulmask_plugin.quantization import check_bitsandbytes
+from simulmask_plugin.rope import check_rope
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -53,9 +56,35 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         ValueError: naming the key, with the remedy.
     """
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    refused = {
+        **_refused_with_mask(config, model_args, data_args),
+        **_refused_in_data(data_args),
+        **_refused_of_model(model_args),
+        **_refused_with_own_loss(config, model_args, training_args, finetuning_args),
+        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
+        **{key: (getattr(finetuning_args, key), "remove it") for key in NEVER},
+    }
+    for key, (is_set, remedy) in refused.items():
+        if is_set:
+            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
+    check_bitsandbytes(model_args, training_args)
+    check_pissa(finetuning_args)
+    for adapter in model_args.adapter_name_or_path or []:
+        check_adapter(Path(adapter, model_args.adapter_folder or ""))
+    _check_output(training_args)
+
+
+NEVER = ("use_asft_loss", "use_mca", "use_hyper_parallel")
+"""Keys of LLaMA-Factory's FinetuningArguments that choose another trainer or forward pass."""
+
+Refused = dict[str, tuple[bool, str]]
+"""Key (and value) -> whether it is set so that it cannot work, and the remedy."""
+
+
+def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any) -> Refused:
     needs_mask = config.layout not in CHUNKED
     draws = isinstance(config.k, tuple)
-    refused = {
+    return {
         "flash_attn: fa2": (
             model_args.flash_attn == "fa2" and needs_mask,
             "set flash_attn: sdpa (or disabled, that is eager)",
@@ -63,26 +92,53 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         "flash_attn: fa3": (model_args.flash_attn == "fa3", "LLaMA-Factory has it for gpt_oss alone; set sdpa"),
         "packing": (is_packed(data_args) and needs_mask, "set packing: false and neat_packing: false"),
         "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
+    }
+
+
+def _refused_in_data(data_args: Any) -> Refused:
+    return {
         "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
-        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
         "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
-        # its forward pass puts its own causal mask in the place of ours, without a word
-        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory all the same"),
         "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
-        "label_smoothing_factor": (
-            training_args.label_smoothing_factor != 0 and has_own_loss(config),
-            "remove it, or loss_on: target and special_token_weight",
+        "mask_history": (
+            data_args.mask_history,
+            "remove it; it trains the last turn alone, and here every turn is a part of the one translation",
         ),
     }
-    for key in ("use_dft_loss", "use_eaft_loss"):
-        refused[key] = (getattr(finetuning_args, key) and has_own_loss(config), refused["label_smoothing_factor"][1])
-    for key, (is_set, remedy) in refused.items():
-        if is_set:
-            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
-    for key in ("use_asft_loss", "use_mca", "use_hyper_parallel"):
-        if getattr(finetuning_args, key):
-            raise ValueError(f"{key} does not work with the simulmask: block; remove it.")
-    _check_output(training_args)
+
+
+def _refused_of_model(model_args: Any) -> Refused:
+    return {
+        # its forward pass puts its own causal mask in the place of ours, without a word
+        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory all the same"),
+        "shift_attn": (model_args.shift_attn, "remove it; it hides part of what our mask shows"),
+        "mixture_of_depths": (model_args.mixture_of_depths is not None, "remove it; its layers leave tokens out"),
+        "use_kt": (model_args.use_kt, "remove it"),
+        "rope_scaling": (
+            model_args.rope_scaling is not None,
+            "remove it, and write rope_parameters, of type linear, yarn or llama3, into the model's config.json, which "
+            "streaming reads, too",
+        ),
+        "split_special_tokens": (
+            model_args.split_special_tokens,
+            "remove it; the prompt holds special tokens, and in the data their names are text in any case",
+        ),
+    }
+
+
+def _refused_with_own_loss(
+    config: SimulMaskConfig, model_args: Any, training_args: Any, finetuning_args: Any
+) -> Refused:
+    keys = {
+        "label_smoothing_factor": training_args.label_smoothing_factor != 0,
+        "use_dft_loss": finetuning_args.use_dft_loss,
+        "use_eaft_loss": finetuning_args.use_eaft_loss,
+        # they give a loss and no logits
+        "enable_liger_kernel": model_args.enable_liger_kernel,
+        "use_liger_kernel": training_args.use_liger_kernel,
+    }
+    remedy = "remove it, or loss_on: target and special_token_weight"
+    return {key: (is_set and has_own_loss(config), remedy) for key, is_set in keys.items()}
 
 
 def _check_output(training_args: Any) -> None:
@@ -117,3 +173,4 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
         check_attention(model_config, attention)
     check_length(model_config, data_args.cutoff_len)
     check_positions(model_config, config.positions)
+    check_rope(model_config)

@@ -284,6 +284,21 @@ def _without_meaning(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, other
 
 
+def parse_block(text: str) -> Any:
+    """The block from a command line, where it is JSON.
+
+    Raises:
+        ValueError: saying how it is written.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"--simulmask: {text!r} is not JSON ({error}); write it like "
+            """--simulmask '{"policy": "wait_k", "k": 3}'."""
+        ) from error
+
+
 LAYOUT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "interleaved": {"policy": MODEL_DRIVEN, "positions": "contiguous", "instruction": INTERLEAVED_INSTRUCTION},
     "turns": {"positions": "contiguous"},
@@ -312,11 +327,21 @@ def parse_k(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What a model was trained with and streaming therefore has to know: the content of simulmask.json."""
+    """What a model was trained with and streaming therefore has to know: the content of simulmask.json.
+
+    Attributes:
+        config: the block.
+        prompt: as text.
+        template: LLaMA-Factory's key of that name; None: it was not set, or an earlier version trained the model.
+        end_of_sentence: text of the token that ended the sentences of the training, which LLaMA-Factory's template may
+            have put in the place of the tokenizer's own; None: of an earlier version, and the tokenizer's own.
+    """
 
     config: SimulMaskConfig
     prompt: Prompt
     trained_on: TrainedOn = TrainedOn()
+    template: str | None = None
+    end_of_sentence: str | None = None
 
     def after_training_on(self, trained_on: TrainedOn) -> ModelSettings:
         """The settings with what the data named; a single language pair takes the place of the block's."""
@@ -350,6 +375,8 @@ class ModelSettings:
             "config": asdict(self.config),
             "prompt": asdict(self.prompt),
             "trained_on": asdict(self.trained_on),
+            "template": self.template,
+            "end_of_sentence": self.end_of_sentence,
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_text(Path(directory, FILE_NAME), text)
@@ -373,7 +400,13 @@ class ModelSettings:
             trained_on = TrainedOn.from_dict(content["trained_on"]) if "trained_on" in content else TrainedOn()
             # earlier versions let keys stand that nothing reads
             unread = {key: DEFAULTS[key] for key, _ in _without_meaning({**DEFAULTS, **config})}
-            settings = cls(SimulMaskConfig.from_dict({**config, **unread}), Prompt(**prompt), trained_on)
+            settings = cls(
+                SimulMaskConfig.from_dict({**config, **unread}),
+                Prompt(**prompt),
+                trained_on,
+                template=content.get("template"),
+                end_of_sentence=content.get("end_of_sentence"),
+            )
             if settings.after_training_on(trained_on) != settings:
                 raise ValueError(f"source_lang and target_lang are not those trained on: {trained_on.described()}")
             return settings

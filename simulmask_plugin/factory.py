@@ -6,24 +6,22 @@ for. Without a ``simulmask:`` block nothing below changes what LLaMA-Factory doe
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from simulmask_plugin import __version__
 from simulmask_plugin.arguments import attention_of, check_arguments, check_model, is_flat
-from simulmask_plugin.chat_prompt import resolve_prompt
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.chat_prompt import trained_settings
+from simulmask_plugin.config import ModelSettings, SimulMaskConfig, parse_block
 from simulmask_plugin.description import describe_training
+from simulmask_plugin.exporting import arguments_with_template, check_tokenizer, exported_settings, save_settings
 from simulmask_plugin.families import family_of
 from simulmask_plugin.machine import check_torchrun, check_training
-from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def extend_parser(parser: ModuleType) -> None:
         def __post_init__(self) -> None:
             super().__post_init__()
             if isinstance(self.simulmask, str):
-                self.simulmask = json.loads(self.simulmask)
+                self.simulmask = parse_block(self.simulmask)
             if self.simulmask is not None:
                 _check_backend(is_env_enabled)
                 SimulMaskConfig.from_dict(cast("dict[str, Any]", self.simulmask))
@@ -147,19 +145,24 @@ def extend_workflow(workflow: ModuleType) -> None:
 
 
 def extend_tuner(tuner: ModuleType) -> None:
-    """llamafactory.train.tuner: an exported (merged) model carries the simulmask.json of what it was made from."""
-    export = _seam(tuner, "export_model")
+    """llamafactory.train.tuner: an exported model carries its simulmask.json, and ends sentences as trained."""
+    export, load_tokenizer = _seam(tuner, "export_model"), _seam(tuner, "load_tokenizer")
+    fix_tokenizer = _seam(tuner, "get_template_and_fix_tokenizer")
 
     @wraps(export)
     def export_with_settings(args: dict[str, Any] | None = None) -> None:
         args = tuner.read_args(args)
+        model_args, data_args, *_ = tuner.get_infer_args(args)
+        settings = exported_settings(model_args)
+        if settings is None:
+            return export(args)
+        args = arguments_with_template(args, data_args.template, settings)
+        model_args, data_args, *_ = tuner.get_infer_args(args)
+        tokenizer = load_tokenizer(model_args)["tokenizer"]
+        fix_tokenizer(tokenizer, data_args)
+        check_tokenizer(tokenizer, settings)
         export(args)
-        model_args, *_ = tuner.get_infer_args(args)
-        origins = [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]
-        for origin in origins:
-            if Path(origin, FILE_NAME).is_file():
-                ModelSettings.load(origin).save(model_args.export_dir)
-                return
+        save_settings(settings, tokenizer, model_args.export_dir)
 
     _replace(tuner, "export_model", export_with_settings)
 
@@ -226,6 +229,7 @@ def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
         (workflow, "load_model", run.load_model),
         (adapter, "_setup_lora_tuning", run.set_up_lora),
         (adapter, "LoraConfig", run.make_lora_config),
+        (adapter, "OFTConfig", run.make_oft_config),
         (workflow, "CustomSeq2SeqTrainer", run.make_trainer),
     ]
     stock = [_seam(module, name) for module, name, _ in methods]
@@ -238,14 +242,14 @@ def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
             _replace(module, name, member)
 
 
-def tokenizer_and_prompt(config: SimulMaskConfig, model_args: Any, data_args: Any) -> tuple[Any, Prompt]:
-    """Return the tokenizer as LLaMA-Factory prepares it, and the prompt as text."""
+def tokenizer_and_settings(config: SimulMaskConfig, model_args: Any, data_args: Any) -> tuple[Any, ModelSettings]:
+    """Return the tokenizer as LLaMA-Factory prepares it, and what streaming will have to know."""
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.model import load_tokenizer
 
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    return tokenizer, resolve_prompt(config, template, tokenizer)
+    return tokenizer, trained_settings(config, template, tokenizer, name=data_args.template)
 
 
 def dataset_entries(data_args: Any) -> list[Any]:
@@ -257,7 +261,14 @@ def dataset_entries(data_args: Any) -> list[Any]:
 
 
 def training_arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Parse the keys of a training YAML with LLaMA-Factory's parser: model, data, training, finetuning, generating."""
+    """Parse the keys of a training YAML with LLaMA-Factory's parser: model, data, training, finetuning, generating.
+
+    Raises:
+        ValueError: if it refuses them, or a key needs a package that is not installed.
+    """
     from llamafactory.hparams import parser
 
-    return parser.get_train_args(dict(values))
+    try:
+        return parser.get_train_args(dict(values))
+    except ImportError as error:
+        raise ValueError(" ".join(str(error).split())) from error

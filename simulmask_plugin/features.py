@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simulmask_plugin.chunked import check_first_read, join_chunks
-from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
 from simulmask_plugin.layout import Example
 from simulmask_plugin.policies import SCHEDULE, Policy, roll_out
 from simulmask_plugin.prefix_pairs import prefix_pairs
@@ -48,7 +48,7 @@ class ExampleEncoder:
             raise ValueError("The tokenizer has no end-of-sentence token; set tokenizer.eos_token before training.")
         if settings.config.layout == "interleaved":
             check_special_tokens(tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = with_end_of_sentence(tokenizer, settings)
         self.settings = settings
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
         self.target = UnitTokenizer(tokenizer, settings.config.target_units)
@@ -103,6 +103,25 @@ class ExampleEncoder:
             target_lengths=np.asarray([len(ids) for ids in target]),
             next_header=tuple(next_header),
         )
+
+
+def with_end_of_sentence(tokenizer: Any, settings: ModelSettings) -> Any:
+    """Return the tokenizer, or a copy of it that ends sentences as the training did, whatever its file says.
+
+    Raises:
+        ValueError: if it lacks that token.
+    """
+    end = settings.end_of_sentence
+    if end is None or tokenizer.eos_token == end:
+        return tokenizer
+    if end not in tokenizer.get_vocab():
+        raise ValueError(
+            f"The model was trained to end a sentence with {end!r} ({FILE_NAME}), which its tokenizer does not have; "
+            f"take the tokenizer of the training, or export again with template: {settings.template}."
+        )
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = end
+    return tokenizer
 
 
 def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:

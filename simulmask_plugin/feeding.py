@@ -17,6 +17,7 @@ from simulmask_plugin.delivery import Keys, Queries, attention_bias
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.kv_cache import GrowingCache
 from simulmask_plugin.masks import PADDING
+from simulmask_plugin.rope import check_rope
 
 ALL = PADDING - 1
 """num_read of a row that sees the whole source, while the number of source units is not known."""
@@ -72,6 +73,7 @@ class Feeder:
     def __post_init__(self) -> None:
         """Make the model ready for our masks."""
         check_attention(self.model.config, self.model.config._attn_implementation)
+        check_rope(self.model.config)
         prepare(self.model)
         self.keys = np.zeros((len(Keys._fields), INITIAL_KEYS), dtype=np.int64)
         self._accepts_position_ids = family_of(self.model.config).accepts_position_ids

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
-from simulmask_plugin.chat_prompt import resolve_prompt
-from simulmask_plugin.checkpoints import has_optimizer
+from simulmask_plugin.adapters import check_oft, check_tokens_trained, lora_config
+from simulmask_plugin.chat_prompt import trained_settings
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import check_attention
 from simulmask_plugin.features import check_special_tokens
+from simulmask_plugin.pissa import PissaCallback
 from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.quantization import check_quantized, quantizable
 from simulmask_plugin.trainer import SimulMaskTrainer
 from simulmask_plugin.training_data import (
     PROMPTS,
@@ -62,7 +64,7 @@ class SftRun:
         **kwargs: Any,
     ) -> Any:
         """Learn tokenizer and template first, and then what the data has named in their prompts."""
-        self.settings = ModelSettings(self.config, resolve_prompt(self.config, template, tokenizer))
+        self.settings = trained_settings(self.config, template, tokenizer, name=data_args.template)
         if self.config.layout == "interleaved":
             check_special_tokens(tokenizer)
             self.special_tokens = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
@@ -113,11 +115,19 @@ class SftRun:
 
     # Model and trainer
 
-    def load_model(self, stock: Callable[..., Any], *args: Any) -> Any:
-        """Look again at the attention: where the YAML left it to the libraries, they have chosen by now."""
-        model = stock(*args)
+    def load_model(
+        self, stock: Callable[..., Any], tokenizer: Any, model_args: Any, finetuning_args: Any, is_trainable: bool
+    ) -> Any:
+        """Look at what the libraries have made of the YAML: the attention, quantized layers, what is trained."""
+        with quantizable() if model_args.quantization_bit else nullcontext():
+            model = stock(tokenizer, model_args, finetuning_args, is_trainable)
         if not self.flat:
             check_attention(model.config, model.config._attn_implementation)
+        if model_args.quantization_bit:
+            count = check_quantized(model, f"quantization_bit: {model_args.quantization_bit}")
+            self.logger.info_rank0(f"simulmask: {count} layers are quantized to {model_args.quantization_bit} bits.")
+        if is_trainable and self.special_tokens:
+            check_tokens_trained(model, finetuning_args.finetuning_type)
         return model
 
     def set_up_lora(self, stock: Callable[..., Any], model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -126,20 +136,21 @@ class SftRun:
         return stock(model_config, model, *args, **kwargs)
 
     def make_lora_config(self, stock: Callable[..., Any], **kwargs: Any) -> Any:
-        """Let LoRA train the embeddings of the special tokens, which it would freeze."""
-        return lora_with_tokens(stock, self.base, self.special_tokens, **kwargs)
+        """Let LoRA train the embeddings of the special tokens, which it would freeze, and keep tied heads tied."""
+        return lora_config(stock, self.base, self.special_tokens, **kwargs)
+
+    def make_oft_config(self, stock: Callable[..., Any], *, modules_to_save: Any, **kwargs: Any) -> Any:
+        """Refuse what OFT would untie."""
+        check_oft(self.base, modules_to_save)
+        return stock(modules_to_save=modules_to_save, **kwargs)
 
     def make_trainer(self, stock: type, **kwargs: Any) -> Any:
-        """Compose our trainer and LLaMA-Factory's; say where a training goes on without its optimizer."""
-        resumed = kwargs["args"].resume_from_checkpoint
-        if isinstance(resumed, str) and not has_optimizer(Path(resumed)):
-            self.logger.warning_rank0(
-                f"simulmask: {resumed} holds no optimizer (save_only_model, or a save that was cut): the training goes "
-                "on from its weights, but optimizer and learning rate begin as at step 0. Take another checkpoint to "
-                "go on as if nothing had happened."
-            )
+        """Compose our trainer and LLaMA-Factory's."""
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
-        return composed(**kwargs)
+        trainer = composed(**kwargs)
+        if kwargs["finetuning_args"].pissa_convert:
+            trainer.add_callback(PissaCallback(self.settings))
+        return trainer
 
 
 def flatten(stock: Any) -> Any:
@@ -167,18 +178,3 @@ def flatten(stock: Any) -> Any:
             self.rows.print_data_example(example)
 
     return FlatProcessor
-
-
-def lora_with_tokens(lora_config: Any, model: Any, token_ids: list[int], **kwargs: Any) -> Any:
-    """Return the LoRA configuration, with the embeddings (and head) of these tokens, if any, trained as well.
-
-    Where the YAML has whole embeddings trained (additional_target, resize_vocab) they are, with tied heads kept tied.
-    """
-    if not token_ids:
-        return lora_config(**kwargs)
-    tied = bool(model.config.tie_word_embeddings)
-    if kwargs.get("modules_to_save"):
-        return lora_config(**kwargs, ensure_weight_tying=tied)
-    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
-    names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
-    return lora_config(**kwargs, trainable_token_indices={name.rsplit(".", 1)[-1]: token_ids for name in names})

@@ -96,9 +96,9 @@ def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> Tr
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
     model_config = load_model_config(model_args)
-    tokenizer, prompt = factory.tokenizer_and_prompt(config, model_args, data_args)
+    tokenizer, settings = factory.tokenizer_and_settings(config, model_args, data_args)
     return TrainingSetup(
-        settings=ModelSettings(config, prompt),
+        settings=settings,
         tokenizer=tokenizer,
         model_config=model_config,
         model_args=model_args,

@@ -104,6 +104,16 @@ def model_of():
     return lru_cache(maxsize=None)(tiny_model)
 
 
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Trainings and exports in this process, in a folder of each test module's own."""
+    from in_process import make_bench
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+        yield make_bench(tmp_path_factory.mktemp("bench"))
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
     """Runs of real programs, shared by all test processes of a run."""

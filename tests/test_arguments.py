@@ -1,5 +1,6 @@
 """What does not go with the block or the model is refused by `simulmask validate` and by training, and nothing else."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -129,3 +130,48 @@ def test_training_takes_the_attention_that_validate_says_whatever_is_installed(t
 @pytest.mark.parametrize("name", FAMILIES)
 def test_attention_of_a_training_that_says_nothing_is_that_of_streaming(name):
     assert attention_of(tiny_config(name, 50), "auto") == FAMILIES[name].attention
+
+
+KEYS = {
+    "mask_history=true": "mask_history .*; remove it; it trains the last turn alone",
+    "split_special_tokens=true": "split_special_tokens .*; remove it; the prompt holds special tokens",
+    "shift_attn=true": "shift_attn .*; remove it; it hides part of what our mask shows",
+    "rope_scaling=linear": "rope_scaling .*; remove it, and write rope_parameters, .* into the model's config.json",
+    "mixture_of_depths=convert": "mixture_of_depths .*; remove it",
+    "use_kt=true": "use_kt .*; remove it",
+    "use_asft_loss=true": "use_asft_loss .*; remove it",
+    "use_hyper_parallel=true": "use_hyper_parallel .*; remove it",
+    "use_unsloth=true": "use_unsloth .*; remove it; use_unsloth_gc saves memory",
+    "train_on_prompt=true": "train_on_prompt .*; remove it; the loss is on what follows the prompt",
+    "tokenized_path=x": "tokenized_path .*; remove it; the map cache does its work",
+    "streaming=true": "streaming .*; set streaming: false",
+    "predict_with_generate=true": "predict_with_generate .*; use `simulmask eval`",
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_that_change_mask_text_or_loss_are_refused_by_name(training, capsys, key):
+    pattern = KEYS[key].replace(" .*; ", " does not work with the simulmask: block; ", 1)
+    assert re.match(pattern, error(capsys, "validate", training, key))
+
+
+OWN_LOSS = ("label_smoothing_factor=0.1", "use_dft_loss=true", "use_eaft_loss=true", "use_liger_kernel=true")
+
+
+@pytest.mark.parametrize("key", [*OWN_LOSS, "enable_liger_kernel=true"])
+def test_another_loss_is_refused_beside_our_own(training, capsys, key):
+    message = error(capsys, "validate", training, key, "simulmask.special_token_weight=2.0")
+    assert message == (
+        f"{key.partition('=')[0]} does not work with the simulmask: block; "
+        "remove it, or loss_on: target and special_token_weight."
+    )
+
+
+@pytest.mark.parametrize("key", OWN_LOSS)
+def test_another_loss_is_taken_where_there_is_none_of_our_own(training, capsys, key):
+    assert main(["validate", str(training), key]) == 0
+
+
+def test_a_package_that_is_missing_is_named(training, capsys):
+    """LLaMA-Factory asks for it while it parses."""
+    assert "galore_torch" in error(capsys, "validate", training, "use_galore=true", "finetuning_type=full")

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 import pytest
 from driving import POLICIES
 
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_k
+from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_block, parse_k
 from simulmask_plugin.prompts import Prompt
 
 BLOCKS = [
@@ -43,7 +43,8 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
     text = (tmp_path / FILE_NAME).read_text(encoding="utf-8")
     assert "Übersetze" in text
     assert text.endswith("}\n")
-    assert json.loads(text).keys() == {"simulmask_plugin", "config", "prompt", "trained_on"}
+    keys = {"simulmask_plugin", "config", "prompt", "trained_on", "template", "end_of_sentence"}
+    assert json.loads(text).keys() == keys
 
 
 @pytest.mark.parametrize(
@@ -353,3 +354,10 @@ def test_block_with_another_slot_length_is_refused():
     message = "slot_length is 16, but the model was trained with 8.*only policy, k, n, read_threshold may differ here"
     with pytest.raises(ValueError, match=message):
         settings.check_overrides({"slot_length": 16})
+
+
+def test_block_on_a_command_line_is_json_or_the_message_shows_how():
+    assert parse_block('{"policy": "wait_k", "k": 3}') == {"policy": "wait_k", "k": 3}
+    message = r"""is not JSON \(.*\); write it like --simulmask '\{"policy": "wait_k", "k": 3\}'\."""
+    with pytest.raises(ValueError, match=message):
+        parse_block("{policy: wait_k}")

@@ -1,7 +1,6 @@
 """The layout `slots`; `~` marks a look-ahead row, `.` no label. N is the next header, a..d source, p..r target."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
@@ -340,38 +338,6 @@ def test_other_layouts_have_no_positions_of_slots():
     example = example_of(reference.pieces_of(1, [1], 1, [1]))
     with pytest.raises(AssertionError, match="positions: slots belong to the layout slots"):
         position_ids(prefix_layout(example, ReadSchedule((1, 1), 1), rows="look_ahead"), scheme="slots")
-
-
-class Formatter:
-    """As LLaMA-Factory's: its elements are texts, tokens by name, and sets that name a special token."""
-
-    def __init__(self, *elements):
-        self.elements = elements
-
-    def apply(self, content="", idx="0"):
-        return [e.replace("{{content}}", content) if isinstance(e, str) else e for e in self.elements]
-
-
-CHAT_TEMPLATES = {
-    "<|user|>\n": ({"token": "<|user|>"}, "\n{{content}}", {"token": "<|assistant|>"}),
-    "</s><s>[INST]": ({"bos_token"}, "[INST] {{content}} [/INST]"),
-}
-
-
-@pytest.mark.parametrize("next_header", CHAT_TEMPLATES)
-def test_chat_template_brings_its_own_next_header(next_header):
-    template = SimpleNamespace(
-        format_prefix=Formatter(),
-        default_system="",
-        format_user=Formatter(*CHAT_TEMPLATES[next_header]),
-        format_assistant=Formatter("{{content}}", *[{"eos_token"}] * next_header.startswith("</s>")),
-    )
-    tokenizer = SimpleNamespace(bos_token="<s>", eos_token="</s>")
-    block = {"policy": "offline", "layout": "slots", "prompt": "template", "instruction": "{source_lang}:"}
-    config = SimulMaskConfig.from_dict(block)
-    prompt = resolve_prompt(config, template, tokenizer)
-    assert prompt.next_header == next_header
-    assert prompt.render("A", "B")[2] == next_header
 
 
 @pytest.mark.parametrize(

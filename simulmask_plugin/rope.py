@@ -1,0 +1,38 @@
+"""Rotary positions whose frequencies depend on the length of what is fed, which no kept cache can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+BY_LENGTH = ("dynamic", "longrope")
+"""Types of RoPE that transformers computes anew from the largest position of a batch."""
+
+
+def rope_types(config: PreTrainedConfig) -> Iterator[str]:
+    """The types of RoPE of a model: one, or one for each kind of layer; none for ALiBi."""
+    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]
+    yield from (kind["rope_type"] for kind in kinds if "rope_type" in kind)
+
+
+def check_rope(config: PreTrainedConfig) -> None:
+    """Refuse a RoPE that rotates a token by how long the text has become.
+
+    In training every token is rotated for the longest example of its batch; while streaming, for what had arrived when
+    it was fed, and what is in the cache stays as it is.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    for rope_type in rope_types(config):
+        if rope_type in BY_LENGTH:
+            raise ValueError(
+                f"This {config.model_type} has rope_type: {rope_type}, whose frequencies change with the length of the "
+                "text, so that a kept cache is not what training saw; set another type in the rope_parameters of its "
+                "config.json (default, for texts within the length it was pretrained with; linear; yarn), or take "
+                "another model."
+            )

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_validate,
+        _add_smoke,
         _add_show,
         _add_parity,
         _add_attention,
@@ -129,6 +130,31 @@ def _validate(options: argparse.Namespace) -> int:
     from simulmask_plugin.validation import run_validate
 
     return run_validate(options.config, options.overrides)
+
+
+def _add_smoke(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "smoke",
+        "run training YAMLs for a few steps on what there is, merge, stream, and say what was replaced",
+        "simulmask smoke yaml_configs/llama_3_1_8b_wait_k_lora.yaml --tiny",
+    )
+    parser.add_argument(
+        "overrides",
+        metavar="TRAIN.yaml | key=value",
+        nargs="+",
+        help="the stages of a recipe in their order, and keys to replace in all of them",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a tiny random model in the place of the recipe's own")
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="of each training (default: %(default)s)")
+    parser.add_argument("--output", metavar="DIR", help="keep what is made in this new folder; default: keep nothing")
+    parser.set_defaults(run=_smoke)
+
+
+def _smoke(options: argparse.Namespace) -> int:
+    from simulmask_plugin.smoke import run_smoke
+
+    return run_smoke(options.overrides, tiny=options.tiny, steps=options.steps, output=options.output)
 
 
 def _add_show(commands: Commands) -> None:

@@ -155,11 +155,28 @@ def read_data(setup: TrainingSetup, num_rows: int = FIRST_ROWS) -> list[DataSamp
     return [_read_entry(setup, entry, num_rows) for entry in local]
 
 
+def read_rows(setup: TrainingSetup, num_rows: int) -> list[Row]:
+    """Return the first rows of the first local data set that the YAML names; none where all are on a hub.
+
+    Raises:
+        ValueError: if dataset_info.json, a file, a column or a row is wrong.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    local = [entry for entry in factory.dataset_entries(setup.data_args) if entry.load_from == "file"]
+    for entry in local[:1]:
+        rows = Dataset.from_list(first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows))
+        aligned = align_dataset(rows, entry, setup.data_args, setup.training_args)
+        return [row_of({column: row[f"_{column}"] for column in COLUMNS}, setup.settings.config) for row in aligned]
+    return []
+
+
 def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
-    rows = _first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
+    rows = first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
     aligned = align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
     processor = SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
     features = processor.preprocess_dataset(aligned[:])
@@ -180,7 +197,7 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
     )
 
 
-def _first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
+def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
     """The first rows of a file, or of the first file of a folder, without reading the rest."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError

@@ -21,7 +21,7 @@ from simulmask_plugin.startup import LlamaFactoryFinder
 
 ROOT = Path(__file__).parents[1]
 
-COMMANDS = ("validate", "show", "parity", "attention", "eval", "curve", "compare", "verify-merge", "env")
+COMMANDS = ("validate", "smoke", "show", "parity", "attention", "eval", "curve", "compare", "verify-merge", "env")
 
 RECORD_KEYS = [
     "family",

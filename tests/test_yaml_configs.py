@@ -12,12 +12,12 @@ import pytest
 import yaml
 from driving import llama_factory
 
+from simulmask_plugin import stand_ins
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation_config import load_evaluation
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.prompts import LATENCIES, READ_END
+from simulmask_plugin.smoke_plan import apply
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
@@ -31,8 +31,8 @@ LANGUAGES = {"German": "de", "French": "fr", "Dutch": "nl", "Italian": "it", "Ro
 """The targets of IWSLT 2017 that the YAMLs of slots are for, the first by themselves."""
 DEEPSPEED = sorted(FOLDER.glob("deepspeed/*.json"))
 
-WHOLE = ("toy_train", "simt_multi_90k_offline", "multi30k_en_de_train", "multi30k_de_en_train")
-"""Data sets of EAST whose rows come whole."""
+MODELS = {name: keys["model_name_or_path"].replace("/", "_") for name, keys in CONFIGS.items() if name in TRAININGS}
+"""Names of models that are nowhere, and still tell their families."""
 
 # bf16 asks for a GPU unless the CPU is asked for, and deepspeed for a process that torchrun has started.
 ON_A_CPU = ["use_cpu=true", "deepspeed=null"]
@@ -150,43 +150,27 @@ def test_block_is_valid_and_suits_the_family(name):
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")
 
 
-@pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
-    """Overrides for a training: a tiny model of its family in place of the model, two rows for every data set."""
-    folder = tmp_path_factory.mktemp("stand_ins")
-    chunks = {"source_chunks": ["one", " big dog"], "target_chunks": ["ein", " großer Hund"], "latency": "low"}
-    (folder / "chunks.jsonl").write_text(f"{json.dumps(chunks)}\n" * 2)
-    (folder / "pairs.jsonl").write_text('{"source": "one dog", "target": "ein Hund"}\n' * 2)
-    for family in ("falcon", "llama", "qwen2"):
-        tiny_model(family, len(byte_tokenizer()), 0, max_position_embeddings=1024).save_pretrained(folder / family)
-        byte_tokenizer().save_pretrained(folder / family)
+@pytest.fixture
+def in_place(tmp_path):
+    """Overrides that put a tiny model of its family and toy sentences in the place of a recipe's own."""
 
     def overrides(name):
-        keys = CONFIGS[name]
-        columns = {}
-        for dataset in keys["dataset"].split(","):
-            in_chunks = keys["simulmask"].get("layout") == "interleaved" and dataset not in WHOLE
-            columns[dataset] = ("chunks", chunks) if in_chunks else ("pairs", ("source", "target"))
-        entries = {
-            dataset: {"file_name": f"{file}.jsonl", "formatting": "simulmask", "columns": {key: key for key in keys}}
-            for dataset, (file, keys) in columns.items()
-        }
-        (folder / "dataset_info.json").write_text(json.dumps(entries))
-        family = name.split("_")[0].rstrip("3")
-        family = {"qwen": "qwen2", "llama": "llama"}.get(family, "falcon")
-        model = folder / family
-        return [f"model_name_or_path={model}", f"dataset_dir={folder}", "preprocessing_num_workers=1"]
+        values = CONFIGS[name] | {"dataset_dir": "nowhere", "model_name_or_path": f"nowhere/{MODELS[name]}"}
+        replaced = stand_ins.data(values, tmp_path / "data")
+        replaced += stand_ins.model(apply(values, replaced), tmp_path / "model")
+        given = {one.key: one.value for one in replaced if one.value is not None}
+        return [f"{key}={value}" for key, value in given.items()] + ["preprocessing_num_workers=1"]
 
     return overrides
 
 
 @llama_factory
 @pytest.mark.parametrize("name", TRAININGS)
-def test_training_is_validated_and_shown(stand_ins, capsys, monkeypatch, name):
-    """Of the tokenizers, a stand-in; all else is the YAML's own."""
+def test_training_is_validated_and_shown(in_place, capsys, monkeypatch, name):
+    """Model and data stand in; all else is the YAML's own."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
-    path, given = str(FOLDER / f"{name}.yaml"), stand_ins(name)
+    path, given = str(FOLDER / f"{name}.yaml"), in_place(name)
     assert main(["validate", path, *given]) == 0
     assert capsys.readouterr().out.endswith("Valid.\n")
     assert main(["show", path, *given]) == 0

@@ -85,6 +85,7 @@ setup(
         "omegaconf",
         "packaging",
         "pandas",
+        "psutil",
         "pyyaml",
         "rich",
         "sacrebleu",

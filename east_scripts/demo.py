@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas
 from lag_order import TIE, Order, check_order
 
-from simulmask_plugin.programs import run_program
+from simulmask_plugin.programs import Stopped, programs_end_with_us, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -373,7 +373,11 @@ def main() -> None:
     output = (options.output or ROOT / folder).resolve()
     os.chdir(ROOT)  # the YAMLs and scripts are named relative to it
     try:
-        demo(Path(os.path.relpath(output)), METHODS[options.method], prepare=options.prepare, fresh=options.fresh)
+        with programs_end_with_us():
+            demo(Path(os.path.relpath(output)), METHODS[options.method], prepare=options.prepare, fresh=options.fresh)
+    except Stopped as stop:
+        print(f"{parser.prog}: ended by {stop}; what is finished is kept.", file=sys.stderr)
+        sys.exit(128 + stop.number)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{parser.prog}: {error}")
 

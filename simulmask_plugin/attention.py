@@ -23,6 +23,7 @@ from simulmask_plugin.parity import TOLERANCE, force, promises_parity, stream_fo
 from simulmask_plugin.parity import training_logits as run_training
 from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, picture_of, shorten_prompt, visible
 from simulmask_plugin.policies import Policy, offline, roll_out
+from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.schedule import ReadSchedule, parse_schedule
 from simulmask_plugin.slots import place_order
 from simulmask_plugin.streaming import TARGET_ORDER
@@ -201,6 +202,7 @@ def run_attention(
     *,
     texts: tuple[str, str],
     languages: Languages = (None, None),
+    latency: str | None = None,
     decision: Mapping[str, Any],
     schedule: str | None,
     layer: int | None,
@@ -214,6 +216,7 @@ def run_attention(
         folder: of a trained model with its simulmask.json.
         texts: source and target.
         languages: source_lang and target_lang; None: whichever was trained, see ``ModelSettings.pair``.
+        latency: interleaved: for the prompt; None: offline unless that was never trained.
         decision: policy, k and n to stream with, see ``ModelSettings.inference_policy``.
         schedule: g per target unit in place of a policy; where the model decides, None: the whole source in one chunk.
         layer: only this one; None: all.
@@ -228,7 +231,7 @@ def run_attention(
     policy, column = _decide(settings, decision, schedule)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    row = Row(*texts, *settings.pair(), column)
+    row = Row(*texts, *settings.pair(), column, _latency(settings, latency))
     attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
     picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)
     difference, read = attention.max_abs_diff, attention.schedule
@@ -254,6 +257,21 @@ def run_attention(
         if png is not None:
             console().print(f"Drawn into {png}")
     return 0 if passed or not promised else 1
+
+
+def _latency(settings: ModelSettings, given: str | None) -> str | None:
+    """The latency for the prompt.
+
+    Raises:
+        ValueError: if the layout has none, or it was never trained.
+    """
+    if settings.config.layout != "interleaved":
+        if given is not None:
+            raise ValueError(f"--latency has no meaning for a model of layout: {settings.config.layout}; remove it.")
+        return None
+    if given is None and OFFLINE_LATENCY in (settings.trained_on.latencies or (OFFLINE_LATENCY,)):
+        return OFFLINE_LATENCY
+    return settings.trained_on.latency(given)
 
 
 def _decide(

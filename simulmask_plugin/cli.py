@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from simulmask_plugin import __version__
 from simulmask_plugin.config import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
 from simulmask_plugin.policies import POLICIES
-from simulmask_plugin.programs import ProgramFailed
+from simulmask_plugin.programs import ProgramFailed, Stopped, programs_end_with_us
 from simulmask_plugin.units import UNITS
 
 BLOCK_OPTIONS = (
@@ -31,10 +31,14 @@ EXIT_CODES = "exit codes: 0 ok, 1 a check failed, 2 bad input"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 (ok), 1 (a check failed) or 2 (bad input)."""
+    """Run a command; return 0 (ok), 1 (a check failed), 2 (bad input), or 130 and 143 (Ctrl-C, SIGTERM)."""
     options = parse(arguments)
     try:
-        return options.run(options)
+        with programs_end_with_us():
+            return options.run(options)
+    except Stopped as stop:
+        print(f"simulmask: ended by {stop}; what is finished is kept.", file=sys.stderr)
+        return 128 + stop.number  # as shells have it
     except (ValueError, OSError) as error:
         if os.environ.get("SIMULMASK_DEBUG") == "1":
             raise
@@ -253,6 +257,9 @@ def _add_attention(commands: Commands) -> None:
     parser.add_argument("--k", type=int, help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
     parser.add_argument(
+        "--latency", metavar="NAME", help="interleaved: for the prompt; default: offline, if that was trained"
+    )
+    parser.add_argument(
         "--schedule",
         metavar="1,2,3",
         help="g per target unit, in place of a policy; default where the model decides: one chunk",
@@ -271,6 +278,7 @@ def _attention(options: argparse.Namespace) -> int:
         options.model,
         texts=(options.source, options.target),
         languages=(options.source_lang, options.target_lang),
+        latency=options.latency,
         decision={"policy": options.policy, "k": options.k, "n": options.n},
         schedule=options.schedule,
         layer=options.layer,

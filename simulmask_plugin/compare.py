@@ -20,24 +20,26 @@ import torch
 import yaml
 
 from simulmask_plugin.atomic import write_text
+from simulmask_plugin.checkpoints import TRAINER_STATE, newest_whole
 from simulmask_plugin.comparison import Comparison, Run, Training
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.digests import Digests
 from simulmask_plugin.evaluation import evaluate
 from simulmask_plugin.evaluation_config import resolve
+from simulmask_plugin.json_files import read_json
 from simulmask_plugin.machine import check_device
 from simulmask_plugin.programs import run_program
 from simulmask_plugin.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.sessions import Decision
-from simulmask_plugin.study import Stage, Study, load_study, model_folder
+from simulmask_plugin.study import Stage, Study, load_study, model_folder, stage_content
 from simulmask_plugin.study_report import write_comparison
-from simulmask_plugin.texts import numbered_lines
+from simulmask_plugin.texts import numbered_lines, read_text
 
 SHARED = (
     *("source", "target", "limit", "source_lang", "target_lang", "latency_unit", "bleu_tokenize"),
     *("device", "dtype", "max_target_tokens"),
 )
 """Of the evaluations, for the report."""
-TRAINING_STATE = "trainer_state.json"
 
 
 def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
@@ -61,6 +63,9 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         environment = environments.get()
         try:
             return _run_model(study, name, environment)
+        except KeyboardInterrupt:
+            failed.set()
+            raise
         except Exception as error:
             failed.set()
             reason = (str(error) or repr(error)).splitlines()[0]
@@ -126,6 +131,7 @@ def _environments(study: Study) -> list[dict[str, str]]:
 def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple[Training, list[Run]]:
     """Train one model, and stream it as every system does that has it."""
     training = Training()
+    digests = Digests(model_folder(Path(study.output), name, 1).with_name("digests.json"))
     base: Path | None = None
     adapter: Path | None = None
     for number, stage in enumerate(study.models[name], 1):
@@ -136,7 +142,7 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
         if adapter is not None:
             values["adapter_name_or_path"] = str(adapter)
         title = f"{name}: stage {number} of {len(study.models[name])} ({stage.kind})"
-        _run_stage(replace(stage, values=values), folder, title, environment)
+        _run_stage(replace(stage, values=values), folder, title, environment, digests)
         if stage.kind == "train":
             training += _training(folder)
         adapter = folder if stage.makes_adapter else None
@@ -156,11 +162,11 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
     return training, runs
 
 
-def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str]) -> None:
+def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str], digests: Digests) -> None:
     """Run a stage unless it is finished; its log gets its name when it is.
 
     Raises:
-        ValueError: if the folder was made with other settings.
+        ValueError: if the folder was made with other settings, or from other files.
     """
     config, log = (folder.with_name(f"{folder.name}.{ending}") for ending in ("yaml", "log"))
     values = {**stage.values, ("output_dir" if stage.kind == "train" else "export_dir"): str(folder)}
@@ -168,16 +174,23 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
         # packs have no padding to speak of, and their attention mask counts no tokens
         count = "all" if values.get("packing") or values.get("neat_packing") else "non_padding"
         values |= {"include_num_input_tokens_seen": count, "overwrite_output_dir": False}
-    checkpoint = _last_checkpoint(folder)
-    _write_config(values, config, is_needed=log.is_file() or checkpoint is not None)
+    may_go_on = stage.kind == "train" and not values.get("save_only_model")
+    checkpoint, faults = newest_whole(folder) if may_go_on else (None, [])
+    is_needed = log.is_file() or checkpoint is not None
+    _write_config(values, config, is_needed=is_needed)
+    _check_content(stage_content(values, digests), folder, title, is_needed=is_needed)
+    digests.save()
     if log.is_file():
         print(f"{title}: done before", flush=True)
         return
-    print(f"{title} ...", flush=True)
+    for fault in faults:
+        print(f"{title}: {fault}", flush=True)
+    going_on = f" goes on from {checkpoint.name}" if checkpoint is not None else ""
+    print(f"{title}{going_on} ...", flush=True)
     start = time.monotonic()
     unfinished = log.with_suffix(".unfinished")
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
-    if stage.kind == "train" and checkpoint is not None and not values.get("save_only_model"):
+    if checkpoint is not None:
         _resumed(folder).touch()
         command.append(f"resume_from_checkpoint={checkpoint}")
     elif stage.kind == "train" and folder.is_dir():
@@ -185,12 +198,6 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
     run_program(title, command, unfinished, environment)
     unfinished.replace(log)
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def _resumed(folder: Path) -> Path:
@@ -208,7 +215,13 @@ def _write_config(values: Mapping[str, Any], config: Path, *, is_needed: bool) -
         config.parent.mkdir(parents=True, exist_ok=True)
         write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return
-    before = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        before = yaml.safe_load(read_text(config)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{config} is damaged, so that nobody knows what {config.stem} was trained with; delete {config.parent} to "
+            "train it again."
+        ) from error
     changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))
     if changed:
         raise ValueError(
@@ -217,9 +230,28 @@ def _write_config(values: Mapping[str, Any], config: Path, *, is_needed: bool) -
         )
 
 
+def _check_content(now: Mapping[str, str], folder: Path, title: str, *, is_needed: bool) -> None:
+    """Note what a stage is made from, by content; a model or a checkpoint must have been made from the same.
+
+    Raises:
+        ValueError: naming the files that have changed.
+    """
+    store = folder.with_name(f"{folder.name}.files.json")
+    if is_needed and not store.is_file():
+        print(f"{title}: no {store.name}; what it was made from is taken for what is there now", flush=True)
+    if not is_needed or not store.is_file():
+        write_text(store, json.dumps(now, indent=2) + "\n")
+        return
+    before = read_json(store)
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(
+            f"{folder} was trained on other files ({', '.join(changed)} changed since); take another output, or "
+            f"delete {folder.parent}."
+        )
+
+
 def _training(folder: Path) -> Training:
-    results, state = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("train_results.json", TRAINING_STATE)
-    )
+    results, state = (read_json(folder / name) for name in ("train_results.json", TRAINER_STATE))
     seconds = math.nan if _resumed(folder).is_file() else results["train_runtime"]
     return Training(results["epoch"], seconds, state["num_input_tokens_seen"])

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from simulmask_plugin.json_files import read_json
 
@@ -14,6 +14,36 @@ class Dataset(NamedTuple):
 
     file: Path
     columns: Sequence[str]
+
+
+def read_entries(dataset_info: Path) -> dict[str, Any]:
+    """Returns what a dataset_info.json holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a JSON object.
+    """
+    entries = read_json(dataset_info)
+    if not isinstance(entries, dict):
+        raise ValueError(f"{dataset_info}: expected a JSON object, got {type(entries).__name__}.")
+    return entries
+
+
+def listed_entries(dataset_dir: Path, names: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], list[Path]]]:
+    """Returns the entry and the files (of a folder, all) of the data sets that a dataset_info.json lists.
+
+    Raises:
+        ValueError: dataset_info.json is not a JSON object.
+    """
+    dataset_info = dataset_dir / "dataset_info.json"
+    known = read_entries(dataset_info) if dataset_info.is_file() else {}
+    entries: dict[str, tuple[Mapping[str, Any], list[Path]]] = {}
+    for name in names:
+        entry = known.get(name)
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            path = dataset_dir / entry["file_name"]
+            entries[name] = entry, sorted(path.iterdir()) if path.is_dir() else [path]
+    return entries
 
 
 def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, overwrite: bool) -> str:
@@ -27,11 +57,7 @@ def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, ov
     Raises:
         ValueError: the file is not a JSON object, or has an entry of that name which differs.
     """
-    known = {}
-    if dataset_info.exists():
-        known = read_json(dataset_info)
-        if not isinstance(known, dict):
-            raise ValueError(f"{dataset_info}: expected a JSON object, got {type(known).__name__}.")
+    known = read_entries(dataset_info) if dataset_info.exists() else {}
     for name, dataset in datasets.items():
         entry = {
             "file_name": Path(os.path.relpath(dataset.file, dataset_info.parent)).as_posix(),

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.curves import draw_curve
+from simulmask_plugin.digests import Digests, model_files
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_evaluation, check_texts, load_evaluation, resolve
 from simulmask_plugin.machine import check_device
 from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.progress import Bars
 from simulmask_plugin.report import write_report
-from simulmask_plugin.scores import Score, read_jsonl, score, signatures, write_scores
+from simulmask_plugin.runs import LATENCY_METRICS, finish, predictions, work_left
+from simulmask_plugin.scores import Score, score, signatures, write_scores
 from simulmask_plugin.sessions import Decision
 
-LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
+PATHS = ("model", "source", "target")
+"""Results are those of another place as long as the files are the same."""
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
@@ -64,19 +66,28 @@ def evaluate(
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     names = [Decision.from_dict(policy).name for policy in config.policies]
+    num_sentences = config.limit or check_texts(config)
+    made_with = _made_with(resolved, settings)
 
     def run(index: int) -> Score:
         policy, directory = config.policies[index], output / names[index]
         directory.mkdir(exist_ok=True)
-        _check_same_settings(resolved, settings, policy, directory / "settings.json")
-        if not (directory / "scores.tsv").is_file():
-            _run_simuleval(resolved, policy, directory, environment or {})
+        place = f"{title}[{index + 1}/{len(names)}] {names[index]}"
+        prepare = work_left(
+            directory,
+            {**made_with, "policy": dict(policy)},
+            free=PATHS,
+            say=lambda what: print(f"{place}: {what}", flush=True),
+        )
+        if prepare is not None:
+            _run_simuleval(resolved, policy, directory, environment or {}, prepare)
+            finish(directory, num_sentences)
         of_run = score(resolved, directory)
         print(f"{title}[{index + 1}/{len(names)}] {describe(of_run, config)}", flush=True)
         return of_run
 
     logs = {one: output / one / "sessions.jsonl" for one in names} if has_bars else {}
-    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, config.limit or check_texts(config)):
+    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, num_sentences):
         scores = list(pool.map(run, range(len(names))))
     write_scores(output / "scores.tsv", scores)
     draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
@@ -98,32 +109,26 @@ def describe(of_run: Score, config: EvaluationConfig) -> str:
     )
 
 
-def _check_same_settings(
-    config: EvaluationConfig, settings: ModelSettings, policy: Mapping[str, Any], path: Path
-) -> None:
-    """Results are kept only as long as they were made with the same settings and the same model."""
+def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
+    """All that results depend on, but the policy: settings, and the content of texts and model."""
     free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
-    weights = sorted(Path(config.model).glob("*.safetensors"))
-    now = {key: value for key, value in asdict(config).items() if key not in free} | {
-        "policy": dict(policy),
+    files = {side: Path(getattr(config, side)) for side in ("source", "target")}
+    files |= {path.name: path for path in model_files(config.model)}
+    digests = Digests(Path(config.output, "digests.json"))
+    made_with = {key: value for key, value in asdict(config).items() if key not in free} | {
         "trained": json.loads(json.dumps(asdict(settings))),
-        "weights": [[w.name, w.stat().st_size, int(w.stat().st_mtime)] for w in weights],
+        "files": {name: digests.of(path) for name, path in files.items()},
     }
-    instances = path.with_name("instances.log")
-    if not path.is_file() or not instances.is_file() or not instances.stat().st_size:  # nothing hangs on it yet
-        path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise ValueError(
-            f"{path.parent} holds results made with other settings ({', '.join(changed)} changed); "
-            "take another output directory, or delete this one."
-        )
+    digests.save()
+    return made_with
 
 
 def _run_simuleval(
-    config: EvaluationConfig, policy: Mapping[str, Any], directory: Path, environment: Mapping[str, str]
+    config: EvaluationConfig,
+    policy: Mapping[str, Any],
+    directory: Path,
+    environment: Mapping[str, str],
+    prepare: Callable[[], None],
 ) -> None:
     command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
     options = {
@@ -149,29 +154,15 @@ def _run_simuleval(
     command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    environment = {**environment, **threads}
+    environment = {**environment, **threads, "PYTHONUTF8": "1"}  # SimulEval opens texts as the locale says
     try:
         log = directory / "simuleval.log"
-        run_program("SimulEval", command, log, environment, prepare=partial(_trim_logs, directory))
+        run_program("SimulEval", command, log, environment, prepare=prepare)
     except ProgramFailed as error:
-        instances = directory / "instances.log"
-        written = [one["prediction"].strip() for one in read_jsonl(instances)] if instances.is_file() else []
-        if len(written) < (config.limit or check_texts(config)) or any(written):
+        written = predictions(directory)
+        if len(written) < (config.limit or check_texts(config)) or any(map(str.strip, written)):
             raise
         raise ProgramFailed(
             f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "
             "for longer, or with a policy nearer to this one."
         ) from error
-
-
-def _trim_logs(directory: Path) -> None:
-    """After a kill, SimulEval's log may end in half a line and be shorter than ours: cut both to what is whole."""
-    instances, sessions = directory / "instances.log", directory / "sessions.jsonl"
-    if not instances.is_file():
-        sessions.unlink(missing_ok=True)
-        return
-    *whole, _ = instances.read_text(encoding="utf-8").split("\n")
-    for path in (instances, sessions):
-        if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-            path.write_text("".join(f"{line}\n" for line in lines[: len(whole)]), encoding="utf-8")

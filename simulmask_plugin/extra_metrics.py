@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.atomic import write_text
-from simulmask_plugin.programs import ProgramFailed
+from simulmask_plugin.programs import ProgramFailed, run_and_read
 from simulmask_plugin.prompts import placeholders
 
 FILES = ("source", "hypothesis", "reference", "instances")
@@ -86,14 +85,14 @@ def run_metrics(
 def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:
     words = [word.format(**files) for word in shlex.split(metric.command)]
     try:
-        result = subprocess.run(words, capture_output=True, text=True, check=False)
+        code, printed, errors = run_and_read(words)
     except OSError as error:
         raise ProgramFailed(f"extra_metrics.{name}: {words[0]} cannot be started: {error}") from error
-    score = _find_score(result.stdout, metric.after)
-    if result.returncode or score is None:
+    score = _find_score(printed, metric.after)
+    if code or score is None:
         missing = "printed no number" + (f" after {metric.after!r}" if metric.after else "")
-        reason = f"stopped with code {result.returncode}" if result.returncode else missing
-        tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
+        reason = f"stopped with code {code}" if code else missing
+        tail = "\n".join((printed + errors).splitlines()[-15:])
         raise ProgramFailed(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail}")
     return score
 

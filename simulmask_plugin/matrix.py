@@ -157,7 +157,9 @@ def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random
     config = encoder.settings.config
     source = _random_text(num_source, config.source_units, random)
     target = _random_text(num_target, config.target_units, random)
-    row = Row(source, target, *encoder.settings.pair())
+    latencies = encoder.settings.trained_on.latencies
+    latency = str(random.choice(latencies)) if latencies else None
+    row = Row(source, target, *encoder.settings.pair(), latency=latency)
     return replace(row, schedule=_random_schedule(encoder, row, random)) if config.has_schedule_column else row
 
 

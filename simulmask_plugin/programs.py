@@ -1,19 +1,66 @@
-"""Other programs, run with a log."""
+"""Other programs, run with a log; they end with us, and so does what they have started."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 TAIL = 15
 """Lines of a log that an error holds."""
+GRACE = 10
+"""Seconds in which a program may end by itself once it is asked to."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_running: set[subprocess.Popen[Any]] = set()
+_stopped = Event()
 
 
 class ProgramFailed(RuntimeError):
     """A program ended with an error; the message holds the end of its log."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended this process.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def programs_end_with_us() -> Iterator[None]:
+    """While this is entered, Ctrl-C, SIGTERM and a closed terminal end what runs and all that it has started.
+
+    Nothing is begun afterwards. A signal that whoever started us has us ignore (nohup) stays ignored.
+
+    Raises:
+        Stopped: once nothing runs any more.
+    """
+
+    def stop(number: int, _: object) -> None:
+        _stopped.set()
+        _end(list(_running))
+        raise Stopped(number)
+
+    _stopped.clear()
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_program(
@@ -37,6 +84,7 @@ def run_program(
 
     Raises:
         ProgramFailed: if its exit code is not 0, or it is still running from before.
+        KeyboardInterrupt: if a signal has ended it with us.
     """
     with log.open("a", encoding="utf-8") as file:
         try:
@@ -46,7 +94,60 @@ def run_program(
                 f"{name} is still running: another process writes {log}. Wait for it, or stop it."
             ) from None
         prepare()
-        code = subprocess.run(command, stdout=file, stderr=file, env=os.environ | environment, check=False).returncode
+        with _started(command, stdout=file, stderr=file, env=os.environ | environment) as process:
+            code = process.wait()
     if code:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
         raise ProgramFailed(f"{name} stopped with code {code}; the end of {log}:\n{tail}")
+
+
+def run_and_read(command: Sequence[str]) -> tuple[int, str, str]:
+    """Run a program; return its exit code and what it printed: output, errors.
+
+    Raises:
+        OSError: if it cannot be started.
+        KeyboardInterrupt: if a signal has ended it with us.
+    """
+    with _started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        output, errors = process.communicate()
+    return process.returncode, output, errors
+
+
+@contextmanager
+def _started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A program that has ended when the block has, in whatever way."""
+    if _stopped.is_set():
+        raise KeyboardInterrupt
+    process = subprocess.Popen(command, **options)
+    _running.add(process)
+    try:
+        if _stopped.is_set():  # since we looked
+            _end([process])
+        yield process
+    except BaseException:
+        _end([process])
+        raise
+    finally:
+        _running.discard(process)
+    if _stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def _end(processes: Iterable[subprocess.Popen[Any]]) -> None:
+    """End processes with all their children: politely first, since a training has children of its own to end."""
+    import psutil
+
+    tree: list[psutil.Process] = []
+    for process in processes:
+        try:
+            parent = psutil.Process(process.pid)
+            tree += [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for one in tree:
+            try:
+                end(one)
+            except psutil.NoSuchProcess:
+                continue
+        _, tree = psutil.wait_procs(tree, timeout=GRACE)

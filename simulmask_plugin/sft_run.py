@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.adapters import check_oft, check_tokens_trained, lora_config
 from simulmask_plugin.chat_prompt import trained_settings
+from simulmask_plugin.checkpoints import has_optimizer
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import check_attention
@@ -145,7 +147,14 @@ class SftRun:
         return stock(modules_to_save=modules_to_save, **kwargs)
 
     def make_trainer(self, stock: type, **kwargs: Any) -> Any:
-        """Compose our trainer and LLaMA-Factory's."""
+        """Compose our trainer and LLaMA-Factory's; say where a training goes on without its optimizer."""
+        resumed = kwargs["args"].resume_from_checkpoint
+        if isinstance(resumed, str) and not has_optimizer(Path(resumed)):
+            self.logger.warning_rank0(
+                f"simulmask: {resumed} holds no optimizer (save_only_model, or a save that was cut): the training goes "
+                "on from its weights, but optimizer and learning rate begin as at step 0. Take another checkpoint to "
+                "go on as if nothing had happened."
+            )
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
         trainer = composed(**kwargs)
         if kwargs["finetuning_args"].pissa_convert:

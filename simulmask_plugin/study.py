@@ -10,6 +10,8 @@ from typing import Any
 
 from simulmask_plugin.checks import MOST_AT_ONCE, check_integer, check_name
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.dataset_info import listed_entries
+from simulmask_plugin.digests import Digests, model_files
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
@@ -171,6 +173,41 @@ def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: st
 def model_folder(output: Path, name: str, stage: int) -> Path:
     """Folder of what a stage of a model makes; stages count from 1. It has no spaces, which torchrun cannot take."""
     return output / "models" / str(name).replace(" ", "_") / f"stage{stage}"
+
+
+def stage_content(values: Mapping[str, Any], digests: Digests) -> dict[str, str]:
+    """What a stage is made from, by content: data sets and their columns, models, adapters, DeepSpeed's file.
+
+    What lies on a hub is left out.
+
+    Args:
+        values: of its YAML.
+        digests: of files.
+
+    Returns:
+        A name that says which -> SHA-256, or for the columns the entry itself.
+
+    Raises:
+        ValueError: if dataset_info.json is no JSON object.
+    """
+    files: dict[str, Path] = {}
+    for key in ("model_name_or_path", "adapter_name_or_path"):
+        for folder in _listed(values.get(key)):
+            files |= {f"{key}: {path.name}": path for path in model_files(folder)}
+    names = [name for key in ("dataset", "eval_dataset") for name in _listed(values.get(key))]
+    entries = listed_entries(Path(str(values.get("dataset_dir") or "data")), names)
+    for name, (_, paths) in entries.items():
+        files |= {f"dataset {name}: {path.name}": path for path in paths}
+    if isinstance(values.get("deepspeed"), str):
+        files["deepspeed"] = Path(values["deepspeed"])
+    columns = {f"dataset_info.json: {name}": json.dumps(entry) for name, (entry, _) in entries.items()}
+    return columns | {name: digests.of(path) for name, path in files.items() if path.is_file()}
+
+
+def _listed(value: Any) -> list[str]:
+    """What LLaMA-Factory takes as a list, or as a text with commas."""
+    listed = value if isinstance(value, list) else str(value or "").split(",")
+    return [str(one).strip() for one in listed if str(one).strip()]
 
 
 def _check(study: Study, path: str) -> None:

@@ -36,6 +36,9 @@ PROMPTS = "prompts"
 A row is kept by the feature that it begins with: its first prefix pair, or of flat data the first sequence of a batch.
 """
 
+SLICE = 100_000
+"""Values of a column that are in memory at once."""
+
 
 def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, data_args: Any, *args: Any) -> Any:
     """Load one dataset; say file and line where a JSON file cannot be read."""
@@ -169,7 +172,9 @@ def prompt_key(row: Row, settings: ModelSettings) -> str:
 
 def count_prompts(features: Mapping[str, Any]) -> Counter[str]:
     """How many rows of the data these features were made of, by what their prompts name."""
-    return Counter(chain.from_iterable(features[PROMPTS][:]))  # [:] makes a list of a column, which is slow by item
+    column = features[PROMPTS]
+    slices = (column[start : start + SLICE] for start in range(0, len(column), SLICE))  # by item it would be slow
+    return Counter(chain.from_iterable(chain.from_iterable(slices)))
 
 
 def trained_on(prompts: Iterable[str]) -> TrainedOn:

@@ -5,8 +5,10 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 import yaml
 from reference import settings_of
+from safetensors.torch import save_file
 
 from simulmask_plugin import training_data
 from simulmask_plugin.families import tiny_model
@@ -154,6 +156,16 @@ def write_setup(folder, **keys):
     }
     path.write_text(yaml.safe_dump(content | keys))
     return path
+
+
+def write_checkpoint(folder):
+    """Write what the trainer leaves of a checkpoint; return its folder."""
+    folder.mkdir(parents=True)
+    save_file({"a": torch.zeros(30), "b": torch.ones(2, 3)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({"state": torch.zeros(9)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 20}))
+    return folder
 
 
 def data_row(source, target, g=None):

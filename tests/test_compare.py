@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from driving import write_checkpoint
 
 from simulmask_plugin import compare
 from simulmask_plugin.programs import ProgramFailed
@@ -117,17 +118,90 @@ def test_other_settings_are_refused_once_a_model_is_there(study):
         study("training.max_steps=9")
 
 
+# What a model was made from
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of data, and the keys of a stage that name it and a model."""
+    folder, base = tmp_path / "data", tmp_path / "base"
+    for one in (folder, base):
+        one.mkdir()
+    entry = {"file_name": "train.jsonl", "columns": {"source": "source"}}
+    (folder / "dataset_info.json").write_text(json.dumps({"toy_train": entry, "other": {"file_name": "other"}}))
+    (folder / "train.jsonl").write_text("{}\n")
+    (base / "model.safetensors").write_bytes(b"weights")
+    (base / "tokenizer.json").write_text("{}")
+    return folder, {"dataset_dir": str(folder), "dataset": "toy_train", "model_name_or_path": str(base)}
+
+
+FILES = {
+    "rows": ("data/train.jsonl", "{ }\n", "dataset toy_train: train.jsonl"),
+    "columns": (
+        "data/dataset_info.json",
+        '{"toy_train": {"file_name": "train.jsonl"}}',
+        "dataset_info.json: toy_train",
+    ),
+    "weights": ("base/model.safetensors", "WEIGHTS", "model_name_or_path: model.safetensors"),
+    "tokenizer": ("base/tokenizer.json", "[]", "model_name_or_path: tokenizer.json"),
+    "a new file": ("base/tokenizer.model", "x", "model_name_or_path: tokenizer.model"),
+}
+
+
+@pytest.mark.parametrize(("path", "text", "name"), FILES.values(), ids=FILES)
+def test_models_made_from_other_files_at_the_same_path_are_refused(study, data, tmp_path, path, text, name):
+    study(**data[1])
+    (tmp_path / path).write_text(text)
+    with pytest.raises(ValueError, match=rf"stage1 was trained on other files \({name} changed since\); take another"):
+        study(**data[1])
+
+
+def test_files_that_a_study_does_not_use_may_change(study, data):
+    folder, keys = data
+    study(**keys)
+    entries = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(entries | {"other": {}}))
+    (folder / "other").write_text("new")
+    assert study(**keys)[0] == []
+
+
+def test_files_may_change_before_anything_was_made_from_them(study, data):
+    folder, keys = data
+    with pytest.raises(ProgramFailed):
+        study(fails=("first",), **keys)
+    (folder / "train.jsonl").write_text("{ }\n")
+    assert len(study(**keys)[0]) == 2
+
+
+def test_study_of_before_files_were_noted_is_taken_as_it_is(study, data, tmp_path, capsys):
+    study(**data[1])
+    (tmp_path / "out" / "models" / "first" / "stage1.files.json").unlink()
+    assert study(**data[1])[0] == []
+    assert "first: stage 1 of 1 (train): no stage1.files.json; what it was made from is" in capsys.readouterr().out
+
+
+def test_damaged_settings_of_a_model_are_named(study, tmp_path):
+    study()
+    Path(config(tmp_path, "first")).write_text("a: [1")
+    with pytest.raises(ValueError, match=r"stage1\.yaml is damaged, so that nobody knows what stage1 was trained with"):
+        study()
+
+
 def checkpoint(tmp_path, name="checkpoint-20"):
-    folder = tmp_path / "out" / "models" / "first" / "stage1" / name
-    folder.mkdir(parents=True)
-    return folder
+    return write_checkpoint(tmp_path / "out" / "models" / "first" / "stage1" / name)
 
 
-def test_interrupted_training_goes_on_from_its_checkpoint_and_has_no_time(study, tmp_path):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_interrupted_training_goes_on_from_its_last_whole_checkpoint_and_has_no_time(study, tmp_path, capsys, damaged):
     with pytest.raises(ProgramFailed):
         study(fails=("first",), save_only_model=False)
     last = checkpoint(tmp_path)
+    if damaged:
+        (checkpoint(tmp_path, "checkpoint-40") / "trainer_state.json").unlink()
     commands, trainings = study(save_only_model=False)
+    printed = capsys.readouterr().out
+    assert "first: stage 1 of 1 (train) goes on from checkpoint-20 ...\n" in printed
+    assert ("(train): checkpoint-40 is not whole (no trainer_state.json)\n" in printed) == damaged
     assert commands[0] == ["train", config(tmp_path, "first"), f"resume_from_checkpoint={last}"]
     assert math.isnan(trainings["first"].seconds) and trainings["second"].seconds == 5
 
@@ -136,6 +210,7 @@ def test_interrupted_training_without_a_checkpoint_begins_again(study, tmp_path)
     with pytest.raises(ProgramFailed):
         study(fails=("first",))
     checkpoint(tmp_path, "half_a_file")
+    (checkpoint(tmp_path) / "optimizer.pt").unlink()
     assert study()[0][0] == ["train", config(tmp_path, "first"), "overwrite_output_dir=true"]
 
 

@@ -39,6 +39,11 @@ def evaluation(tmp_path):
     return check
 
 
+def instance(index, prediction):
+    """A line of SimulEval's log."""
+    return {"index": index, "prediction": prediction, "reference": "A B\n", "source": "a b", "delays": [1]}
+
+
 def test_good_evaluation_is_accepted(evaluation):
     assert evaluation(simulmask={"positions": "group"}).config.k == 3
 
@@ -229,7 +234,7 @@ def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatc
     """SimulEval then fails for want of a latency; other failures are told as they are."""
 
     def fail(name, command, log, environment, prepare):
-        lines = [json.dumps({"prediction": prediction}) + "\n" for prediction in predictions]
+        lines = [json.dumps(instance(i, prediction)) + "\n" for i, prediction in enumerate(predictions)]
         (log.parent / "instances.log").write_text("".join(lines))
         raise ProgramFailed("why")
 
@@ -273,3 +278,77 @@ def test_run_that_never_began_does_not_block_its_correction(evaluation, tmp_path
         evaluation(**changes)
         with pytest.raises(ProgramFailed, match="why"):
             evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+
+
+# Results and what they were made from
+
+SESSION = {"seconds": 1.0, "calls": 5, "written_tokens": 6, "flops": 2e9, "truncated": False}
+
+
+@pytest.fixture
+def finished(evaluation, tmp_path, monkeypatch):
+    """Runs the evaluation with a SimulEval that leaves what the real one would; returns how it was started."""
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    evaluation()
+
+    def run(num_sentences=2):
+        started = []
+
+        def stream(name, command, log, environment, prepare):
+            prepare()
+            started.append(environment)
+            rows = [instance(i, "A B") for i in range(num_sentences)]
+            for name, values in {"instances.log": rows, "sessions.jsonl": [SESSION] * num_sentences}.items():
+                (log.parent / name).write_text("".join(json.dumps(value) + "\n" for value in values))
+            (log.parent / "scores.tsv").write_text("AL\tLAAL\tAP\tDAL\n1\t2\t3\t4\n")
+
+        monkeypatch.setattr(evaluation_module, "run_program", stream)
+        evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+        return started
+
+    assert [environment["PYTHONUTF8"] for environment in run()] == ["1"], "texts are UTF-8 whatever the locale"
+    return run
+
+
+REPLACED = {
+    "source": ("test.source", "c d\na b\n"),
+    "reference": ("test.target", "C D\nA B\n"),
+    "weights": ("pytorch_model.bin", "WEIGHTS"),
+    "tokenizer": ("tokenizer.json", "[]"),
+    "settings of the training": ("simulmask.json", None),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), REPLACED.values(), ids=REPLACED)
+def test_results_of_other_files_at_the_same_path_are_refused(finished, evaluation, tmp_path, name, text):
+    if text is None:
+        evaluation.train(k=1)
+    else:
+        (tmp_path / name).write_text(text)
+    changed = {"test.source": "source", "test.target": "target"}.get(name, name)
+    with pytest.raises(ValueError, match=rf"holds results made with other settings or files \(.*{changed} changed\)"):
+        finished()
+
+
+def test_same_files_elsewhere_are_the_same(finished, evaluation, tmp_path):
+    for side in ("source", "target"):
+        (tmp_path / f"test.{side}").rename(tmp_path / f"moved.{side}")
+    with pytest.raises(ValueError, match=r"test\.source: no such file"):
+        finished()
+    evaluation(source=tmp_path / "moved.source", target=tmp_path / "moved.target")
+    assert finished() == []
+
+
+def test_results_that_are_not_whole_are_made_again(finished, tmp_path, capsys):
+    folder = tmp_path / "out" / "wait_k-1"
+    (folder / "scores.tsv").write_text("")
+    assert len(finished()) == 1
+    assert "[1/1] wait_k-1: scores.tsv is not as it was when the run ended; scoring again\n" in capsys.readouterr().out
+    assert finished() == []
+
+
+def test_results_of_fewer_sentences_are_none(finished, tmp_path):
+    (tmp_path / "out" / "wait_k-1" / "finished.json").unlink()
+    with pytest.raises(ProgramFailed, match=r"instances\.log holds 1 whole lines of 2 sentences; is the disk full\?"):
+        finished(num_sentences=1)

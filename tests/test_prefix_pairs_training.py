@@ -35,7 +35,8 @@ def test_a_row_too_long_is_left_out_with_all_its_pairs(byte_level):
     assert [len(feature["input_ids"]) for feature in without_the_first] == lengths[2:]
 
 
-def test_rows_are_counted_by_their_first_pairs(byte_level):
+def test_rows_are_counted_by_their_first_pairs(byte_level, monkeypatch):
+    monkeypatch.setattr(training_data, "SLICE", 2)
     features = processed(encoder_of(byte_level, **WAIT_2), data_row("a b c d e", "v w x y z"), data_row("a", "x"))
     columns = {name: [feature[name] for feature in features] for name in (*FEATURE_COLUMNS, PROMPTS)}
     counts = [count_prompts(of).total() for of in (columns, Dataset.from_dict(columns))]

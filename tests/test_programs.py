@@ -1,11 +1,14 @@
 """Programs with a log."""
 
+import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
+from simulmask_plugin import programs
 from simulmask_plugin.programs import ProgramFailed, run_program
 
 
@@ -36,3 +39,68 @@ def test_program_that_outlives_its_caller_is_not_run_beside_itself(tmp_path):
     with pytest.raises(ProgramFailed, match="it is still running: another process writes .*log"):
         run_program("it", ["true"], log, {}, prepare=lambda: prepared.append(1))
     assert not prepared
+
+
+# Signals
+
+PARENT = """
+import pathlib, sys
+from concurrent.futures import ThreadPoolExecutor
+from simulmask_plugin import cli, programs
+child = "import subprocess; subprocess.run(['sleep', '60'])"
+def work(number):
+    programs.run_program("it", [sys.executable, "-c", child], pathlib.Path(f"{sys.argv[1]}{number}"), {})
+def run(options):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(3)))
+cli.parse = lambda arguments: type("Options", (), {"run": staticmethod(run)})
+sys.exit(cli.main())
+"""
+"""Ends as `simulmask eval` does, which runs a program that starts another one."""
+
+
+def descendants(pid):
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signal_ends_a_command_with_all_that_it_has_started_in_one_line(tmp_path, number, code):
+    command = [sys.executable, "-c", PARENT, tmp_path / "log"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while len([one for one in descendants(process.pid) if one.name() == "sleep"]) < 2:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    started = descendants(process.pid)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert printed == f"simulmask: ended by {number.name}; what is finished is kept.\n"
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started)
+
+
+def test_program_that_takes_no_notice_is_killed(monkeypatch):
+    monkeypatch.setattr(programs, "GRACE", 0.2)
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"deaf\n"
+    programs._end([process])
+    assert process.wait(timeout=5) is not None
+    process.stdout.close()
+
+
+def test_error_while_a_program_runs_ends_it():
+    with pytest.raises(RuntimeError, match="ours"), programs._started(["sleep", "60"]) as process:
+        raise RuntimeError("ours")
+    assert process.poll() is not None
+
+
+def test_ignored_signals_stay_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with programs.programs_end_with_us():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,8 +2,10 @@
 
 import json
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
+from driving import write_checkpoint
 from test_cli import llama_factory, write_setup
 
 from simulmask_plugin import factory
@@ -229,3 +231,19 @@ def test_single_pair_of_the_data_is_the_one_to_stream(languages):
     several, _ = prepare(languages["prefix"], "dataset=one,none")
     with pytest.raises(ValueError, match="several language pairs: German to French, X to Y"):
         several.settings.pair()
+
+
+@pytest.mark.parametrize("has_optimizer", [True, False])
+def test_resume_without_an_optimizer_is_said(training, warnings, monkeypatch, tmp_path, has_optimizer):
+    monkeypatch.setattr("simulmask_plugin.sft_run.SimulMaskTrainer", type("Ours", (), {}))
+    checkpoint = write_checkpoint(tmp_path / "checkpoint-20")
+    if not has_optimizer:
+        (checkpoint / "optimizer.pt").unlink()
+    setup = load_training(str(training), [])
+    run = run_of(setup)[1]
+    run.settings = setup.settings
+    stock = type("Stock", (), {"__init__": lambda self, args: None})
+    run.make_trainer(stock, args=SimpleNamespace(resume_from_checkpoint=None))
+    run.make_trainer(stock, args=SimpleNamespace(resume_from_checkpoint=str(checkpoint)))
+    said = [message for message in warnings if "holds no optimizer" in message]
+    assert len(said) == (not has_optimizer)

@@ -3,15 +3,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from driving import encoder_of
 from reference import settings_of
 from test_agents import parse
 
+from simulmask_plugin import attention
 from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import FILE_NAME, ModelSettings
-from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.matrix import byte_tokenizer, random_row
 from simulmask_plugin.merge_check import make_inputs
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision, open_session
@@ -237,6 +240,36 @@ def test_languages_of_a_training_come_from_its_yaml(capsys):
 def test_shown_prompt_is_that_of_the_pair(folders, capsys):
     assert main([*COMMANDS["show"](folders["several"]), "--target-lang", "French"]) == 0
     assert "".join(json.loads(capsys.readouterr().out)["tokens"]).startswith("German French")
+
+
+def attention_prompt(capsys, folder, *options):
+    assert main([*COMMANDS["attention"](folder), *options]) == 0
+    return "".join(json.loads(capsys.readouterr().out)["tokens"])
+
+
+def test_attention_is_that_at_a_trained_latency(folders, capsys):
+    assert attention_prompt(capsys, folders["chunks"]).startswith("German English medium:")
+    assert attention_prompt(capsys, folders["chunks"], "--latency", "low").startswith("German English low:")
+    for folder, latency, message in (
+        ("chunks", "offline", "never trained at the latency 'offline'"),
+        ("one", "low", "--latency has no meaning for a model of layout: prefix"),
+    ):
+        assert main([*COMMANDS["attention"](folders[folder]), "--latency", latency]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("latencies", [(), ("low", "high", "offline")])
+def test_text_that_comes_whole_is_offline_where_that_was_trained_or_nobody_knows(latencies):
+    settings = trained(TrainedOn((DE_EN,), latencies), **INTERLEAVED)
+    assert attention._latency(settings, None) == "offline"
+
+
+def test_parity_is_tried_at_the_trained_latencies(with_ends):
+    settings = trained(TrainedOn((DE_EN,), ("low", "high")), **INTERLEAVED)
+    random, encoder = np.random.default_rng(0), ExampleEncoder(with_ends, settings)
+    assert {random_row(encoder, 2, 2, random).latency for _ in range(20)} == {"low", "high"}
+    encoder = ExampleEncoder(with_ends, trained(TrainedOn(), **INTERLEAVED))
+    assert random_row(encoder, 2, 2, random).latency is None
 
 
 def agent(folder, *options):

@@ -16,6 +16,8 @@ from simulmask_plugin.families import (
     check_length,
     check_positions,
     family_of,
+    is_multimodal,
+    text_config,
 )
 from simulmask_plugin.losses import has_own_loss
 from simulmask_plugin.pissa import check_adapter, check_pissa
@@ -161,12 +163,25 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
     Raises:
         ValueError: naming the key, with the remedy.
     """
+    from simulmask_plugin.self_test import check_takes_mask
+
     family, attention = family_of(model_config), attention_of(model_config, model_args.flash_attn)
+    if is_flat(model_args, data_args) and is_multimodal(model_config):
+        raise ValueError(
+            f"flash_attn: fa2 and packing do not work with the multimodal {model_config.model_type}, which asks for "
+            "the places of images where LLaMA-Factory makes the batches; set flash_attn: sdpa and packing: false."
+        )
     if is_flat(model_args, data_args) and family.position == "alibi":
         key, remedy = "flash_attn: fa2", f"set flash_attn: {family.flash_attn}"
         if is_packed(data_args):
             key, remedy = "packing", "set packing: false and neat_packing: false"
         raise ValueError(f"{key} does not work with {family.name}, whose ALiBi is a bias in our mask; {remedy}.")
+    shares_keys = text_config(model_config).to_dict().get("num_kv_shared_layers")
+    if shares_keys and model_args.use_reentrant_gc and not model_args.disable_gradient_checkpointing:
+        raise ValueError(
+            f"Layers of {model_config.model_type} share keys and values, whose gradients reentrant checkpointing loses "
+            "without a word; set use_reentrant_gc: false, or disable_gradient_checkpointing: true."
+        )
     if attention == FLASH_ATTN["fa2"]:
         check_flash_attention_2()
     else:
@@ -174,3 +189,5 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
     check_length(model_config, data_args.cutoff_len)
     check_positions(model_config, config.positions)
     check_rope(model_config)
+    # A session hands its mask over also where training can do without one.
+    check_takes_mask(model_config, attention if attention in family.implementations else family.attention)

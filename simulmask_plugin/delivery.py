@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from simulmask_plugin.alibi import additive_mask
 from simulmask_plugin.collator import MASK_FIELDS
-from simulmask_plugin.families import family_of
+from simulmask_plugin.families import family_of, is_multimodal, text_config
 from simulmask_plugin.masks import may_attend
 from simulmask_plugin.positions import key_rank
 
@@ -68,9 +68,19 @@ def attention_bias(
     return additive_mask(model_config, allowed, rank, dtype)
 
 
-def training_inputs(
-    batch: Mapping[str, Tensor], model_config: PretrainedConfig, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def mask_argument(
+    model_config: PretrainedConfig, mask: Float[Tensor, "batch heads query key"]
+) -> Tensor | dict[str, Tensor]:
+    """Return the mask as the model takes it: a multimodal one by layer type, as where `generate` has prepared it.
+
+    A tensor it would complete by what it knows of images, and ask for their places.
+    """
+    if not is_multimodal(model_config):
+        return mask
+    return dict.fromkeys(text_config(model_config).layer_types, mask)
+
+
+def training_inputs(batch: Mapping[str, Tensor], model_config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Return the arguments of the model call for a collated batch, on the batch's device.
 
     Args:
@@ -79,13 +89,14 @@ def training_inputs(
         dtype: in which attention computes (the autocast dtype under mixed precision).
     """
     order = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device).expand_as(batch["input_ids"])
-    inputs = {name: value for name, value in batch.items() if name not in MASK_FIELDS}
-    inputs["attention_mask"] = attention_bias(
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in MASK_FIELDS}
+    mask = attention_bias(
         model_config,
         dtype,
         Queries(order, batch["num_read"], batch["num_hidden"]),
         Keys(order, batch["source_unit"], batch["position_ids"], batch["after_source"]),
     )
+    inputs["attention_mask"] = mask_argument(model_config, mask)
     if not family_of(model_config).accepts_position_ids:
         del inputs["position_ids"]
     return inputs

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
-from simulmask_plugin.delivery import Keys, Queries, attention_bias
+from simulmask_plugin.delivery import Keys, Queries, attention_bias, mask_argument
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.kv_cache import GrowingCache
 from simulmask_plugin.masks import PADDING
@@ -108,11 +108,10 @@ class Feeder:
         keys = Keys(*torch.from_numpy(self.keys[:, :end]).to(device)[:, None])
         ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
+        mask = attention_bias(self.model.config, self.model.dtype, Queries(order, num_read, num_hidden), keys, visible)
         logits = self.model(
             input_ids=ids,
-            attention_mask=attention_bias(
-                self.model.config, self.model.dtype, Queries(order, num_read, num_hidden), keys, visible
-            ),
+            attention_mask=mask_argument(self.model.config, mask),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=num_predicting,

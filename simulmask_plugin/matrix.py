@@ -24,6 +24,7 @@ from simulmask_plugin.merge_check import make_room
 from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_parity
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.self_test import check_takes_mask
 from simulmask_plugin.terminal import console, table, verdict
 from simulmask_plugin.trained_on import Languages
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD
@@ -233,6 +234,7 @@ def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subjec
     model_config = AutoConfig.from_pretrained(folder)
     family = family_of(model_config)
     attention = family.attention
+    check_takes_mask(model_config, attention)
     load = partial(_load_model, folder, attention)
     return Subject(
         family, attention, load, AutoTokenizer.from_pretrained(folder), tuple(_cells(settings, family, matrix))
@@ -247,6 +249,7 @@ def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
     family, model_args = family_of(setup.model_config), setup.model_args
     # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
     attention = setup.attention if setup.attention in family.implementations else family.attention
+    check_takes_mask(setup.model_config, attention)
     load = partial(
         _load_model,
         model_args.model_name_or_path,

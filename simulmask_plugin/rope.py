@@ -14,7 +14,7 @@ BY_LENGTH = ("dynamic", "longrope")
 
 def rope_types(config: PreTrainedConfig) -> Iterator[str]:
     """The types of RoPE of a model: one, or one for each kind of layer; none for ALiBi."""
-    parameters: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    parameters: Mapping[str, Any] = config.get_text_config().to_dict().get("rope_parameters") or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]
     yield from (kind["rope_type"] for kind in kinds if "rope_type" in kind)
 

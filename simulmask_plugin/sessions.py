@@ -19,6 +19,7 @@ from simulmask_plugin.policies import Policy, parameters_of
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.recompute_session import RecomputeSession
 from simulmask_plugin.rope import check_rope
+from simulmask_plugin.self_test import check_takes_mask
 from simulmask_plugin.slots_session import SESSIONS
 from simulmask_plugin.streaming import StreamingSession
 
@@ -185,13 +186,14 @@ def streaming_attention(model: str, given: str | None) -> str:
     transformers would take sdpa for Gemma 2, too, and leave its soft-capping out.
 
     Raises:
-        ValueError: if the model's family is not supported, cannot take its mask with the given one, or rotates
+        ValueError: if the model's family is not supported, does not take our mask with the given one, or rotates
             positions by the length of the text.
     """
     config = AutoConfig.from_pretrained(model)
     check_rope(config)
     attention = given or family_of(config).attention
     check_attention(config, attention)
+    check_takes_mask(config, attention)
     return attention
 
 

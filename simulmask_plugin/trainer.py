@@ -16,6 +16,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from simulmask_plugin.alibi import prepare
@@ -23,6 +24,7 @@ from simulmask_plugin.chunked import NOT_READ_END
 from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
+from simulmask_plugin.families import is_multimodal
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.losses import has_own_loss, interleaved_loss
 from simulmask_plugin.prompts import READ_END, WRITE_END
@@ -47,6 +49,8 @@ class SimulMaskTrainer(Trainer):
             self._epochs.followers.append(self.data_collator)
         if has_own_loss(self.settings.config):
             self.compute_loss_func = self._interleaved_loss
+        elif is_multimodal(self.model.config) and self.compute_loss_func is None:
+            self.compute_loss_func = _causal_loss  # its own takes the mask for a 2D one
 
     def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
@@ -116,6 +120,12 @@ class SimulMaskTrainer(Trainer):
         directory = output_dir if output_dir is not None else self.args.output_dir
         assert directory is not None
         self.settings.save(directory)
+
+
+def _causal_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """The loss of every text model in transformers."""
+    logits = outputs["logits"]
+    return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
 
 
 class FollowsEpoch(Protocol):

@@ -133,12 +133,25 @@ def test_checkpointed_training_equals_stock(name, implementation, wrap):
     )
     model = wrap(tiny_model(name, VOCAB, 0, implementation)).train()
     prepare(model)
-    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.gradient_checkpointing_enable({"use_reentrant": name != "gemma4"})
     model.enable_input_require_grads()
     our_loss, our_gradients = loss_and_gradients(model, ids, labels, **causal_inputs(model, *ids.shape))
     torch.testing.assert_close(our_loss, loss, atol=1e-5, rtol=1e-5)
     assert gradients
     torch.testing.assert_close(our_gradients, gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_keys_that_layers_share_lose_gradients_under_reentrant_checkpointing():
+    """The reason why it is refused: stock Gemma 4 does so, whatever the mask."""
+    ids, mask = padded_batch()
+    labels = ids.masked_fill(mask == 0, -100)
+    model = stock_model("gemma4", "sdpa").train()
+    loss, gradients = loss_and_gradients(model, ids, labels, attention_mask=mask)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    same_loss, others = loss_and_gradients(model, ids, labels, attention_mask=mask)
+    assert torch.equal(loss, same_loss)
+    assert max((gradients[name] - others[name]).abs().max() for name in gradients) > 0.1
 
 
 @pytest.mark.parametrize("name, implementation", ALIBI)

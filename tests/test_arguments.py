@@ -72,6 +72,7 @@ REFUSED = [
     *((name, "flash_attn=fa2", f"flash_attn: fa2 does not work with {name}, .*; set flash_attn: ") for name in ALIBI),
     ("bloom", "flash_attn=sdpa", "Attention 'sdpa' cannot .* for bloom; expected eager"),
     ("gemma2", "flash_attn=sdpa", "Attention 'sdpa' cannot .* for gemma2; expected eager"),
+    ("gemma4", "bf16=false", "gemma4_text share keys and values.* set use_reentrant_gc: false"),
     ("mistral", "cutoff_len=5000", "a sliding window of 4096 tokens"),
 ]
 

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from transformers import Gemma3Config, GPT2Config
+from transformers import AutoConfig
 
 from simulmask_plugin.families import (
     FAMILIES,
     check_attention,
     check_length,
     family_of,
+    is_multimodal,
     sliding_window,
     tiny_config,
     tiny_model,
@@ -22,10 +23,34 @@ def test_family_is_told_by_its_config(name):
     assert family_of(tiny_config(name, 50)) is FAMILIES[name]
 
 
-@pytest.mark.parametrize("config, model_type", [(GPT2Config(), "gpt2"), (Gemma3Config(), "gemma3")])
-def test_unsupported_family_is_refused(config, model_type):
-    with pytest.raises(ValueError, match=rf"Model type '{model_type}' .* expected bloom, .* Remove the `simulmask:`"):
-        family_of(config)
+@pytest.mark.parametrize(
+    "model_type, problem",
+    [
+        ("gpt2", "it has no RoPE"),
+        ("t5", "it has an encoder"),
+        ("qwen3_5", "it has layers of linear_attention"),
+        ("qwen3_5_text", "it has layers of linear_attention"),
+        ("llama4_text", "it has layers of chunked_attention"),
+    ],
+)
+def test_unsupported_family_is_refused(model_type, problem):
+    message = rf"Model type '{model_type}' .* since {problem}.*; expected apertus, .*bloom, .* Remove the `simulmask:`"
+    with pytest.raises(ValueError, match=message):
+        family_of(AutoConfig.for_model(model_type))
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "gemma4"])
+def test_a_multimodal_model_has_the_family_of_its_text_part(model_type):
+    config = AutoConfig.for_model(model_type)
+    assert is_multimodal(config)
+    assert family_of(config) is FAMILIES[model_type]
+    assert sliding_window(config) == config.text_config.sliding_window
+
+
+def test_a_family_that_is_not_in_the_table_is_known_as_untried():
+    family = family_of(AutoConfig.for_model("olmoe"))
+    assert (family.name, family.position, family.tried) == ("olmoe", "rope", False)
+    assert all(family.tried for family in FAMILIES.values())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -83,6 +108,13 @@ def test_other_attention_is_refused(name, expected, flash_attn, own, implementat
         ("gemma2", {"sliding_window": 8}, 8),
         ("gemma3", {"sliding_window": 8}, 8),
         ("gemma3", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}, None),
+        ("phi3", {"sliding_window": 8}, 8),
+        ("starcoder2", {"sliding_window": 8}, 8),
+        ("qwen3_moe", {"sliding_window": 8}, None),
+        ("qwen3_moe", {"sliding_window": 8, "use_sliding_window": True}, 8),
+        ("ministral3", {"sliding_window": 8}, 8),
+        ("cohere2", {"sliding_window": 8}, 8),
+        ("exaone4", {"sliding_window": 8, "layer_types": ["full_attention"] * 2}, None),
     ],
 )
 def test_sliding_window_counts_where_a_layer_uses_it(name, overrides, window):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin import __version__
-from simulmask_plugin.atomic import write_text
 from simulmask_plugin.checks import MOST_TOKENS, MOST_UNITS, check_integer, check_number
+from simulmask_plugin.json_files import parse_json
 from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, make_policy, parameters_of
 from simulmask_plugin.prompts import (
     INTERLEAVED_INSTRUCTION,
@@ -19,6 +17,7 @@ from simulmask_plugin.prompts import (
     PLAIN_NEXT_HEADER,
     Prompt,
 )
+from simulmask_plugin.settings_file import read_settings, write_settings
 from simulmask_plugin.trained_on import LanguagePair, TrainedOn
 from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD
 
@@ -291,8 +290,8 @@ def parse_block(text: str) -> Any:
         ValueError: saying how it is written.
     """
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text, "--simulmask")
+    except ValueError as error:
         raise ValueError(
             f"--simulmask: {text!r} is not JSON ({error}); write it like "
             """--simulmask '{"policy": "wait_k", "k": 3}'."""
@@ -371,15 +370,13 @@ class ModelSettings:
     def save(self, directory: str | Path) -> None:
         """Write simulmask.json into a checkpoint, adapter or model directory."""
         content = {
-            "simulmask_plugin": __version__,
             "config": asdict(self.config),
             "prompt": asdict(self.prompt),
             "trained_on": asdict(self.trained_on),
             "template": self.template,
             "end_of_sentence": self.end_of_sentence,
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_text(Path(directory, FILE_NAME), text)
+        write_settings(Path(directory, FILE_NAME), content)
 
     @classmethod
     def load(cls, directory: str | Path) -> ModelSettings:
@@ -394,12 +391,13 @@ class ModelSettings:
                 f"{directory} has no {FILE_NAME}: expected a checkpoint, adapter or merged model of a training with "
                 "a simulmask: block (train with the plugin, or export with it installed)."
             )
+        content = read_settings(path, (*(field.name for field in fields(cls)),))
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             config, prompt = content["config"], content["prompt"]
             trained_on = TrainedOn.from_dict(content["trained_on"]) if "trained_on" in content else TrainedOn()
-            # earlier versions let keys stand that nothing reads
-            unread = {key: DEFAULTS[key] for key, _ in _without_meaning({**DEFAULTS, **config})}
+            unread = {}
+            if "trained_on" not in content:  # earlier versions let keys stand that nothing reads
+                unread = {key: DEFAULTS[key] for key, _ in _without_meaning({**DEFAULTS, **config})}
             settings = cls(
                 SimulMaskConfig.from_dict({**config, **unread}),
                 Prompt(**prompt),

@@ -43,7 +43,7 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
     text = (tmp_path / FILE_NAME).read_text(encoding="utf-8")
     assert "Übersetze" in text
     assert text.endswith("}\n")
-    keys = {"simulmask_plugin", "config", "prompt", "trained_on", "template", "end_of_sentence"}
+    keys = {"simulmask_plugin", "config", "prompt", "trained_on", "template", "end_of_sentence", "sha256"}
     assert json.loads(text).keys() == keys
 
 
@@ -274,6 +274,53 @@ def test_settings_of_a_version_that_let_keys_without_meaning_stand_load(tmp_path
     content = {"config": {**own_unit, "look_ahead_rate": 0.5}, "prompt": {"before": "Tr:", "header": "\nAs:"}}
     (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
     assert ModelSettings.load(tmp_path).config == SimulMaskConfig.from_dict(own_unit)
+
+
+def changed(tmp_path, change):
+    """Save settings, and change what is in the file."""
+    ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("T:", "\nA:")).save(tmp_path)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    change(content)
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+
+
+EDITS = {
+    "another k": lambda c: c["config"].update(k=5),
+    "key without meaning": lambda c: c["config"].update(slot_length=8),
+    "another header": lambda c: c["prompt"].update(header="\nB:"),
+    "another version": lambda c: c.update(simulmask_plugin="0.0.9"),
+    "key that is gone": lambda c: c.pop("trained_on"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_settings_that_somebody_has_changed_are_refused(tmp_path, edit):
+    changed(tmp_path, edit)
+    with pytest.raises(ValueError, match=r"simulmask\.json is not as the training wrote it: .*delete the key sha256"):
+        ModelSettings.load(tmp_path)
+
+
+def test_change_that_is_meant_is_accepted_unless_it_contradicts_itself(tmp_path):
+    changed(tmp_path, lambda c: (c["config"].update(k=5), c.pop("sha256")))
+    assert ModelSettings.load(tmp_path).config.k == 5
+    changed(tmp_path, lambda c: (c["config"].update(slot_length=8), c.pop("sha256")))
+    with pytest.raises(ValueError, match=r"is damaged .*slot_length has no meaning in layout: prefix"):
+        ModelSettings.load(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["0.1.1", "0.2.0", "1.0.0", "10.0.0.dev1", None, 2])
+def test_settings_of_a_newer_version_are_refused(tmp_path, version):
+    changed(tmp_path, lambda c: c.update(simulmask_plugin=version, more=1))
+    with pytest.raises(
+        ValueError, match=rf"written by simulmask_plugin {version}, and this is .*; install that version"
+    ):
+        ModelSettings.load(tmp_path)
+
+
+def test_settings_with_a_key_that_nothing_reads_are_refused(tmp_path):
+    changed(tmp_path, lambda c: c.update(beams=3))
+    with pytest.raises(ValueError, match=r"simulmask\.json: unknown key 'beams'; known keys: simulmask_plugin, config"):
+        ModelSettings.load(tmp_path)
 
 
 def test_directory_without_settings_is_refused(tmp_path):

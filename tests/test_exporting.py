@@ -103,7 +103,7 @@ def test_settings_of_earlier_versions_are_read_and_merged_as_before(bench, base,
     old = bench.folder / "old"
     shutil.copytree(adapter, old)
     content = json.loads((old / FILE_NAME).read_text())
-    del content["template"], content["end_of_sentence"]
+    del content["template"], content["end_of_sentence"], content["sha256"]
     (old / FILE_NAME).write_text(json.dumps(content))
     settings = ModelSettings.load(old)
     assert (settings.template, settings.end_of_sentence) == (None, None)

@@ -23,6 +23,7 @@ STDLIB_ONLY = [
     "units",
     "prompts",
     "trained_on",
+    "settings_file",
     "config",
     "chunks",
 ]

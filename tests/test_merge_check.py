@@ -1,6 +1,7 @@
 """`simulmask verify-merge`: a faithful merge passes every check, and each kind of damage fails its own."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_other_tokenizer_fails(tmp_path, capsys):
 def test_missing_or_other_settings_fail(tmp_path, capsys):
     make(tmp_path)
     path = tmp_path / "merged" / FILE_NAME
-    path.write_text(path.read_text().replace('"k": 3', '"k": 5'))
+    replace(SETTINGS, config=replace(SETTINGS.config, k=5)).save(path.parent)
     assert verify(capsys, tmp_path) == (1, {FILE_NAME: "differs from the adapter's; copy that file"})
     path.unlink()
     code, failed = verify(capsys, tmp_path)

@@ -211,7 +211,7 @@ def shrink(values: Mapping[str, Any]) -> dict[str, Any]:
             value = shrink(value)
         elif isinstance(value, list) and len(value) == num_layers:
             value = value[:2]
-        elif key == "num_key_value_heads" and value == values["num_attention_heads"]:
+        elif key == "num_key_value_heads" and value == values.get("num_attention_heads"):
             value = SMALL["num_attention_heads"]
         elif key in SMALL and value is not None:
             value = SMALL[key]

@@ -160,9 +160,15 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
         ValueError: if the configuration is of a family that is not supported.
     """
     try:
-        return family_of(AutoConfig.from_pretrained(path, local_files_only=True)).name
+        family = family_of(AutoConfig.from_pretrained(path, local_files_only=True))
     except OSError:  # not here
         return guess_family(path, config)
+    if not family.tried:
+        raise ValueError(
+            f"--tiny knows no shape for {path}, whose model type {family.name} is not in the table of families "
+            "(docs/add-a-family.md); run the recipe on the model itself, without --tiny."
+        )
+    return family.name
 
 
 def guess_family(path: str, config: SimulMaskConfig) -> str:

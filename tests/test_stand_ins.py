@@ -76,6 +76,12 @@ def test_name_of_a_model_tells_its_family(name, family):
     assert stand_ins.guess_family(name, SimulMaskConfig.from_dict(WAIT_3)) == family
 
 
+def test_a_model_that_is_not_in_the_table_of_families_has_no_tiny_one(tmp_path):
+    AutoConfig.for_model("olmoe").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="--tiny knows no shape for .* model type olmoe is not in the table"):
+        stand_ins.family_of_path(str(tmp_path), SimulMaskConfig.from_dict(WAIT_3))
+
+
 def test_positions_of_alibi_tell_a_family_that_has_it():
     assert (
         stand_ins.guess_family("saves/mine", SimulMaskConfig(policy="offline", positions="modified_alibi")) == "falcon"

@@ -38,14 +38,19 @@ def merged(workshop, stage1, stage2):
     return output
 
 
+def saved_settings(folder):
+    return json.loads((folder / "simulmask.json").read_text())
+
+
 def saved_block(folder):
-    return json.loads((folder / "simulmask.json").read_text())["config"]
+    return saved_settings(folder)["config"]
 
 
 def test_full_training_saves_its_settings_beside_the_weights(stage1):
     assert (stage1 / "model.safetensors").is_file()
     assert saved_block(stage1)["k"] == [5, 9, 100]
     assert saved_block(stage1)["positions"] == "modified_alibi"
+    assert saved_settings(stage1)["trained_on"] == {"language_pairs": [["X", "Y"]], "latencies": []}
 
 
 def test_log_of_a_training_says_that_the_plugin_takes_part(workshop, stage1):
@@ -149,7 +154,7 @@ def test_two_processes_give_the_losses_of_one(workshop, stage1, setup):
     assert list(two) == list(range(1, 11))
     for step, loss in two.items():
         assert loss == pytest.approx(one[step], abs=1e-4)
-    assert saved_block(output) == saved_block(stage1)
+    assert saved_settings(output) == saved_settings(stage1)
 
 
 def test_killed_training_resumes_to_the_loss_of_an_uninterrupted_one(workshop, stage1):
@@ -158,7 +163,7 @@ def test_killed_training_resumes_to_the_loss_of_an_uninterrupted_one(workshop, s
     resumed = workshop.train("killed", *SETTINGS, *CHECKPOINTS, f"resume_from_checkpoint={killed / 'checkpoint-10'}")
     one, two = losses(stage1), losses(resumed)
     assert two == pytest.approx(one, abs=1e-6)
-    assert saved_block(resumed / "checkpoint-10") == saved_block(stage1)
+    assert saved_settings(resumed / "checkpoint-10") == saved_settings(resumed) == saved_settings(stage1)
 
 
 @pytest.fixture(scope="module")

@@ -63,9 +63,10 @@ ROMAN = "latn"
 """Code of the script of pinyin and the like, which have spaces."""
 
 SCRIPTS = {
-    **dict.fromkeys(("HIRAGANA", "KATAKANA"), JAPANESE),
-    **{"CJK": CHINESE, "HANGUL": KOREAN},
-    **dict.fromkeys(("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"), UNSPACED),
+    **dict.fromkeys(("HIRAGANA", "KATAKANA", "HENTAIGANA"), JAPANESE),
+    **dict.fromkeys(("CJK", "BOPOMOFO"), CHINESE),
+    "HANGUL": KOREAN,
+    **dict.fromkeys(("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI"), UNSPACED),
 }
 """How the Unicode names of letters begin."""
 

@@ -24,7 +24,6 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.json_files import read_json
 from simulmask_plugin.programs import ProgramFailed, run_program
-from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.sessions import Decision, open_session, streaming_attention
 from simulmask_plugin.smoke_plan import Machine, Replacement, apply, plan
@@ -231,7 +230,7 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
     )
     model.to(device).eval()
     encoder = ExampleEncoder(AutoTokenizer.from_pretrained(folder), settings)
-    decision = _decision(settings.config)
+    decision = _decision(settings)
     out = console()
     out.print(
         f"Streamed with {decision.name} (after so few steps the words mean nothing; what counts is that it streams):"
@@ -241,8 +240,8 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
             model,
             encoder,
             decision,
-            source_lang=row.source_lang,
-            target_lang=row.target_lang,
+            source_lang=row.source_lang or settings.config.source_lang,
+            target_lang=row.target_lang or settings.config.target_lang,
             max_target_tokens=LONGEST,
         )
         pieces = split_units(row.source, settings.config.source_units)
@@ -258,10 +257,11 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
         out.print("  " + " | ".join(steps))
 
 
-def _decision(config: SimulMaskConfig) -> Decision:
-    """The policy of the block, or of several the first."""
+def _decision(settings: ModelSettings) -> Decision:
+    """The policy of the block, or of several the first; the same of the latencies that were trained."""
+    config = settings.config
     if config.layout == "interleaved":
-        return Decision(latency=LATENCIES[0])
+        return Decision(latency=next(iter(settings.trained_on.latencies), None))
     if config.has_schedule_column:
         return Decision(policy="wait_k", k=1)
     k = config.k[0] if isinstance(config.k, tuple) else config.k

@@ -1,8 +1,11 @@
 """How languages are counted, by the names and codes that data sets give them, and by the script of a text."""
 
+import unicodedata
+
 import pytest
 from sacrebleu.metrics import BLEU
 
+from simulmask_plugin.characters import split_characters
 from simulmask_plugin.languages import (
     CHINESE,
     JAPANESE,
@@ -13,6 +16,7 @@ from simulmask_plugin.languages import (
     counting_of_text,
     unit_of,
 )
+from simulmask_plugin.units import CHARACTER
 
 NAMES = {
     CHINESE: ["Chinese", "chinese", "zh", "zh-CN", "zho_Hans", "Chinese (Simplified)", "cmn", "yue_Hant", "Cantonese"],
@@ -65,6 +69,17 @@ TEXTS = {
 @pytest.mark.parametrize(("text", "counting"), TEXTS.items())
 def test_script_of_most_letters_decides(text, counting):
     assert counting_of_text(text) == counting
+
+
+def test_scripts_without_spaces_are_those_that_units_of_characters_are_cut_in():
+    """But for the halves, and other forms of marks, of which no text is made."""
+    letters = [chr(code) for code in range(0x10000) if chr(code).isalpha()]
+    counted = {letter for letter in letters if counting_of_text(letter).unit == CHARACTER}
+    cut = {letter for letter in letters if len(split_characters(f"{letter}b")) == 2}
+    assert not counted - cut
+    assert {unicodedata.name(letter).split()[0] for letter in cut - counted} <= {
+        *("FULLWIDTH", "HALFWIDTH", "IDEOGRAPHIC", "VERTICAL", "MASU")
+    }
 
 
 RIGHT_AND_OTHER = {

@@ -15,6 +15,7 @@ from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.smoke import Options, _losses, _stream, adapt
 from simulmask_plugin.smoke_plan import Machine
+from simulmask_plugin.trained_on import TrainedOn
 
 
 @pytest.fixture
@@ -98,8 +99,10 @@ def test_every_layout_and_policy_streams(tmp_path, capsys, block, num_read):
     tiny_model("llama", len(tokenizer), 0).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     config = SimulMaskConfig.from_dict(block)
-    ModelSettings(config, resolve_prompt(config, None, tokenizer)).save(tmp_path)
-    _stream(tmp_path, [Row("one big dog", "x", "English", "German"), Row("two", "x", None, None)], "cpu")
+    latencies = ("medium", "high") if config.layout == "interleaved" else ()
+    trained_on = TrainedOn((("English", "German"), ("Greek", "Dutch")), latencies)
+    ModelSettings(config, resolve_prompt(config, None, tokenizer)).after_training_on(trained_on).save(tmp_path)
+    _stream(tmp_path, [Row("one big dog", "x", "Greek", "Dutch"), Row("two", "x", None, None)], "cpu")
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert re.findall("READ ([a-z]+)", first) == ["one", "big", "dog"][:num_read]
     assert re.findall("READ ([a-z]+)", second) == ["two"]

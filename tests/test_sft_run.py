@@ -242,8 +242,9 @@ def test_resume_without_an_optimizer_is_said(training, warnings, monkeypatch, tm
     setup = load_training(str(training), [])
     run = run_of(setup)[1]
     run.settings = setup.settings
-    stock = type("Stock", (), {"__init__": lambda self, args: None})
-    run.make_trainer(stock, args=SimpleNamespace(resume_from_checkpoint=None))
-    run.make_trainer(stock, args=SimpleNamespace(resume_from_checkpoint=str(checkpoint)))
+    stock = type("Stock", (), {"__init__": lambda self, args, finetuning_args: None})
+    for resumed in (None, str(checkpoint)):
+        arguments = SimpleNamespace(resume_from_checkpoint=resumed)
+        run.make_trainer(stock, args=arguments, finetuning_args=SimpleNamespace(pissa_convert=False))
     said = [message for message in warnings if "holds no optimizer" in message]
     assert len(said) == (not has_optimizer)

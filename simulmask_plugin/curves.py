@@ -112,7 +112,7 @@ def curve_figure(systems: Mapping[str, Sequence[Score]], title: str) -> Figure:
         axes = figure.add_subplot()
         axes.set(xlabel="LAAL (source units)", ylabel="BLEU")
         axes.set_title(_heading(title, systems), fontsize=10, loc="left")
-        axes.margins(x=0.08, y=0.1)
+        axes.margins(x=0.1, y=0.1)
         axes.grid(alpha=0.3)
         legend: dict[str, Artist] = {}
         labels: list[tuple[Score, str, str]] = []

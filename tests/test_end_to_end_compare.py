@@ -74,7 +74,11 @@ def test_killed_study_goes_on_and_repeats_nothing_that_was_finished(workshop, st
     assert list(table["system"]) == ["offline", "recompute", "SimulMask"]
     assert list(table["time / epoch"])[:2] == [1, 1]
     assert table["tokens / epoch"][2] > 1, "look-ahead rows are tokens, too"
-    assert {"compare.png", "compare.html"} <= {path.name for path in output.iterdir()}
+    assert (output / "compare.png").is_file()
+    report = (output / "compare.html").read_text()
+    assert "<h1>study</h1>" in report, "without a title, the name of the YAML"
+    sources = (workshop.folder / "data" / "test.source").read_text().splitlines()[:3]
+    assert all(f"<td>{source}</td>" in report for source in sources), "all three are among the five that are shown"
 
 
 def test_study_with_other_settings_is_refused(workshop, study):

@@ -5,10 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
+from simulmask_plugin.cli import build_parser
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation_config import EvaluationConfig
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.sessions import Decision
+from simulmask_plugin.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
@@ -35,6 +39,7 @@ def defaults(page, heading):
     [
         ("docs/evaluation.md", "Keys", EvaluationConfig),
         ("docs/evaluation.md", "Policies", Decision),
+        ("README.md", "The `simulmask:` block", SimulMaskConfig),
     ],
 )
 def test_page_lists_every_key_once_and_no_other(page, heading, kind):
@@ -48,9 +53,20 @@ def test_page_of_the_evaluation_has_its_defaults():
             assert written[field.name] == str(field.default)
 
 
+def test_page_of_studies_shows_every_key():
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert sorted(yaml.safe_load(block)) == sorted(field.name for field in fields(Study))
+
+
 def test_page_of_the_evaluation_has_every_latency():
     text = section("docs/evaluation.md", "Policies")
     assert all(f"`{latency}`" in text for latency in (*LATENCIES, OFFLINE_LATENCY))
+
+
+def test_readme_lists_every_command():
+    (commands,) = (action.choices for action in build_parser()._actions if action.choices)
+    listed = re.findall(r"^\| `simulmask (\S+)[^`]*` \|", section("README.md", "Commands"), re.MULTILINE)
+    assert sorted(listed) == sorted(commands)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -23,8 +23,11 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
 YAMLS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))}
 CONFIGS = {name: yaml.safe_load(text) for name, text in YAMLS.items()}
-PAGES = ("README.md", "docs/east.md", "docs/results.md")
-SCRIPTS = ("prepare_train_data", "prepare_mt_test_data", "make_chunks")
+PAGES = ("README.md", "docs/east.md", "docs/own-pair.md", "docs/results.md")
+SCRIPTS = (
+    "data/make_toy_pair.py",
+    *(f"east_scripts/{name}.py" for name in ("prepare_train_data", "prepare_mt_test_data", "make_chunks")),
+)
 
 SOURCE, TARGET = ["one dog runs", "two cats"], ["ein Hund rennt", "zwei Katzen"]
 LANGUAGES = {"src_lang": "English", "tgt_lang": "German"}
@@ -37,7 +40,7 @@ def joined(text, comment=""):
 
 def data_commands(text):
     """The commands of a text that prepare data, as lists of words."""
-    programs = "|".join(rf"python east_scripts/{script}\.py" for script in SCRIPTS)
+    programs = "|".join(f"python {re.escape(script)}" for script in SCRIPTS)
     return [shlex.split(line) for line in re.findall(rf"(?:{programs}|^ +cp) .*$", text, re.MULTILINE)]
 
 
@@ -72,7 +75,8 @@ def write_input(option, file):
 def prepare(tmp_path, monkeypatch):
     """Runs the commands of a text that prepare data, in a folder of its own; returns how many there were."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "east_scripts")
+    for folder in ("east_scripts", "data"):
+        monkeypatch.syspath_prepend(ROOT / folder)
     pairs = [corpora.Pair(*texts, "") for texts in zip(SOURCE, TARGET, strict=True)]
     monkeypatch.setattr(corpora, "read_test_set", lambda test_set, lang_pair: iter(pairs))
     (tmp_path / "links").write_text("0-0\n0-0\n")
@@ -82,7 +86,7 @@ def prepare(tmp_path, monkeypatch):
         for program, *words in commands:
             options = dict(zip(words, words[1:], strict=False))
             for option in ("source", "target", "pairs", "offline"):
-                if f"--{option}" in options:
+                if f"--{option}" in options and not Path(options[f"--{option}"]).is_file():
                     write_input(option, Path(options[f"--{option}"]))
             if program == "cp":
                 *files, folder = words
@@ -109,14 +113,14 @@ def missing(name):
     entries = json.loads(dataset_info.read_text()) if dataset_info.is_file() else {}
     return {
         dataset
-        for dataset in keys["dataset"].split(",")
+        for dataset in ",".join(keys[key] for key in ("dataset", "eval_dataset") if key in keys).split(",")
         if dataset not in entries or not (dataset_info.parent / entries[dataset]["file_name"]).is_file()
     }
 
 
 NEEDING_DATA = [name for name, keys in CONFIGS.items() if "dataset" in keys or "source" in keys]
-OF_OTHERS = ("toy", "multi30k")
-"""Their data comes from demo.py and from the page of results."""
+OF_OTHERS = ("toy", "multi30k", "own_pair")
+"""Their data comes from demo.py and from pages."""
 WITH_COMMANDS = [name for name in NEEDING_DATA if not name.startswith(OF_OTHERS)]
 
 
@@ -158,7 +162,7 @@ def test_what_is_made_by_hand_is_made_beside_the_folders_of_the_demo():
 
 def test_pages_cover_what_headers_do_not():
     covered = {name for page in PAGES for name in configs_of(page)}
-    assert {name for name in NEEDING_DATA if name.startswith("multi30k")} <= covered
+    assert {name for name in NEEDING_DATA if name.startswith(("multi30k", "own_pair"))} <= covered
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -159,6 +159,8 @@ def in_place(tmp_path):
         replaced = stand_ins.data(values, tmp_path / "data")
         replaced += stand_ins.model(apply(values, replaced), tmp_path / "model")
         given = {one.key: one.value for one in replaced if one.value is not None}
+        if "eval_dataset" in values:
+            given["eval_dataset"] = values["dataset"]
         return [f"{key}={value}" for key, value in given.items()] + ["preprocessing_num_workers=1"]
 
     return overrides

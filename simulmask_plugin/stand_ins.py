@@ -157,7 +157,7 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
     """The family of the model that a recipe names, by its configuration where that is here, else by its name.
 
     Raises:
-        ValueError: if the configuration is of a family that is not supported.
+        ValueError: if the configuration is of a family that is not supported, or not in the table.
     """
     try:
         family = family_of(AutoConfig.from_pretrained(path, local_files_only=True))
@@ -173,9 +173,13 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
 
 def guess_family(path: str, config: SimulMaskConfig) -> str:
     """The family that a model's name names; else one that has the positions of the block."""
-    name = re.sub(r"[^a-z0-9]", "", path.lower())
-    named = [family for family in FAMILIES if family.replace("_", "") in name]
+    named = [family for family in FAMILIES if _pattern(family).search(path.lower())]
     return max(named, key=len, default="falcon" if config.positions == "modified_alibi" else "llama")
+
+
+def _pattern(family: str) -> re.Pattern[str]:
+    """How a model's name begins with that of a family: gemma2 as gemma-2, but mpt not in the middle of prompt."""
+    return re.compile("(?<![a-z])" + "[-_.]?".join(re.findall(r"[a-z]+|\d+", family)))
 
 
 def texts_in(value: Any) -> Iterator[str]:

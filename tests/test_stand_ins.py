@@ -69,7 +69,9 @@ def test_one_data_set_that_is_missing_is_named(tmp_path):
         ("Qwen/Qwen3-8B", "qwen3"),
         ("tiiuae/falcon-rw-1b", "falcon"),
         ("google/gemma-2-9b", "gemma2"),
-        ("saves/mine", "llama"),
+        ("saves/my_prompts", "llama"),
+        ("mosaicml/mpt-7b", "mpt"),
+        ("HuggingFaceTB/SmolLM3-3B", "smollm3"),
     ],
 )
 def test_name_of_a_model_tells_its_family(name, family):
@@ -86,6 +88,12 @@ def test_positions_of_alibi_tell_a_family_that_has_it():
     assert (
         stand_ins.guess_family("saves/mine", SimulMaskConfig(policy="offline", positions="modified_alibi")) == "falcon"
     )
+
+
+def test_family_that_is_not_in_the_table_is_refused(tmp_path):
+    AutoConfig.for_model("persimmon").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="--tiny knows no shape for .*persimmon is not in the table"):
+        stand_ins.model(values_of(tmp_path, model_name_or_path=str(tmp_path)), tmp_path / "tiny")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -154,7 +154,8 @@ def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
-        scores = evaluate(settings.evaluation, system, f"{system} ", environment)
+        # of several jobs each would draw its bars over those of the others
+        scores = evaluate(settings.evaluation, system, f"{system} ", environment, has_bars=study.jobs == 1)
         for policy, score in zip(settings.evaluation.policies, scores, strict=True):
             folder = Path(settings.evaluation.output, score.name)
             predictions, references = translations(read_jsonl(folder / "instances.log"))

@@ -254,7 +254,7 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
                     session.finish_source()
             else:
                 steps += [f"WRITE {text!r}" for text in [session.write()] if text]
-        out.print("  " + " | ".join(steps))
+        out.print("  " + " | ".join(steps), soft_wrap=True)
 
 
 def _decision(settings: ModelSettings) -> Decision:

@@ -1,11 +1,12 @@
-"""benchmarks/run.py: its exit code tells whether the plugin costs more than it may."""
+"""benchmarks/: the exit code of run.py tells whether the plugin costs more than it may; document.py draws."""
 
 import runpy
 from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).parents[1] / "benchmarks" / "run.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RUN = BENCHMARKS / "run.py"
 
 
 @pytest.fixture
@@ -42,3 +43,11 @@ def test_cost_above_its_bar_exits_with_1(run, capsys, name, costs, code):
 
 def test_bars_can_be_left_out(run):
     assert run("collate", [99.0], "--no-bars") == 0
+
+
+def test_document_draws_where_nothing_of_the_project_is(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["document.py", "--sentences", "2"])
+    runpy.run_path(str(BENCHMARKS / "document.py"))["main"]()
+    assert "no context, first tenth" in capsys.readouterr().out
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == ["output/document.png"]

@@ -78,23 +78,32 @@ def run_smoke(words: Sequence[str], *, tiny: bool, steps: int, output: str | Non
     disable_progress_bar()
     verbosity = os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO")
     options = Options(Machine.here(), tiny, steps, folder, verbosity)
+    if os.environ.get("FORCE_TORCHRUN") and not options.machine.gpu:
+        print("FORCE_TORCHRUN: left out (it starts a process for every GPU, of which there is none here)")
+    finished = False
     try:
-        model: Path | None = None
-        for number, (path, values) in enumerate(zip(paths, recipe, strict=True), 1):
-            name = f"stage{number}"
-            changed = adapt(path, values, name, model, options)
-            rows = _check(folder / f"{name}.yaml", changed)
-            model = train_and_merge(changed, name, options)
-        assert model is not None
-        _stream(model, rows, "cuda" if torch.cuda.is_available() else "cpu")
-    except (ValueError, ProgramFailed):
-        hint = "" if tiny else " With --tiny a tiny random model stands in for the recipe's own."
-        print(f"simulmask smoke: what was made is in {folder}.{hint}", file=sys.stderr)
-        raise
+        _run_stages(paths, recipe, options)
+        finished = True
+    finally:
+        if not finished:
+            hint = "" if tiny else " With --tiny a tiny random model stands in for the recipe's own."
+            print(f"simulmask smoke: what was made is in {folder}.{hint}", file=sys.stderr)
     if output is None:
         shutil.rmtree(folder)
     print(f"{' and '.join(paths)}: from data to translation, it runs." + (f" See {folder}." if output else ""))
     return 0
+
+
+def _run_stages(paths: Sequence[str], recipe: Sequence[Mapping[str, Any]], options: Options) -> None:
+    """Train and merge stage by stage; stream through what the last one makes."""
+    model, rows = None, []
+    for number, (path, values) in enumerate(zip(paths, recipe, strict=True), 1):
+        name = f"stage{number}"
+        changed = adapt(path, values, name, model, options)
+        rows = _check(options.folder / f"{name}.yaml", changed)
+        model = train_and_merge(changed, name, options)
+    assert model is not None
+    _stream(model, rows, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_recipe(path: str, overrides: list[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def test_adapter_is_trained_merged_and_streamed(workshop, untouched):
     lines = [line.split() for line in log.splitlines()]
     for key in ("bf16", "deepspeed", "max_steps", "output_dir", "dataset_dir", "model_name_or_path"):
         assert any(line[:1] == [f"{key}:"] for line in lines), key
+    assert "FORCE_TORCHRUN: left out" in log
     assert "stage1_merge: llamafactory-cli export" in log
     assert "Streamed with wait_k-1" in log
     assert sum(line[:1] == ["READ"] for line in lines) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulmask_plugin.config import CHUNKED, FILE_NAME, SimulMaskConfig
+from simulmask_plugin.dataset_info import check_entries
 from simulmask_plugin.families import (
     FLASH_ATTN,
     check_attention,
@@ -23,6 +24,7 @@ from simulmask_plugin.losses import has_own_loss
 from simulmask_plugin.pissa import check_adapter, check_pissa
 from simulmask_plugin.quantization import check_bitsandbytes
 from simulmask_plugin.rope import check_rope
+from simulmask_plugin.yaml_files import check_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -58,6 +60,9 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         ValueError: naming the key, with the remedy.
     """
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    for one in (model_args, data_args, training_args, finetuning_args):
+        check_values(vars(one), where="the training YAML")
+    check_entries(Path(str(data_args.dataset_dir)))
     refused = {
         **_refused_with_mask(config, model_args, data_args),
         **_refused_in_data(data_args),

@@ -217,6 +217,8 @@ def run_curve(evaluations: list[str], png: str) -> int:
         label, equals, folder = evaluation.partition("=")
         if not equals:
             raise ValueError(f"Evaluations have the form LABEL=FOLDER, got {evaluation!r}.")
+        if label in systems:
+            raise ValueError(f"Two evaluations have the label {label!r}; give each its own.")
         systems[label] = read_scores(folder)
     draw_curve(Path(png), systems)
     print(f"Drawn into {png}")

@@ -29,6 +29,16 @@ def read_entries(dataset_info: Path) -> dict[str, Any]:
     return entries
 
 
+def check_entries(dataset_dir: Path) -> None:
+    """Refuse a dataset_info.json that LLaMA-Factory would read otherwise than it is written; one need not be there.
+
+    Raises:
+        ValueError: it is not a JSON object, or has a name twice; with file and line.
+    """
+    if (dataset_dir / "dataset_info.json").is_file():
+        read_entries(dataset_dir / "dataset_info.json")
+
+
 def listed_entries(dataset_dir: Path, names: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], list[Path]]]:
     """Returns the entry and the files (of a folder, all) of the data sets that a dataset_info.json lists.
 

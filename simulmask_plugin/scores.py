@@ -116,16 +116,20 @@ def read_scores(folder: str | Path) -> list[Score]:
     """Read the scores.tsv of an evaluation.
 
     Raises:
-        ValueError: if the folder has none.
+        ValueError: if the folder has none, or it is damaged.
     """
     path = Path(folder, "scores.tsv")
     if not path.is_file():
         raise ValueError(f"{folder} has no scores.tsv; expected the output of `simulmask eval`.")
     names = [field.name for field in fields(Score) if field.name != "extra"]
-    return [
-        Score(**{name: row.pop(name) for name in names}, extra=row)
-        for row in pandas.read_csv(path, sep="\t", dtype={"name": str}).to_dict("records")
-    ]
+    try:
+        rows = pandas.read_csv(path, sep="\t", dtype={"name": str}).to_dict("records")
+        scores = [Score(**{name: row.pop(name) for name in names}, extra=row) for row in rows]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run `simulmask eval` again, which writes it anew.") from error
+    if not scores:
+        raise ValueError(f"{path} holds no scores; run `simulmask eval` again, which writes it anew.")
+    return scores
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

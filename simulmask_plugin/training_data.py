@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.data_files import check_file, check_rows, files_of
 from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, features_of, longest_layout, row_of
-from simulmask_plugin.json_files import parse_json
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
-from simulmask_plugin.texts import is_blank, read_text
+from simulmask_plugin.texts import is_blank
 from simulmask_plugin.trained_on import TrainedOn
 
 FORMATTING = "simulmask"
@@ -41,27 +41,19 @@ SLICE = 100_000
 
 
 def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, data_args: Any, *args: Any) -> Any:
-    """Load one dataset; say file and line where a JSON file cannot be read."""
+    """Load one dataset; say file and line where it cannot be read, or would be read otherwise than it is written."""
     from datasets.exceptions import DatasetGenerationError
 
+    path = Path(str(data_args.dataset_dir), str(dataset_attr.dataset_name))
+    files = files_of(path) if dataset_attr.load_from == "file" else []
+    for file in files:
+        check_file(file)
     try:
         return load(dataset_attr, model_args, data_args, *args)
     except DatasetGenerationError as error:
-        path = Path(str(data_args.dataset_dir), dataset_attr.dataset_name)
-        if path.suffix in (".json", ".jsonl") and path.is_file():
-            _check_json(path)
+        for file in files:
+            check_rows(file)
         raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
-
-
-def _check_json(path: Path) -> None:
-    """Find what the library of the data sets names without its place; an empty line is none of it."""
-    text = read_text(path)
-    if text.lstrip().startswith("["):
-        parse_json(text, str(path))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            parse_json(line, str(path), line=number)
 
 
 def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args: Any) -> Any:
@@ -107,6 +99,8 @@ def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str
         text = "".join(values[key] or []) if key != side else values[key]
         if not isinstance(text, str) or is_blank(text):
             raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
+        if "\0" in text:
+            raise ValueError(f"{where}: the {side} holds NUL, which no text does ({values[key]!r}).")
         if not isinstance(values[f"{side}_lang"], str | None):
             raise ValueError(f"{where}: {side}_lang must be a text, got {values[f'{side}_lang']!r}.")
     return {f"_{key}": value for key, value in values.items()} | {

@@ -13,6 +13,7 @@ from typing import Any
 from simulmask_plugin import factory
 from simulmask_plugin.arguments import attention_of
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.data_files import check_file, check_rows
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.features import Row, row_of
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_prompts
@@ -208,6 +209,8 @@ def first_rows(path: Path, num_rows: int) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: no such file; see file_name in dataset_info.json, relative to dataset_dir.")
     if path.suffix not in FILE_TYPES:
         raise ValueError(f"{path}: unknown file type; expected {', '.join(FILE_TYPES)}.")
+    check_file(path)
+    check_rows(path, num_rows)
     stream = load_dataset(FILE_TYPES[path.suffix], data_files=str(path), split="train", streaming=True)
     try:
         rows = list(islice(stream, num_rows))

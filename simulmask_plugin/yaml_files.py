@@ -16,8 +16,7 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     """Read a YAML file; an override such as ``simulmask.k=5`` replaces one key, however deep.
 
     Raises:
-        ValueError: if there is no such file, it is no mapping of keys to values, or a value is one that nothing can be
-            made of: a number that is not finite, NUL, or ``${...}``, which LLaMA-Factory leaves as it is.
+        ValueError: if there is no such file, it is no mapping of keys to values, or as `check_values`.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -38,12 +37,24 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from error
+    except TypeError as error:  # of OmegaConf, for a list in the place of a mapping
+        raise ValueError(f"{where} does not go with {path}: {error}; replace such a key in the file.") from error
     except RecursionError as error:
         raise ValueError(f"{where} is no valid YAML: brackets within brackets without end.") from error
     assert isinstance(values, dict)
-    for key, fault in _faults(values):
-        raise ValueError(f"{path}: {key}: {fault}.")
+    check_values(values, where=str(path))
     return {str(key): value for key, value in values.items()}
+
+
+def check_values(values: Mapping[Any, Any], *, where: str) -> None:
+    """Refuse values that nothing can be made of.
+
+    Raises:
+        ValueError: naming the key of a number that is not finite, of NUL, or of ``${...}``, which LLaMA-Factory leaves
+            as it is.
+    """
+    for key, fault in _faults(values):
+        raise ValueError(f"{where}: {key}: {fault}.")
 
 
 def _faults(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -151,7 +151,7 @@ def test_validate_says_what_training_will_do(training, capsys):
         ("packing=true", "packing does not work with the simulmask: block"),
         ("dataset=absent_column", r"column 'src' \(source\) is missing; the data has source, target"),
         ("dataset=absent_file", "nowhere.jsonl: no such file"),
-        ("dataset=broken", "broken.jsonl cannot be read"),
+        ("dataset=broken", "broken.jsonl:2: expected JSON, got: Expecting property name"),
         ("dataset=alpaca", "every dataset needs formatting: simulmask"),
         ("dataset=unlisted", "Undefined dataset unlisted in dataset_info.json"),
         ("cutoff_len=16", "each of the first 2 examples is longer than cutoff_len 16"),

@@ -37,6 +37,7 @@ ORDER = [
     "machine",
     *STDLIB_ONLY,
     "checkpoints",
+    "data_files",
     "yaml_files",
     "description",
     "chat_prompt",

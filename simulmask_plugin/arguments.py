@@ -69,6 +69,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         **_refused_of_model(model_args),
         **_refused_with_own_loss(config, model_args, training_args, finetuning_args),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
+        "parallelism_config": (training_args.parallelism_config is not None, "remove it; our mask is for whole rows"),
         **{key: (getattr(finetuning_args, key), "remove it") for key in NEVER},
     }
     for key, (is_set, remedy) in refused.items():

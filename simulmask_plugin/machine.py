@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
 """Keys of a training YAML that only a GPU computes with, unless ``use_cpu: true`` stands beside them."""
 
+KERNELS = ("enable_liger_kernel", "use_liger_kernel", "use_unsloth_gc", "fp8")
+"""Keys whose programs run on a GPU alone, whatever stands beside them."""
+
 SMOKE = "`simulmask smoke YAML` tries a recipe on what there is"
 
 
@@ -33,10 +36,9 @@ def check_training(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the key, with the remedy.
     """
-    if values.get("use_cpu"):
-        return
-    needed = [key for key in PRECISIONS if values.get(key)]
-    needs_torchrun = values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
+    on_cpu = bool(values.get("use_cpu"))
+    needed = [key for key in (*KERNELS, *(() if on_cpu else PRECISIONS)) if values.get(key)]
+    needs_torchrun = not on_cpu and values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
     if not (needed or needs_torchrun) or has_gpu():
         return
     if needed:

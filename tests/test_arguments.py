@@ -146,6 +146,7 @@ KEYS = {
     "train_on_prompt=true": "train_on_prompt .*; remove it; the loss is on what follows the prompt",
     "tokenized_path=x": "tokenized_path .*; remove it; the map cache does its work",
     "streaming=true": "streaming .*; set streaming: false",
+    "parallelism_config={}": "parallelism_config .*; remove it; our mask is for whole rows",
     "predict_with_generate=true": "predict_with_generate .*; use `simulmask eval`",
 }
 

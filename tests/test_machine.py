@@ -15,6 +15,9 @@ FOR_GPUS = {
     "fp16": ({"fp16": True, "bf16": False}, "^fp16: true needs a GPU"),
     "pure_bf16": ({"pure_bf16": True}, "^pure_bf16: true needs a GPU"),
     "tf32": ({"tf32": True}, "^tf32: true needs a GPU"),
+    "liger": ({"enable_liger_kernel": True, "use_cpu": True}, "^enable_liger_kernel: true needs a GPU.* false "),
+    "unsloth": ({"use_unsloth_gc": True}, "^use_unsloth_gc: true needs a GPU"),
+    "fp8": ({"fp8": True, "use_cpu": True}, "^fp8: true needs a GPU"),
     "deepspeed": (
         {"deepspeed": ZERO_2},
         "^deepspeed: yaml_configs.* is for GPUs.* set deepspeed: null .*FORCE_TORCHRUN=1",

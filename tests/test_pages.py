@@ -10,6 +10,7 @@ import yaml
 from simulmask_plugin.cli import build_parser
 from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation_config import EvaluationConfig
+from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.study import Study
@@ -69,6 +70,13 @@ def test_readme_lists_every_command():
     assert sorted(listed) == sorted(commands)
 
 
+def test_readme_lists_every_family_under_its_positions():
+    rows = dict(re.findall(r"^\| (ALiBi|RoPE) [^|]*\| ([^|]*) \|", section("README.md", "Families"), re.MULTILINE))
+    for position, listed in rows.items():
+        expected = [name for name, family in FAMILIES.items() if family.position == position.lower()]
+        assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(expected)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_of_a_page_lead_somewhere(page):
     """To a file, and to a heading of it."""
@@ -82,6 +90,13 @@ def test_links_of_a_page_lead_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in map(slug, headings), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_heading_of_a_page_stands_there_twice(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    assert len(headings) == len(set(headings))
 
 
 def slug(heading):

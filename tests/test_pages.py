@@ -77,6 +77,10 @@ def test_readme_lists_every_family_under_its_positions():
         assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(expected)
 
 
+def test_page_of_the_families_lists_every_family_once():
+    assert sorted(first_column("docs/add-a-family.md", "What works as it is")) == sorted(FAMILIES)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_of_a_page_lead_somewhere(page):
     """To a file, and to a heading of it."""

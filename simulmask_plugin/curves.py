@@ -210,13 +210,15 @@ def run_curve(evaluations: list[str], png: str) -> int:
     """Draw BLEU against LAAL of several evaluations, given as LABEL=FOLDER; return the exit code.
 
     Raises:
-        ValueError: if one is no evaluation.
+        ValueError: if one is no evaluation, or two have the same label.
     """
     systems = {}
     for evaluation in evaluations:
-        label, equals, folder = evaluation.partition("=")
-        if not equals:
+        label, _, folder = evaluation.partition("=")
+        if not (label and folder):
             raise ValueError(f"Evaluations have the form LABEL=FOLDER, got {evaluation!r}.")
+        if label in systems:
+            raise ValueError(f"Two evaluations have the label {label!r}; name them differently.")
         if label in systems:
             raise ValueError(f"Two evaluations have the label {label!r}; give each its own.")
         systems[label] = read_scores(folder)

@@ -165,3 +165,19 @@ def test_curve_command_draws_several_evaluations(tmp_path, capsys):
     assert run_curve([f"wait-k={tmp_path / 'a'}", f"EAST={tmp_path / 'b'}"], str(png)) == 0
     assert png.read_bytes().startswith(b"\x89PNG")
     assert str(png) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "evaluations, message",
+    [
+        (["folder"], r"have the form LABEL=FOLDER, got 'folder'"),
+        (["=folder"], r"have the form LABEL=FOLDER, got '=folder'"),
+        (["a={0}", "a={0}"], r"Two evaluations have the label 'a'; name them differently"),
+        (["a={0}/nothing"], r"has no scores\.tsv"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(tmp_path, evaluations, message):
+    write_scores(tmp_path / "scores.tsv", WAIT_K)
+    with pytest.raises(ValueError, match=message):
+        run_curve([one.format(tmp_path) for one in evaluations], str(tmp_path / "curves.png"))
+    assert not (tmp_path / "curves.png").exists()

@@ -1,6 +1,7 @@
 """What the pages list is what the program has."""
 
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -94,6 +95,28 @@ def test_links_of_a_page_lead_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in map(slug, headings), target
+
+
+def commands_of(page):
+    """The `simulmask` commands of a page, as lists of words."""
+    text = re.sub(r" *\\\n *", " ", (ROOT / page).read_text(encoding="utf-8"))
+    lines = re.findall(r"^ {4,}simulmask (.+)$", text, re.MULTILINE)
+    return [shlex.split(line.replace(MADE_UP, "wait_k"), comments=True) for line in lines]
+
+
+MADE_UP = "catch_up"
+"""The policy that the page on policies adds."""
+WITH_COMMANDS = [page for page in PAGES if commands_of(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_of_a_page_are_understood(page, capsys):
+    parser = build_parser()
+    for words in commands_of(page):
+        try:
+            parser.parse_args(words)
+        except SystemExit:
+            pytest.fail(f"simulmask {shlex.join(words)}: {capsys.readouterr().err}")
 
 
 @pytest.mark.parametrize("page", PAGES)

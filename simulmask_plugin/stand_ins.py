@@ -160,9 +160,10 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
         ValueError: if the configuration is of a family that is not supported, or not in the table.
     """
     try:
-        family = family_of(AutoConfig.from_pretrained(path, local_files_only=True))
-    except OSError:  # not here
+        found = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError):  # not here, or a folder without a config.json
         return guess_family(path, config)
+    family = family_of(found)
     if not family.tried:
         raise ValueError(
             f"--tiny knows no shape for {path}, whose model type {family.name} is not in the table of families "
@@ -172,9 +173,12 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
 
 
 def guess_family(path: str, config: SimulMaskConfig) -> str:
-    """The family that a model's name names; else one that has the positions of the block."""
-    named = [family for family in FAMILIES if _pattern(family).search(path.lower())]
-    return max(named, key=len, default="falcon" if config.positions == "modified_alibi" else "llama")
+    """The family that a model's name names, or the folders before it; else one that has the positions of the block."""
+    for text in (Path(path).name, path):
+        named = [family for family in FAMILIES if _pattern(family).search(text.lower())]
+        if named:
+            return max(named, key=len)
+    return "falcon" if config.positions == "modified_alibi" else "llama"
 
 
 def _pattern(family: str) -> re.Pattern[str]:

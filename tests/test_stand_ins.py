@@ -71,6 +71,8 @@ def test_one_data_set_that_is_missing_is_named(tmp_path):
         ("google/gemma-2-9b", "gemma2"),
         ("saves/my_prompts", "llama"),
         ("mosaicml/mpt-7b", "mpt"),
+        ("/home/starcoder2/falcon-rw-1b", "falcon"),
+        ("CohereLabs/aya-expanse-8b", "cohere"),
         ("HuggingFaceTB/SmolLM3-3B", "smollm3"),
     ],
 )
@@ -104,6 +106,13 @@ def test_model_that_is_here_gives_its_family_and_its_tokenizer(tmp_path, family)
     assert stand_ins.family_of(config).name == family
     assert all(getattr(config, key, 1024) >= 1024 for key in ("max_position_embeddings", "max_seq_len"))
     assert AutoTokenizer.from_pretrained(tmp_path / "tiny").get_vocab() == own.get_vocab()
+
+
+def test_folder_of_a_tokenizer_alone_tells_the_family_by_its_name(tmp_path):
+    folder = tmp_path / "qwen3"
+    byte_tokenizer().save_pretrained(folder)
+    model, _ = stand_ins.model(values_of(tmp_path, model_name_or_path=str(folder)), tmp_path / "tiny")
+    assert model.why == "--tiny: a random qwen3, with its tokenizer"
 
 
 @pytest.mark.parametrize("adds", [None, f"{READ_END},{WRITE_END}"])

@@ -39,7 +39,8 @@ class Chooser:
         """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
         logits = logits[: self._num_tokens]  # a model may have more rows (its vocabulary padded), which are no tokens
         if opening and index and self._target.unit != TOKEN:
-            logits = logits.masked_fill(self._inside_unit(logits.device), -torch.inf)
+            # a tokenizer may have more tokens than the model has rows: those can never be chosen
+            logits = logits.masked_fill(self._inside_unit(logits.device)[: len(logits)], -torch.inf)
         return int(logits.argmax())
 
     def _inside_unit(self, device: torch.device) -> Bool[Tensor, " tokens"]:
@@ -86,7 +87,7 @@ class ChunkChooser:
 
     def scores(self, logits: Tensor, *, opens_word: bool) -> Tensor:
         """Log-probabilities (..., tokens) of the next target token; -inf where it cannot stand."""
-        forbidden = self._not_at_start if opens_word else self._never
+        forbidden = (self._not_at_start if opens_word else self._never)[: logits.shape[-1]]
         return logits[..., : len(forbidden)].log_softmax(dim=-1).masked_fill(forbidden, -torch.inf)
 
     def next_token(self, logits: Tensor, *, opens_word: bool) -> int:

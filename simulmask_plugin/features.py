@@ -193,6 +193,25 @@ def check_special_tokens(tokenizer: Tokenizer) -> None:
             )
 
 
+def check_rows(tokenizer: Any, settings: ModelSettings, num_rows: int) -> None:
+    """Refuse a prompt, or an end of sentence, with a token that the model's embedding has no row for.
+
+    A chat template brings tokens of its own, which are added to the tokenizer where it lacks them.
+
+    Raises:
+        ValueError: naming the first one, with the remedy.
+    """
+    texts = settings.prompt.render("English", "German", OFFLINE_LATENCY)
+    ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+    for token in (*ids, tokenizer.eos_token_id):
+        if token >= num_rows:
+            raise ValueError(
+                f"The token {tokenizer.convert_ids_to_tokens([token])[0]} of the prompt or the end of sentence has id "
+                f"{token}, but the model's embedding has only {num_rows} rows; set resize_vocab: true, which adds a "
+                "row for it, or a template that goes with the model."
+            )
+
+
 EXAMPLE_FIELDS = tuple(field.name for field in fields(Example))
 FEATURE_COLUMNS = (*EXAMPLE_FIELDS, "schedule")
 """What travels through ``datasets`` to the collator: an example and its g, which is empty where a policy gives it."""

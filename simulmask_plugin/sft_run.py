@@ -16,8 +16,8 @@ from simulmask_plugin.chat_prompt import trained_settings
 from simulmask_plugin.checkpoints import has_optimizer
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
-from simulmask_plugin.families import check_attention
-from simulmask_plugin.features import check_special_tokens
+from simulmask_plugin.families import check_attention, text_config
+from simulmask_plugin.features import check_rows, check_special_tokens
 from simulmask_plugin.pissa import PissaCallback
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.quantization import check_quantized, quantizable
@@ -123,6 +123,7 @@ class SftRun:
         """Look at what the libraries have made of the YAML: the attention, quantized layers, what is trained."""
         with quantizable() if model_args.quantization_bit else nullcontext():
             model = stock(tokenizer, model_args, finetuning_args, is_trainable)
+        check_rows(tokenizer, self.settings, text_config(model.config).vocab_size)
         if not self.flat:
             check_attention(model.config, model.config._attn_implementation)
         if model_args.quantization_bit:

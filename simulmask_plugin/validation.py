@@ -8,8 +8,8 @@ from typing import Any
 from simulmask_plugin.arguments import check_model
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.description import describe_block
-from simulmask_plugin.families import check_positions, family_of
-from simulmask_plugin.features import Row, whole_schedule
+from simulmask_plugin.families import check_positions, family_of, text_config
+from simulmask_plugin.features import Row, check_rows, whole_schedule
 from simulmask_plugin.json_files import read_json
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
@@ -42,6 +42,8 @@ def validate_training(path: str, overrides: list[str]) -> None:
     setup = load_training(path, overrides)
     check_model(setup.settings.config, setup.model_config, setup.model_args, setup.data_args)
     check_deepspeed(setup.deepspeed)
+    if not setup.model_args.resize_vocab:
+        check_rows(setup.tokenizer, setup.settings, text_config(setup.model_config).vocab_size)
     samples = read_data(setup)
     out = console()
     out.print(table(("", ""), describe(setup).items(), title=f"{path}: what will happen"))

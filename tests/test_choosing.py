@@ -1,5 +1,7 @@
 """What is taken from the logits: the next token, and whether to WRITE."""
 
+import copy
+
 import pytest
 import torch
 from driving import encoder_of
@@ -35,6 +37,18 @@ def test_greedy_opens_words_only_where_one_may_begin(byte_level, index, opening,
 def test_end_of_sentence_may_always_follow_a_word(byte_level):
     choose = Chooser(encoder_of(byte_level, **WAIT_1), [])
     assert choose(preferring(byte_level, "og", "<eos>"), 3, True) == byte_level.eos_token_id
+
+
+def test_tokens_beyond_the_rows_of_the_model_are_never_chosen(byte_level, with_ends):
+    """As in published models whose tokenizer was given tokens that nobody trained."""
+    logits = preferring(byte_level, "Ġthe")[:-1]
+    assert Chooser(encoder_of(byte_level, **WAIT_1), [])(logits, 3, True) == byte_level.convert_tokens_to_ids("Ġthe")
+    tokenizer = copy.deepcopy(with_ends)
+    tokenizer.add_tokens(["<nobody>"])
+    chooser = chooser_of(tokenizer)
+    for opens_word in (True, False):
+        logits = preferring(tokenizer, "Ġthe")[:-1]
+        assert chooser.next_token(logits, opens_word=opens_word) == tokenizer.convert_tokens_to_ids("Ġthe")
 
 
 def test_tokens_may_begin_with_anything(byte_level):

@@ -165,6 +165,15 @@ def test_validate_names_what_is_wrong(training, capsys, override, message):
 
 
 @llama_factory
+def test_tokens_of_a_template_need_rows_of_the_model(training, capsys):
+    """LLaMA-Factory adds an end of sentence that the tokenizer lacks, and would then train without a row for it."""
+    template = ("template=llama3", "simulmask.prompt=template")
+    message = error(capsys, "validate", training, *template)
+    assert re.search(r"token <\|eot_id\|> .* embedding has only \d+ rows; set resize_vocab: true", message)
+    assert main(["validate", str(training), *template, "resize_vocab=true"]) == 0
+
+
+@llama_factory
 def test_validate_knows_the_sliding_window(training, capsys, tmp_path):
     tiny_model("mistral", 300, 0, sliding_window=64).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)

@@ -25,6 +25,7 @@ from simulmask_plugin.characters import needs_space
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.loading import weights_of
 from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units, split_units
@@ -60,13 +61,16 @@ class SimulMaskAgent(TextToTextAgent):
         )
         self.decision.check(settings)
         self.document = document_of(settings, args.document_units, args.context_sentences)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            args.model,
-            dtype=getattr(torch, args.model_dtype),
-            attn_implementation=streaming_attention(args.model, args.attn_implementation),
-        )
+        attention = streaming_attention(args.model, args.attn_implementation)
+        with weights_of(args.model):
+            self.model = AutoModelForCausalLM.from_pretrained(
+                args.model,
+                dtype=getattr(torch, args.model_dtype),
+                attn_implementation=attention,
+                trust_remote_code=False,
+            )
         self.model.to(args.device).eval()
-        self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model), settings)
+        self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), settings)
         super().__init__(args)
 
     @staticmethod

@@ -19,6 +19,7 @@ from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.feeding import ORDER, Feeder
 from simulmask_plugin.layout import SequenceLayout
+from simulmask_plugin.loading import weights_of
 from simulmask_plugin.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.parity import training_logits as run_training
 from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, picture_of, shorten_prompt, visible
@@ -229,8 +230,11 @@ def run_attention(
     """
     settings = ModelSettings.load(folder).for_pair(*languages)
     policy, column = _decide(settings, decision, schedule)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with weights_of(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        ).eval()
     row = Row(*texts, *settings.pair(), column, _latency(settings, latency))
     attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
     picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)

@@ -20,6 +20,7 @@ from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.loading import weights_of
 from simulmask_plugin.merge_check import make_room
 from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_parity
 from simulmask_plugin.policies import SCHEDULE
@@ -231,13 +232,17 @@ def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
 def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subject:
     """A trained model with its simulmask.json, in fp32."""
     settings = ModelSettings.load(folder).for_pair(*languages)
-    model_config = AutoConfig.from_pretrained(folder)
+    model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family = family_of(model_config)
     attention = family.attention
     check_takes_mask(model_config, attention)
     load = partial(_load_model, folder, attention)
     return Subject(
-        family, attention, load, AutoTokenizer.from_pretrained(folder), tuple(_cells(settings, family, matrix))
+        family,
+        attention,
+        load,
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        tuple(_cells(settings, family, matrix)),
     )
 
 
@@ -262,7 +267,10 @@ def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
 
 def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterable[str] = ()) -> PreTrainedModel:
     """A model in fp32, with room for so many tokens and the adapters merged into it."""
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+    with weights_of(path):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+        )
     make_room(model, num_tokens)
     for adapter in adapters:
         from peft import PeftModel

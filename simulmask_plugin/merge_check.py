@@ -15,6 +15,7 @@ from simulmask_plugin.collator import lay_out
 from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.layout import SequenceLayout
+from simulmask_plugin.loading import weights_of
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.prompts import READ_END, WRITE_END
@@ -228,9 +229,10 @@ def load_model(folder: str) -> tuple[Any, Stored]:
     """A model in fp32, and what its directory holds."""
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with weights_of(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+        )
     model, info = loaded
     kinds = {"missing_keys": "missing", "unexpected_keys": "superfluous", "mismatched_keys": "of another shape"}
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -262,7 +264,7 @@ def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
 def _tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _name(dtype: torch.dtype) -> str:

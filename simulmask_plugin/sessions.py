@@ -189,7 +189,7 @@ def streaming_attention(model: str, given: str | None) -> str:
         ValueError: if the model's family is not supported, does not take our mask with the given one, or rotates
             positions by the length of the text.
     """
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     check_rope(config)
     attention = given or family_of(config).attention
     check_attention(config, attention)

@@ -181,7 +181,7 @@ def load_settings(folder: str, given: Mapping[str, Any]) -> tuple[Any, ModelSett
 
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder; expected one with a tokenizer.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if Path(folder, FILE_NAME).is_file():
         settings = ModelSettings.load(folder)
         return tokenizer, replace(settings, config=settings.config.with_keys(given))

@@ -235,10 +235,10 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
     """Stream the sources of the rows through the session of the model, and print what is written."""
     settings = ModelSettings.load(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", attn_implementation=streaming_attention(str(folder), None)
+        folder, dtype="auto", attn_implementation=streaming_attention(str(folder), None), trust_remote_code=False
     )
     model.to(device).eval()
-    encoder = ExampleEncoder(AutoTokenizer.from_pretrained(folder), settings)
+    encoder = ExampleEncoder(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), settings)
     decision = _decision(settings)
     out = console()
     out.print(

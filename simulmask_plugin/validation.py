@@ -117,7 +117,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
     config = resolve(config, settings)
-    model_config = AutoConfig.from_pretrained(config.model)
+    model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
     check_positions(model_config, settings.config.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
@@ -134,7 +134,9 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     out = console()
     out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
     out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))
-    print_example(AutoTokenizer.from_pretrained(config.model), replace(settings, config=streamed), row)
+    print_example(
+        AutoTokenizer.from_pretrained(config.model, trust_remote_code=False), replace(settings, config=streamed), row
+    )
     out.print("Valid.")
 
 

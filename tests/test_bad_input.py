@@ -172,6 +172,7 @@ def test_unsloth_which_drops_the_mask_is_refused(parse, monkeypatch):
     monkeypatch.setattr("llamafactory.hparams.parser._check_extra_dependencies", lambda *args: None)
     with pytest.raises(ValueError, match="use_unsloth does not work with the simulmask: block; remove it; use_unsl"):
         parse(use_unsloth=True)
+    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: True)
     parse(use_unsloth_gc=True)
 
 
@@ -184,6 +185,29 @@ def test_training_for_gpus_is_refused_before_anything_is_loaded_where_there_is_n
 def test_bad_block_is_refused_by_the_parser(parse):
     with pytest.raises(ValueError, match=r"Unknown key simulmask\.wait; known keys: policy"):
         parse(simulmask={**WAIT_3, "wait": 3})
+
+
+VALUES = {
+    "interpolation": (
+        {"run_name": "${nope}/x"},
+        r"run_name: nothing fills in '\$\{nope\}/x'; write what it stands for",
+    ),
+    "no number": ({"learning_rate": float("nan")}, r"learning_rate: expected a number, got nan"),
+    "no end": ({"warmup_steps": float("inf")}, r"warmup_steps: expected a number, got inf"),
+    "NUL": ({"run_name": "a\0b"}, r"run_name: expected a text, got NUL in"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), VALUES.values(), ids=VALUES)
+def test_value_of_which_nothing_can_be_made_is_refused(parse, overrides, message):
+    with pytest.raises(ValueError, match=rf"the training YAML: {message}"):
+        parse(**overrides)
+
+
+def test_dataset_info_is_read_strictly(parse, tmp_path):
+    (tmp_path / "dataset_info.json").write_text('{"toy_train": {},\n}')
+    with pytest.raises(ValueError, match=r"dataset_info\.json:2: expected JSON.*remove the comma"):
+        parse(dataset_dir=str(tmp_path))
 
 
 def test_block_in_another_stage_is_refused(parse):

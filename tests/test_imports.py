@@ -38,6 +38,7 @@ ORDER = [
     *STDLIB_ONLY,
     "checkpoints",
     "data_files",
+    "loading",
     "yaml_files",
     "description",
     "chat_prompt",

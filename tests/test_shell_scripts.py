@@ -58,6 +58,20 @@ def test_given_yaml_and_overrides_reach_the_program(call, script):
     assert call(script, "my config.yaml", *overrides) == (0, expected)
 
 
+ODD = ["$(touch pwned).yaml", "`touch pwned`.yaml", "a;touch pwned.yaml", "'q\".yaml", "*.yaml", "-x.yaml", "ü\n.yaml"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_names_and_nothing_else(call, name):
+    (call.elsewhere / name).touch()
+    for script, (program, command, _) in CALLS.items():
+        path = f"./{name}" if name.startswith("-") else name
+        code, calls = call(script, path, "a=$(touch pwned)")
+        words = [program, str(call.root), command, str(call.elsewhere / name), "a=$(touch pwned)"]
+        assert (code, "\n".join(calls[-len("\n".join(words).split("\n")) :])) == (0, "\n".join(words))
+    assert not list(call.root.parent.rglob("pwned"))
+
+
 @pytest.mark.parametrize("script", CALLS)
 @pytest.mark.parametrize("overrides", [[], ["limit=3"]])
 def test_without_a_yaml_the_toy_one_is_taken(call, script, overrides):

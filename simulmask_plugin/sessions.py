@@ -26,9 +26,9 @@ from simulmask_plugin.streaming import StreamingSession
 Session = StreamingSession | ChunkedSession
 
 PARTS = (
-    rf"(?P<policy>(?!(?:{'|'.join(LATENCIES)})(?:-|$))[a-z]\w*)(?:-(?P<number>\d+)(?=-|$))?",
+    rf"(?P<policy>(?!(?:{'|'.join(LATENCIES)})(?:-|$))[a-z]\w*)(?:-(?P<numbers>\d+(?:-\d+)*)(?=-|$))?",
     rf"(?P<latency>{'|'.join((*LATENCIES, OFFLINE_LATENCY))})",
-    r"(?P<read_threshold>\d*\.?\d+(?:e-\d+)?)",
+    r"(?P<read_threshold>\d+\.\d+|\d+(?:\.\d+)?e-\d+)",
     r"beam(?P<beam_width>\d+)",
     r"(?P<recompute>recompute)",
     r"slot(?P<slot_length>\d+)",
@@ -92,13 +92,14 @@ class Decision:
             ValueError: if none has.
         """
         match = RUN_NAME.fullmatch(name)
-        if match is None or not name:
+        found = {key: value for key, value in match.groupdict().items() if value} if match else {}
+        parameters = [key for key in ("k", "n") if key in parameters_of(found.get("policy", ""))]
+        numbers = re.findall(r"\d+", found.get("numbers", ""))
+        if not found or len(numbers) not in (0, len(parameters)):
             raise ValueError(f"{name!r} is no name of a run such as wait_k-3, low-0.3 or wait_k-3-slot8.")
-        found = {key: value for key, value in match.groupdict().items() if value is not None}
         values: dict[str, Any] = {key: found[key] for key in ("policy", "latency") if key in found}
         values |= {key: int(found[key]) for key in ("beam_width", "slot_length") if key in found}
-        if "number" in found:
-            values |= dict.fromkeys(parameters_of(found["policy"]), int(found["number"]))
+        values |= dict(zip(parameters, map(int, numbers), strict=False))
         if "read_threshold" in found:
             values["read_threshold"] = float(found["read_threshold"])
         return cls(**values, recompute="recompute" in found)

@@ -13,7 +13,14 @@ from typing import Any
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.digests import Digests, model_files
-from simulmask_plugin.evaluation_config import EvaluationConfig, check_evaluation, check_texts, load_evaluation, resolve
+from simulmask_plugin.evaluation_config import (
+    EvaluationConfig,
+    check_encodable,
+    check_evaluation,
+    check_texts,
+    load_evaluation,
+    resolve,
+)
 from simulmask_plugin.machine import check_device
 from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.progress import Bars
@@ -63,6 +70,7 @@ def evaluate(
     settings = check_evaluation(config)
     check_device(config.device)
     resolved = resolve(config, settings)
+    check_encodable(config, settings)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     names = [Decision.from_dict(policy).name for policy in config.policies]

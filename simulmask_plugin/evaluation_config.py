@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics import BLEU
+from transformers import AutoTokenizer
 
 from simulmask_plugin.checks import MOST_AT_ONCE, MOST_TOKENS, check_integer
 from simulmask_plugin.config import ModelSettings
@@ -17,7 +18,7 @@ from simulmask_plugin.languages import CHINESE, SPACED, UNSPACED, Counting, coun
 from simulmask_plugin.machine import device_of
 from simulmask_plugin.sessions import Decision, document_of, streaming_attention
 from simulmask_plugin.texts import check_sentences, read_text
-from simulmask_plugin.units import CHARACTER, WORD
+from simulmask_plugin.units import CHARACTER, WORD, NotEncodable, UnitTokenizer
 from simulmask_plugin.yaml_files import check_keys, read_yaml
 
 LATENCY_UNITS = ("word", "char")
@@ -125,6 +126,18 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
     settings = ModelSettings.load(config.model)
     check_for_model(config, settings)
     return settings
+
+
+def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
+    """Raise a ValueError that names the line, if the model's tokenizer cannot encode a line of the source."""
+    units = UnitTokenizer(AutoTokenizer.from_pretrained(config.model), settings.config.source_units)
+    for number, line in enumerate(read_text(config.source).split("\n"), start=1):
+        if config.limit is not None and number > config.limit:
+            return
+        try:
+            units.encode_all(line, spaced=True)
+        except NotEncodable as error:
+            raise ValueError(f"source: {config.source}:{number}: {error} Remove or change the line.") from error
 
 
 def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:

@@ -30,6 +30,9 @@ from simulmask_plugin.training_data import (
     trained_on,
 )
 
+MOST_REFUSED = 0.01
+"""Share of the examples from which those that cannot be encoded are no accident."""
+
 
 class SftRun:
     """What a run does differently: a method for each member of LLaMA-Factory, which it takes as ``stock``.
@@ -41,8 +44,9 @@ class SftRun:
         logger: LLaMA-Factory's.
     """
 
+    tokenizer: Any
     settings: ModelSettings
-    """Known once LLaMA-Factory has made tokenizer and template."""
+    """Both known once LLaMA-Factory has made tokenizer and template."""
 
     def __init__(self, config: SimulMaskConfig, *, seed: int, flat: bool, logger: Any) -> None:
         self.config = config
@@ -66,6 +70,7 @@ class SftRun:
         **kwargs: Any,
     ) -> Any:
         """Learn tokenizer and template first, and then what the data has named in their prompts."""
+        self.tokenizer = tokenizer
         self.settings = trained_settings(self.config, template, tokenizer, name=data_args.template)
         if self.config.layout == "interleaved":
             check_special_tokens(tokenizer)
@@ -97,13 +102,33 @@ class SftRun:
             self.prompts += prompts
         num_kept = prompts.total()
         if num_kept < len(dataset):
-            self.logger.warning_rank0(
-                f"simulmask: {len(dataset) - num_kept} of {len(dataset)} examples are longer than cutoff_len "
-                f"{data_args.cutoff_len} and were dropped; raise cutoff_len to keep them."
-            )
+            self._report_dropped(dataset, num_kept, data_args.cutoff_len)
         if self.config.prefix_pairs:
             self.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
         return processed
+
+    def _report_dropped(self, dataset: Any, num_kept: int, cutoff_len: int) -> None:
+        """Say how many examples were dropped and why.
+
+        Raises:
+            ValueError: if more than MOST_REFUSED of them cannot be encoded: then it is no accident of the data.
+        """
+        refused = list(SimulMaskDatasetProcessor(self.tokenizer, self.settings, cutoff_len).refused(dataset))
+        too_long = len(dataset) - num_kept - len(refused)
+        if too_long:
+            self.logger.warning_rank0(
+                f"simulmask: {too_long} of {len(dataset)} examples are longer than cutoff_len {cutoff_len} and were "
+                "dropped; raise cutoff_len to keep them."
+            )
+        if refused:
+            first = "\n".join(refused[:3])
+            message = f"{len(refused)} of {len(dataset)} examples cannot be encoded, the first of them:\n{first}\n"
+            if len(refused) > MOST_REFUSED * len(dataset):
+                raise ValueError(
+                    f"{message}That is more than {MOST_REFUSED:.0%}; take another tokenizer or other units, or clean "
+                    "the data."
+                )
+            self.logger.warning_rank0(f"simulmask: {message}They were dropped.")
 
     def make_collator(
         self, stock: Callable[..., Any], *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any

@@ -18,6 +18,7 @@ from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, feat
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.texts import is_blank
 from simulmask_plugin.trained_on import TrainedOn
+from simulmask_plugin.units import NotEncodable
 
 FORMATTING = "simulmask"
 COLUMNS = (
@@ -128,9 +129,21 @@ class SimulMaskDatasetProcessor:
         self.cutoff_len = cutoff_len
         # Part of the fingerprint of the map cache, so that other code or another block never meets stale features.
         self.fingerprint = digest(asdict(settings), code_digest())
+        self._encoder: ExampleEncoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the encoder out, whose caches go to no other process and into no fingerprint."""
+        return {**self.__dict__, "_encoder": None}
+
+    @property
+    def encoder(self) -> ExampleEncoder:
+        """Made once and not for every batch: it looks at the whole vocabulary."""
+        if self._encoder is None:
+            self._encoder = ExampleEncoder(self.tokenizer, self.settings)
+        return self._encoder
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of rows; those longer than cutoff_len are left out (and counted by the caller)."""
+        """Encode a batch of rows; the caller counts what is left out: not encodable, or longer than cutoff_len."""
         features: dict[str, list[Any]] = {column: [] for column in (*FEATURE_COLUMNS, PROMPTS)}
         for feature in self.encode(examples):
             for column, values in features.items():
@@ -138,19 +151,29 @@ class SimulMaskDatasetProcessor:
         return features
 
     def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the features of the rows that are not too long; of a row, all or none."""
+        """Yield the features of the rows that can be encoded and are not too long; of a row, all or none."""
         config = self.settings.config
-        encoder = ExampleEncoder(self.tokenizer, self.settings)
         for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
             *columns, where = values
             try:
                 row = row_of(dict(zip(COLUMNS, columns, strict=True)), config)
-                features = features_of(encoder.encode(row), row.schedule, config)
+                features = features_of(self.encoder.encode(row), row.schedule, config)
+            except NotEncodable:
+                continue  # `refused` says why
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
             if longest_layout(config, features[-1]) <= self.cutoff_len:
                 prompts = [prompt_key(row, self.settings)]
                 yield from ({**feature, PROMPTS: [] if place else prompts} for place, feature in enumerate(features))
+
+    def refused(self, examples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+        """Say for every row that cannot be encoded which one it is, and why not."""
+        for values in examples:
+            row = row_of({column: values[f"_{column}"] for column in COLUMNS}, self.settings.config)
+            try:
+                self.encoder.encode(row)
+            except NotEncodable as error:
+                yield f"{values['_where']}: {error}"
 
     def print_data_example(self, example: Mapping[str, Any]) -> None:
         """Print one example, as LLaMA-Factory does."""

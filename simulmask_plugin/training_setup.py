@@ -60,6 +60,7 @@ class DataSample:
         num_kept: those of them that fit into cutoff_len.
         longest: tokens of the longest kept one, without look-ahead rows.
         first: the first row.
+        refused: which rows cannot be encoded, and why.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DataSample:
     num_kept: int
     longest: int
     first: Row
+    refused: tuple[str, ...]
 
 
 def is_training(values: Mapping[str, Any]) -> bool:
@@ -185,7 +187,7 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
     if not lengths:
         raise ValueError(
             f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
-            f"{setup.data_args.cutoff_len} and would be dropped; raise cutoff_len."
+            f"{setup.data_args.cutoff_len}, or cannot be encoded, and would be dropped; raise cutoff_len."
         )
     first = row_of({column: aligned[0][f"_{column}"] for column in COLUMNS}, setup.settings.config)
     return DataSample(
@@ -193,6 +195,7 @@ def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
         columns=entry.simulmask_columns,
         num_rows=len(rows),
         num_kept=count_prompts(features).total(),
+        refused=tuple(processor.refused(aligned)),
         longest=max(lengths),
         first=first,
     )

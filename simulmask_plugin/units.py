@@ -84,13 +84,16 @@ class UnitTokenizer:
         self.tokenizer = tokenizer
         self.unit = unit
         self._mark = _mark_of(tokenizer)
+        self._behind = {
+            spaced: (anchor, tokenizer.encode(anchor, add_special_tokens=False))
+            for spaced, anchor in ((True, LETTER), (False, LINE_BREAK))
+        }
         self._encode = lru_cache(maxsize=1 << 17)(self._encode_uncached)
         self._opens_word: list[bool] | None = None
         self._opens_behind: dict[str, list[bool]] = {}
 
     def _encode_uncached(self, text: str, spaced: bool) -> tuple[int, ...]:
-        anchor = LETTER if spaced else LINE_BREAK
-        before = self.tokenizer.encode(anchor, add_special_tokens=False)
+        anchor, before = self._behind[spaced]
         # "</s>" in a text of the web is text, and must not end the sentence.
         text_behind = anchor + " " * spaced + text
         ids = self.tokenizer.encode(text_behind, add_special_tokens=False, split_special_tokens=True)

@@ -49,6 +49,8 @@ def validate_training(path: str, overrides: list[str]) -> None:
     out.print(table(("", ""), describe(setup).items(), title=f"{path}: what will happen"))
     columns = ("data", "columns", "rows read", "longest (tokens)", f"longer than {setup.data_args.cutoff_len}")
     out.print(table(columns, map(_describe_sample, samples)))
+    for refused in (one for sample in samples for one in sample.refused):
+        out.print(f"Cannot be encoded and is dropped: {refused}")
     print_example(setup.tokenizer, setup.settings, samples[0].first, seed=setup.training_args.seed)
     out.print("Valid.")
 
@@ -92,7 +94,7 @@ def _duration(arguments: Any) -> str:
 
 def _describe_sample(sample: DataSample) -> tuple[str, ...]:
     columns = ", ".join(ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in sample.columns.items())
-    too_long = sample.num_rows - sample.num_kept
+    too_long = sample.num_rows - sample.num_kept - len(sample.refused)
     return sample.name, columns, str(sample.num_rows), str(sample.longest), f"{too_long} (dropped)" if too_long else "0"
 
 
@@ -112,10 +114,11 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation, resolve
+    from simulmask_plugin.evaluation_config import check_encodable, check_evaluation, load_evaluation, resolve
 
     config = load_evaluation(path, overrides)
     settings = check_evaluation(config)
+    check_encodable(config, settings)
     config = resolve(config, settings)
     model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
     check_positions(model_config, settings.config.positions)

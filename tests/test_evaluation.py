@@ -5,12 +5,14 @@ import os
 from dataclasses import fields
 
 import pytest
+from tokenizers import normalizers
 
 from simulmask_plugin import evaluation as evaluation_module
 from simulmask_plugin import evaluation_config
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.families import tiny_config
+from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.scores import Score
@@ -20,6 +22,7 @@ from simulmask_plugin.scores import Score
 def evaluation(tmp_path):
     """Writes an evaluation YAML of a model trained at wait-3, with changes, and checks it."""
     tiny_config("llama", 100).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
     for side, text in {"source": "a b\nc d\n", "target": "A B\nC D\n"}.items():
         (tmp_path / f"test.{side}").write_text(text)
 
@@ -289,7 +292,6 @@ SESSION = {"seconds": 1.0, "calls": 5, "written_tokens": 6, "flops": 2e9, "trunc
 def finished(evaluation, tmp_path, monkeypatch):
     """Runs the evaluation with a SimulEval that leaves what the real one would; returns how it was started."""
     (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
-    (tmp_path / "tokenizer.json").write_text("{}")
     evaluation()
 
     def run(num_sentences=2):
@@ -315,17 +317,19 @@ REPLACED = {
     "source": ("test.source", "c d\na b\n"),
     "reference": ("test.target", "C D\nA B\n"),
     "weights": ("pytorch_model.bin", "WEIGHTS"),
-    "tokenizer": ("tokenizer.json", "[]"),
+    "tokenizer": ("tokenizer.json", None),
     "settings of the training": ("simulmask.json", None),
 }
 
 
 @pytest.mark.parametrize(("name", "text"), REPLACED.values(), ids=REPLACED)
 def test_results_of_other_files_at_the_same_path_are_refused(finished, evaluation, tmp_path, name, text):
-    if text is None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    elif name == "simulmask.json":
         evaluation.train(k=1)
     else:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
     changed = {"test.source": "source", "test.target": "target"}.get(name, name)
     with pytest.raises(ValueError, match=rf"holds results made with other settings or files \(.*{changed} changed\)"):
         finished()
@@ -352,3 +356,14 @@ def test_results_of_fewer_sentences_are_none(finished, tmp_path):
     (tmp_path / "out" / "wait_k-1" / "finished.json").unlink()
     with pytest.raises(ProgramFailed, match=r"instances\.log holds 1 whole lines of 2 sentences; is the disk full\?"):
         finished(num_sentences=1)
+
+
+def test_source_that_cannot_be_encoded_is_refused_before_anything_is_streamed(evaluation, tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x d", "z")
+    tokenizer.save_pretrained(tmp_path)
+    evaluation()
+    message = r"source: .*test\.source:2: The tokenizer merges 'd' with what stands before it"
+    with pytest.raises(ValueError, match=message):
+        evaluation_module.run_evaluation(tmp_path / "eval.yaml")
+    assert not (tmp_path / "out").exists()

@@ -105,6 +105,46 @@ def test_where_nothing_is_dropped_nothing_is_said(training, warnings, kind):
     assert not [message for message in warnings if "simulmask" in message]
 
 
+@pytest.fixture
+def data_of(tmp_path, monkeypatch):
+    """Loads rows through LLaMA-Factory, with a tokenizer that merges "q" with a letter before it."""
+
+    def load(rows, *overrides):
+        block = {"policy": "wait_k", "k": 1, "instruction": "T", "header": ":"}
+        path = write_setup(tmp_path, simulmask=block, template="empty", cache_dir=str(tmp_path / "cache"), bf16=False)
+        file = tmp_path / "model" / "tokenizer.json"
+        normalizer = {"type": "Replace", "pattern": {"String": "x q"}, "content": "z"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": normalizer}))
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load_data(path, *overrides)
+
+    return load
+
+
+@pytest.mark.parametrize("batch_size", [1000, 1])
+def test_rows_that_cannot_be_encoded_are_dropped_counted_and_shown(data_of, warnings, batch_size):
+    rows = [SHORT] * 400
+    for place in (3, 7, 8, 11):
+        rows[place] = {"source": "ein haus", "target": "a q house"}
+    rows[5] = LONG
+    kept = data_of(rows, f"preprocessing_batch_size={batch_size}", "cutoff_len=64")
+    assert len(kept) == 395
+    too_long, refused = (message for message in warnings if "simulmask" in message)
+    assert too_long.startswith("simulmask: 1 of 400 examples are longer than cutoff_len 64 and were dropped")
+    assert refused.startswith("simulmask: 4 of 400 examples cannot be encoded, the first of them:\n")
+    assert [line for line in refused.splitlines() if "example" in line][1:] == [
+        f"Dataset rows.jsonl, example {number}: The tokenizer merges 'q' with what stands before it ('x')."
+        for number in (4, 8, 9)
+    ]
+    assert refused.endswith("They were dropped.")
+
+
+def test_more_than_one_percent_that_cannot_be_encoded_end_the_run_before_it_trains(data_of):
+    rows = [SHORT] * 99 + [{"source": "ein q", "target": "a house"}] * 2
+    with pytest.raises(ValueError, match=r"(?s)2 of 101 examples cannot be encoded.*example 100: .*more than 1%; take"):
+        data_of(rows)
+
+
 def test_every_member_is_put_back_after_a_run_that_failed(training):
     workflow, run = run_of(load_training(str(training), []))
     modules = workflow, import_module("llamafactory.data.loader"), import_module("llamafactory.model.adapter")

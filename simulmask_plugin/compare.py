@@ -40,6 +40,11 @@ SHARED = (
     *("device", "dtype", "max_target_tokens"),
 )
 """Of the evaluations, for the report."""
+TRAINED = (
+    *("model_name_or_path", "dataset", "finetuning_type", "lora_rank", "quantization_bit", "learning_rate"),
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "packing"),
+)
+"""Of the stages of a model, for the report."""
 
 
 def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
@@ -105,6 +110,7 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
         blocks={name: asdict(one.config) | asdict(one.trained_on) for name, one in settings.items()},
+        stages={name: [stage.summary(TRAINED) for stage in stages] for name, stages in study.models.items()},
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
         sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],

@@ -67,6 +67,7 @@ class Comparison:
         reference: system, and run or None; see `Study.reference`.
         bleu: the metric.
         blocks: the simulmask: block of every model.
+        stages: of every model, what each was trained with.
         evaluation: the keys of an evaluation YAML that all systems share.
         versions: signatures and versions, by name.
         sources: the sentences that every run has translated.
@@ -80,6 +81,7 @@ class Comparison:
     reference: tuple[str, str | None]
     bleu: BLEU
     blocks: Mapping[str, Mapping[str, Any]]
+    stages: Mapping[str, Sequence[str]]
     evaluation: Mapping[str, Any]
     versions: Mapping[str, str]
     sources: Sequence[str]

@@ -15,7 +15,7 @@ from simulmask_plugin.digests import Digests, model_files
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
-from simulmask_plugin.yaml_files import check_keys, read_yaml
+from simulmask_plugin.yaml_files import check_keys, read_yaml, yaml_text
 
 KINDS = ("train", "export")
 SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
@@ -33,6 +33,11 @@ class Stage:
 
     kind: str
     values: Mapping[str, Any]
+
+    def summary(self, keys: Iterable[str]) -> str:
+        """Its kind, and what its YAML says of these keys, e.g. "train: finetuning_type: full, max_steps: 100"."""
+        said = ", ".join(f"{key}: {yaml_text(self.values[key])}" for key in keys if key in self.values)
+        return f"{self.kind}: {said}" if said else self.kind
 
     @property
     def makes_adapter(self) -> bool:

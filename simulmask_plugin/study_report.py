@@ -77,7 +77,8 @@ chrF.</p>
 </table>
 {% endfor %}
 <h2>Models</h2>
-<p class="note">Keys of the simulmask: block that have another value than their default.</p>
+<p class="note">The stages of each, and the keys of its simulmask: block that have another value than their default. The
+whole YAML of a stage, and its log, are in the folder of the study.</p>
 {% macro settings(caption, values) %}
 <table><caption>{{ caption }}</caption>
 {% for key, value in values.items() %}<tr><td>{{ key }}</td><td><code>{{ value }}</code></td></tr>{% endfor %}
@@ -139,13 +140,19 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
             plain=comparison.plain,
             figure=base64.b64encode(png.read_bytes()).decode(),
             samples=samples(comparison.sources, comparison.runs),
-            blocks={name: settings_that_matter(block, UNSAID) for name, block in comparison.blocks.items()},
+            blocks={name: _model(comparison, name) for name in comparison.blocks},
             evaluation=settings_that_matter(comparison.evaluation, {}),
             versions=comparison.versions,
         )
     )
     write_text(html, text)
     return tsv, png, html
+
+
+def _model(comparison: Comparison, name: str) -> dict[str, str]:
+    """The stages and the settings of a model."""
+    stages = {f"stage {number}": stage for number, stage in enumerate(comparison.stages[name], 1)}
+    return stages | settings_that_matter(comparison.blocks[name], UNSAID)
 
 
 def _cell(column: str, value: Any) -> str:

@@ -46,6 +46,7 @@ def comparison():
         reference=reference,
         bleu=BLEU(),
         blocks=blocks,
+        stages={"plain": ["train: max_steps: 9"], "masked": ["train: lora_rank: 4", "export"]},
         evaluation={"source": "test.en", "limit": None},
         versions={"torch": "2"},
         sources=[f"source {i}" for i in range(40)],
@@ -140,10 +141,11 @@ def test_report_is_named_and_dated_and_escapes_its_texts(written, report):
     assert "<study>" not in text and "<b>" not in text, "texts of a YAML are no HTML"
 
 
-def test_report_lists_the_settings_that_differ_from_their_defaults(report):
+def test_report_lists_the_stages_and_the_settings_that_differ_from_their_defaults(report):
     tables = dict(zip(report.captions, report.tables[1:], strict=True))
-    assert tables["plain"] == [["policy", "offline"]]
-    assert tables["masked"] == [["policy", "wait_k"], ["k", "[3, 5]"], ["instruction", "<b>"]]
+    assert tables["plain"] == [["stage 1", "train: max_steps: 9"], ["policy", "offline"]]
+    stages = [["stage 1", "train: lora_rank: 4"], ["stage 2", "export"]]
+    assert tables["masked"] == [*stages, ["policy", "wait_k"], ["k", "[3, 5]"], ["instruction", "<b>"]]
     assert tables["Evaluation"] == [["source", "test.en"]]
     assert tables["Signatures and versions"] == [["torch", "2"]]
 

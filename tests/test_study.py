@@ -43,6 +43,19 @@ def study(tmp_path):
     return load
 
 
+def test_stage_is_summed_up_by_what_its_yaml_says(study):
+    first, _, merge = study().models["two stages"]
+    keys = ("finetuning_type", "lora_rank", "max_steps")
+    assert first.summary(keys) == "train: finetuning_type: full, max_steps: 7"
+    assert merge.summary(("max_steps",)) == "export"
+
+
+def test_title_is_a_text(study):
+    assert study(title="Wait-k").title == "Wait-k"
+    with pytest.raises(ValueError, match=r"title must be a text, got \['a'\]"):
+        study(title=["a"])
+
+
 def test_stages_have_their_overrides(study):
     plain, two = study().models.values()
     assert plain[0].values["simulmask"] | {"policy": "offline", "k": None} == plain[0].values["simulmask"]

@@ -14,8 +14,8 @@ from typing import Any
 
 TAIL = 15
 """Lines of a log that an error holds."""
-GRACE = 10
-"""Seconds in which a program may end by itself once it is asked to."""
+ENDS = ((signal.SIGINT, 5), (signal.SIGTERM, 10), (signal.SIGKILL, 10))
+"""How a program is asked to end, and the seconds it has: as by Ctrl-C first, at which Python writes out its logs."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _running: set[subprocess.Popen[Any]] = set()
@@ -134,7 +134,7 @@ def _started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Pope
 
 
 def _end(processes: Iterable[subprocess.Popen[Any]]) -> None:
-    """End processes with all their children: politely first, since a training has children of its own to end."""
+    """End processes with all their children."""
     import psutil
 
     tree: list[psutil.Process] = []
@@ -144,10 +144,10 @@ def _end(processes: Iterable[subprocess.Popen[Any]]) -> None:
             tree += [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
             continue
-    for end in (psutil.Process.terminate, psutil.Process.kill):
+    for number, seconds in ENDS:
         for one in tree:
             try:
-                end(one)
+                one.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-        _, tree = psutil.wait_procs(tree, timeout=GRACE)
+        _, tree = psutil.wait_procs(tree, timeout=seconds)

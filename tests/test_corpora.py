@@ -210,6 +210,21 @@ def test_files_of_different_length_are_refused_with_both_counts(tmp_path):
         list(read_aligned(target, source))
 
 
+def test_disk_that_is_full_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", "old\n")
+
+    def fill(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match="No space left"):
+        write_lines(path, ["new", "text"])
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_undecodable_line_is_named(tmp_path):
     path = write(tmp_path / "a", b"gut\nT\xfcr\n")
     with pytest.raises(ValueError, match=r"a:2: expected UTF-8, got byte 0xfc at byte 2 of the line; convert"):

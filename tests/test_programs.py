@@ -44,7 +44,8 @@ def test_program_that_outlives_its_caller_is_not_run_beside_itself(tmp_path):
 # Signals
 
 PARENT = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 from concurrent.futures import ThreadPoolExecutor
 from simulmask_plugin import cli, programs
 child = "import subprocess; subprocess.run(['sleep', '60'])"
@@ -79,13 +80,28 @@ def test_signal_ends_a_command_with_all_that_it_has_started_in_one_line(tmp_path
 
 
 def test_program_that_takes_no_notice_is_killed(monkeypatch):
-    monkeypatch.setattr(programs, "GRACE", 0.2)
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    monkeypatch.setattr(programs, "ENDS", [(number, 0.2) for number, _ in programs.ENDS])
+    code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print('deaf', flush=True)"
+    code += "; time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"deaf\n"
     programs._end([process])
     assert process.wait(timeout=5) is not None
     process.stdout.close()
+
+
+def test_program_that_is_ended_writes_out_its_log(tmp_path):
+    code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "with open('log', 'w') as file: file.write('kept'); print('ready', flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path
+    )
+    assert process.stdout.readline() == b"ready\n"
+    assert (tmp_path / "log").read_text() == ""
+    programs._end([process])
+    process.stdout.close()
+    process.wait()
+    assert (tmp_path / "log").read_text() == "kept"
 
 
 def test_error_while_a_program_runs_ends_it():
@@ -96,6 +112,7 @@ def test_error_while_a_program_runs_ends_it():
 
 def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         with programs.programs_end_with_us():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -103,4 +120,4 @@ def test_ignored_signals_stay_ignored():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is interrupt

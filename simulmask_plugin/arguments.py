@@ -67,6 +67,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         **_refused_with_mask(config, model_args, data_args),
         **_refused_in_data(data_args),
         **_refused_of_model(model_args),
+        **_refused_of_tokens(config, model_args, finetuning_args),
         **_refused_with_own_loss(config, model_args, training_args, finetuning_args),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
         "parallelism_config": (training_args.parallelism_config is not None, "remove it; our mask is for whole rows"),
@@ -76,7 +77,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         if is_set:
             raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
     check_bitsandbytes(model_args, training_args)
-    check_pissa(finetuning_args)
+    check_pissa(finetuning_args, training_args)
     for adapter in model_args.adapter_name_or_path or []:
         check_adapter(Path(adapter, model_args.adapter_folder or ""))
     _check_output(training_args)
@@ -130,6 +131,23 @@ def _refused_of_model(model_args: Any) -> Refused:
         "split_special_tokens": (
             model_args.split_special_tokens,
             "remove it; the prompt holds special tokens, and in the data their names are text in any case",
+        ),
+    }
+
+
+def _refused_of_tokens(config: SimulMaskConfig, model_args: Any, finetuning_args: Any) -> Refused:
+    """What would leave the special tokens of ``interleaved`` untrained; the model is looked at once it is loaded."""
+    kind, interleaved = finetuning_args.finetuning_type, config.layout == "interleaved"
+    oft_trains = finetuning_args.additional_target or model_args.resize_vocab
+    why = "since the embeddings of the two special tokens have to be trained"
+    return {
+        "finetuning_type: freeze": (
+            interleaved and kind == "freeze" and not finetuning_args.freeze_extra_modules,
+            f"set freeze_extra_modules to the embedding and the head (embed_tokens,lm_head), {why}",
+        ),
+        "finetuning_type: oft": (
+            interleaved and kind == "oft" and not oft_trains,
+            f"set additional_target to the embedding and the head (embed_tokens,lm_head), {why}",
         ),
     }
 

@@ -18,7 +18,7 @@ EXACT = -1
 """pissa_iter: the singular values are computed, and not estimated by a random method."""
 
 
-def check_pissa(finetuning_args: Any) -> None:
+def check_pissa(finetuning_args: Any, training_args: Any) -> None:
     """Refuse PiSSA whose adapter would be of use in this process alone.
 
     Raises:
@@ -29,6 +29,12 @@ def check_pissa(finetuning_args: Any) -> None:
             f"pissa_init with pissa_iter: {finetuning_args.pissa_iter} estimates what it takes out of the weights by a "
             "random method, and a merge would take out something else; set pissa_convert: true and merge "
             f"output_dir/{CONVERTED}, or set pissa_iter: {EXACT}."
+        )
+    if finetuning_args.pissa_convert and training_args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "pissa_convert takes the adapter that a training goes on from for the one that it began with, and would "
+            f"convert it into something else; train from the start, or with pissa_iter: {EXACT} and pissa_convert: "
+            "false, which can go on."
         )
 
 

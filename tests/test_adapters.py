@@ -113,16 +113,24 @@ OFT = {"finetuning_type": "oft", "oft_block_size": 4}
 FREEZE = {"finetuning_type": "freeze", "freeze_trainable_layers": 1}
 BOTH = "embed_tokens,lm_head"
 UNTRAINED = {
-    "oft": ("untied", OFT, f"finetuning_type: oft would not train .* set additional_target: {BOTH}, or"),
+    "oft": ("untied", OFT, r"oft does not work .* set additional_target to the embedding and the head"),
     "oft with one of two": ("untied", {**OFT, "additional_target": "lm_head"}, f"set additional_target: {BOTH}, or"),
-    "oft tied": ("tied", OFT, "finetuning_type: oft would not train .* set finetuning_type: lora or full"),
-    "freeze": ("untied", FREEZE, f"finetuning_type: freeze would not train .* set freeze_extra_modules: {BOTH}, or"),
+    "oft tied": (
+        "tied",
+        {**OFT, "additional_target": "norm"},
+        "finetuning_type: oft would not train .* set finetuning_type: lora or full",
+    ),
+    "freeze": ("untied", FREEZE, "freeze does not work .* set freeze_extra_modules to the embedding and the head"),
     "freeze with one of two": (
         "untied",
         {**FREEZE, "freeze_extra_modules": "embed_tokens"},
         f"set freeze_extra_modules: {BOTH}, or",
     ),
-    "freeze tied": ("tied", FREEZE, "set freeze_extra_modules: embed_tokens, or"),
+    "freeze tied": (
+        "tied",
+        {**FREEZE, "freeze_extra_modules": "norm"},
+        "finetuning_type: freeze would not train .* set freeze_extra_modules: embed_tokens, or",
+    ),
 }
 
 

@@ -146,6 +146,8 @@ KEYS = {
     "train_on_prompt=true": "train_on_prompt .*; remove it; the loss is on what follows the prompt",
     "tokenized_path=x": "tokenized_path .*; remove it; the map cache does its work",
     "streaming=true": "streaming .*; set streaming: false",
+    "finetuning_type=freeze": "finetuning_type: freeze .*; set freeze_extra_modules to the embedding and the head",
+    "finetuning_type=oft": "finetuning_type: oft .*; set additional_target to the embedding and the head",
     "parallelism_config={}": "parallelism_config .*; remove it; our mask is for whole rows",
     "predict_with_generate=true": "predict_with_generate .*; use `simulmask eval`",
 }

@@ -2,7 +2,8 @@
 
 import pytest
 from driving import llama_factory
-from in_process import load
+from in_process import load, losses
+from safetensors.torch import load_file
 
 from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.merge_check import verify_merge
@@ -54,3 +55,17 @@ def test_estimated_adapter_is_neither_merged_nor_trained_further(bench, models):
     with pytest.raises(ValueError, match=message):
         bench.train("further", models[False], adapter_name_or_path=str(output))
     assert load(bench.export("converted merged", models[False], output / "pissa_converted"))
+
+
+def test_conversion_of_a_training_that_goes_on_is_refused_and_exact_pissa_goes_on(bench, models):
+    """LLaMA-Factory would take the adapter of the checkpoint for the initial one."""
+    bench.train("whole", models[False], **PISSA, save_steps=1)
+    message = "pissa_convert takes the adapter that a training goes on from for the one that it began with"
+    with pytest.raises(ValueError, match=message):
+        bench.train("goes on", models[False], **PISSA, resume_from_checkpoint=str(bench.folder / "whole/checkpoint-1"))
+    exact = {"pissa_init": True, "pissa_iter": -1}
+    whole = bench.train("whole exact", models[False], **exact, save_steps=1)
+    resumed = bench.train("exact goes on", models[False], **exact, resume_from_checkpoint=str(whole / "checkpoint-1"))
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-5)
+    adapters = [load_file(output / "adapter_model.safetensors") for output in (whole, resumed)]
+    assert all((adapters[0][name] - adapters[1][name]).abs().max() < 1e-5 for name in adapters[0])

@@ -293,8 +293,8 @@ def parse_block(text: str) -> Any:
         return parse_json(text, "--simulmask")
     except ValueError as error:
         raise ValueError(
-            f"--simulmask: {text!r} is not JSON ({error}); write it like "
-            """--simulmask '{"policy": "wait_k", "k": 3}'."""
+            f"simulmask: {text!r} is neither a mapping nor JSON ({error}); write its keys below it in a YAML, and "
+            """--simulmask '{"policy": "wait_k", "k": 3}' on a command line."""
         ) from error
 
 

@@ -405,6 +405,6 @@ def test_block_with_another_slot_length_is_refused():
 
 def test_block_on_a_command_line_is_json_or_the_message_shows_how():
     assert parse_block('{"policy": "wait_k", "k": 3}') == {"policy": "wait_k", "k": 3}
-    message = r"""is not JSON \(.*\); write it like --simulmask '\{"policy": "wait_k", "k": 3\}'\."""
+    message = r"""is neither a mapping nor JSON \(.*--simulmask '\{"policy": "wait_k", "k": 3\}' on a command line"""
     with pytest.raises(ValueError, match=message):
         parse_block("{policy: wait_k}")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from driving import encoder_of, llama_factory, session_of
+from test_cli import error
 
 from simulmask_plugin.families import tiny_config, tiny_model
 from simulmask_plugin.matrix import byte_tokenizer, random_row
@@ -65,6 +66,15 @@ def test_streaming_refuses_what_changes_with_the_length(tmp_path, kind):
     model.config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         streaming_attention(str(tmp_path), None)
+
+
+def test_parity_names_what_it_cannot_promise(tmp_path, capsys):
+    scaled(CHANGING["dynamic"]).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    encoder_of(byte_tokenizer(), policy="wait_k", k=3).settings.save(tmp_path)
+    assert "rope_type: dynamic, whose frequencies change with the length" in error(
+        capsys, "parity", "--model", tmp_path
+    )
 
 
 def test_types_are_found_in_every_kind_of_layer():

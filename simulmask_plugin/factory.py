@@ -21,7 +21,7 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig, parse_block
 from simulmask_plugin.description import describe_training
 from simulmask_plugin.exporting import arguments_with_template, check_tokenizer, exported_settings, save_settings
 from simulmask_plugin.families import family_of
-from simulmask_plugin.machine import check_torchrun, check_training
+from simulmask_plugin.machine import check_kernels, check_torchrun, check_training
 from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
 if TYPE_CHECKING:
@@ -132,6 +132,14 @@ def extend_workflow(workflow: ModuleType) -> None:
 
         config, model_config = SimulMaskConfig.from_dict(finetuning_args.simulmask), load_config(model_args)
         check_model(config, model_config, model_args, data_args)
+        check_kernels(
+            {
+                "enable_liger_kernel": model_args.enable_liger_kernel,
+                "use_unsloth_gc": model_args.use_unsloth_gc,
+                "use_liger_kernel": training_args.use_liger_kernel,
+                "fp8": training_args.fp8,
+            }
+        )
         # LLaMA-Factory makes "auto" FlashAttention 2 for Gemma 2, where that is installed.
         if model_args.flash_attn == "auto":
             model_args.flash_attn = family_of(model_config).flash_attn

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
 """Keys of a training YAML that only a GPU computes with, unless ``use_cpu: true`` stands beside them."""
 
-KERNELS = ("enable_liger_kernel", "use_liger_kernel", "use_unsloth_gc", "fp8")
-"""Keys whose programs run on a GPU alone, whatever stands beside them."""
-
 SMOKE = "`simulmask smoke YAML` tries a recipe on what there is"
 
 
@@ -36,9 +33,10 @@ def check_training(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the key, with the remedy.
     """
-    on_cpu = bool(values.get("use_cpu"))
-    needed = [key for key in (*KERNELS, *(() if on_cpu else PRECISIONS)) if values.get(key)]
-    needs_torchrun = not on_cpu and values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
+    if values.get("use_cpu"):
+        return
+    needed = [key for key in PRECISIONS if values.get(key)]
+    needs_torchrun = values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
     if not (needed or needs_torchrun) or has_gpu():
         return
     if needed:
@@ -51,6 +49,22 @@ def check_training(values: Mapping[str, Any]) -> None:
         "null (on a command line deepspeed=null), or start two processes of it by FORCE_TORCHRUN=1 NPROC_PER_NODE=2 "
         f"DS_ACCELERATOR=cpu; {SMOKE}."
     )
+
+
+def check_kernels(values: Mapping[str, Any]) -> None:
+    """Refuse a training whose programs run on a GPU alone, where there is none.
+
+    Args:
+        values: keys and what they are set to.
+
+    Raises:
+        ValueError: naming the key, with the remedy.
+    """
+    for key, value in values.items():
+        if value and not has_gpu():
+            raise ValueError(
+                f"{key}: true needs a GPU, and torch sees none here. To train on the CPU, set {key}: false; {SMOKE}."
+            )
 
 
 def check_torchrun(num_devices: int) -> None:

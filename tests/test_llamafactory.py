@@ -123,6 +123,12 @@ def test_a_model_is_evaluated_without_a_training(bench, base):
     assert metrics["eval_loss"] > 1
 
 
+def test_a_program_for_gpus_is_refused_where_there_is_none(bench, base, monkeypatch):
+    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: False)
+    with pytest.raises(ValueError, match="use_unsloth_gc: true needs a GPU, and torch sees none here"):
+        bench.train("unsloth", base, **FULL, use_unsloth_gc=True)
+
+
 LORA = {
     "lora": {},
     "use_dora": {"use_dora": True},

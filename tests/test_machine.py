@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simulmask_plugin import machine
-from simulmask_plugin.machine import check_device, check_torchrun, check_training
+from simulmask_plugin.machine import check_device, check_kernels, check_torchrun, check_training
 
 ZERO_2 = "yaml_configs/deepspeed/ds_z2_config.json"
 
@@ -15,9 +15,6 @@ FOR_GPUS = {
     "fp16": ({"fp16": True, "bf16": False}, "^fp16: true needs a GPU"),
     "pure_bf16": ({"pure_bf16": True}, "^pure_bf16: true needs a GPU"),
     "tf32": ({"tf32": True}, "^tf32: true needs a GPU"),
-    "liger": ({"enable_liger_kernel": True, "use_cpu": True}, "^enable_liger_kernel: true needs a GPU.* false "),
-    "unsloth": ({"use_unsloth_gc": True}, "^use_unsloth_gc: true needs a GPU"),
-    "fp8": ({"fp8": True, "use_cpu": True}, "^fp8: true needs a GPU"),
     "deepspeed": (
         {"deepspeed": ZERO_2},
         "^deepspeed: yaml_configs.* is for GPUs.* set deepspeed: null .*FORCE_TORCHRUN=1",
@@ -50,6 +47,17 @@ def test_training_for_gpus_is_accepted_where_there_is_one(monkeypatch, values, m
 @pytest.mark.parametrize("values", [{}, {"bf16": False, "deepspeed": None}, {"bf16": True, "use_cpu": True}])
 def test_training_for_the_cpu_is_accepted(no_gpu, values):
     check_training(values)
+
+
+def test_programs_for_gpus_are_refused_where_there_is_none(no_gpu):
+    check_kernels({"enable_liger_kernel": False, "fp8": None})
+    with pytest.raises(ValueError, match="^enable_liger_kernel: true needs a GPU.* set enable_liger_kernel: false"):
+        check_kernels({"fp8": False, "enable_liger_kernel": True})
+
+
+def test_programs_for_gpus_are_accepted_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    check_kernels({"enable_liger_kernel": True})
 
 
 def test_deepspeed_is_accepted_in_a_process_of_torchrun(no_gpu, monkeypatch):

@@ -30,9 +30,10 @@ def training(tmp_path_factory):
         )
 
 
-def without_weights(name, folder):
-    """The override that names a model of a family; nobody could load it."""
+def without_weights(name, folder, tokens=()):
+    """The override that names a model of a family, with these tokens; nobody could load it."""
     tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
     tiny_config(name, len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return f"model_name_or_path={folder}"
@@ -61,7 +62,8 @@ def test_shipped_recipes_of_east_are_valid(training, capsys, tmp_path, path):
     """As they are shipped, but for the model and the data."""
     assert "flash_attn: fa2" in path.read_text()
     data = (f"dataset_dir={training.parent}", "dataset=rows", "preprocessing_num_workers=1")
-    assert main(["validate", str(path), without_weights("llama", tmp_path), *data]) == 0
+    model = without_weights("llama", tmp_path, ["<|eot_id|>", "<|eom_id|>"])  # of the template llama3
+    assert main(["validate", str(path), model, *data]) == 0
     assert capsys.readouterr().out.endswith("Valid.\n")
 
 

@@ -11,7 +11,7 @@ from reference import settings_of
 from safetensors.torch import save_file
 
 from simulmask_plugin import training_data
-from simulmask_plugin.families import tiny_model
+from simulmask_plugin.families import FAMILIES, tiny_model
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.schedule import Action
@@ -20,6 +20,16 @@ from simulmask_plugin.training_data import SimulMaskDatasetProcessor
 
 # LLaMA-Factory and what it imports warn of much; that is not what is tested here.
 llama_factory = pytest.mark.filterwarnings("default")
+
+THOROUGH = "falcon bloom mpt llama mistral qwen2 qwen3 gemma2 gemma3 falcon_rope".split()
+"""Families that are tried with everything. The others' code is like theirs: they are tried with the attention that they
+have where nothing is said, and once in every layout."""
+
+FAMILY_ATTENTION = [
+    (name, attention)
+    for name, family in FAMILIES.items()
+    for attention in (family.implementations if name in THOROUGH else family.implementations[:1])
+]
 
 POLICIES = {
     "wait-1": {"policy": "wait_k", "k": 1},

@@ -6,6 +6,7 @@ from operator import attrgetter
 import peft
 import pytest
 import torch
+from driving import FAMILY_ATTENTION
 from transformers import DynamicCache
 
 from simulmask_plugin.alibi import SEAMS, additive_mask, alibi_slopes, prepare
@@ -13,8 +14,7 @@ from simulmask_plugin.families import FAMILIES, family_of, tiny_config, tiny_mod
 
 VOCAB = 50
 LENGTHS = (12, 7)
-CASES = [(name, implementation) for name, family in FAMILIES.items() for implementation in family.implementations]
-ALIBI = [case for case in CASES if FAMILIES[case[0]].position == "alibi"]
+ALIBI = [case for case in FAMILY_ATTENTION if FAMILIES[case[0]].position == "alibi"]
 MODELING = {family: import_module(f"transformers.models.{family}.modeling_{family}") for family in SEAMS}
 STOCK = {(family, seam): attrgetter(seam)(MODELING[family]) for family, seams in SEAMS.items() for seam in seams}
 
@@ -51,7 +51,7 @@ def our_model(name, implementation):
     return model
 
 
-@pytest.mark.parametrize("name, implementation", CASES)
+@pytest.mark.parametrize("name, implementation", FAMILY_ATTENTION)
 @torch.no_grad()
 def test_causal_mask_equals_stock_with_padding(name, implementation):
     ids, mask = padded_batch()
@@ -61,7 +61,7 @@ def test_causal_mask_equals_stock_with_padding(name, implementation):
     torch.testing.assert_close(logits[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, implementation", CASES)
+@pytest.mark.parametrize("name, implementation", FAMILY_ATTENTION)
 @torch.no_grad()
 def test_hidden_tokens_that_leave_no_gap_equal_absent_tokens(name, implementation):
     """Rows 5.. do not see keys 3 and 4, an unread source, and stand as if those were not there."""
@@ -81,7 +81,7 @@ def test_hidden_tokens_that_leave_no_gap_equal_absent_tokens(name, implementatio
     assert (logits[:, 5:] - plain[:, 5:]).abs().amax(-1).min() > 0.05
 
 
-@pytest.mark.parametrize("name, implementation", CASES)
+@pytest.mark.parametrize("name, implementation", FAMILY_ATTENTION)
 @torch.no_grad()
 def test_place_of_a_key_changes_the_logits(name, implementation):
     ids, _ = padded_batch()
@@ -93,7 +93,7 @@ def test_place_of_a_key_changes_the_logits(name, implementation):
     assert (stretched - plain)[:, 1:].abs().amax(-1).min() > 1e-3
 
 
-@pytest.mark.parametrize("name, implementation", CASES)
+@pytest.mark.parametrize("name, implementation", FAMILY_ATTENTION)
 @torch.no_grad()
 def test_cached_calls_equal_the_full_call(name, implementation):
     """Ragged calls: a prompt, several tokens at once, single tokens."""
@@ -124,7 +124,7 @@ def with_lora(model):
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, with_lora], ids=["full", "lora"])
-@pytest.mark.parametrize("name, implementation", CASES)
+@pytest.mark.parametrize("name, implementation", FAMILY_ATTENTION)
 def test_checkpointed_training_equals_stock(name, implementation, wrap):
     ids, mask = padded_batch()
     labels = ids.masked_fill(mask == 0, -100)

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from driving import drive, encoder_of
+from driving import FAMILY_ATTENTION, drive, encoder_of
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from simulmask_plugin.cost import session_flops
-from simulmask_plugin.families import FAMILIES
 from simulmask_plugin.streaming import StreamingSession
 
 # torch counts the fused attention of CUDA, by this formula, and leaves that of the CPU out
@@ -15,7 +14,6 @@ FUSED = {
         lambda query, key, value, *rest, out_shape=None, **options: sdpa_flop_count(query, key, value)
     )
 }
-FAMILY_ATTENTION = [(name, kind) for name, family in FAMILIES.items() for kind in family.implementations]
 
 
 @pytest.mark.parametrize(("name", "attention"), FAMILY_ATTENTION)

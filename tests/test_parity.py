@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from driving import POLICIES, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
+from driving import POLICIES, THOROUGH, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import schedules, settings_of
@@ -72,7 +72,7 @@ def test_any_example_and_schedule_has_parity(model_of, byte_level, target, sched
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], positions=positions, rows=rows, policy="schedule"))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_eager_attention_has_parity(model_of, byte_level, name):
     positions = "modified_alibi" if name in ALIBI else "group"
     model = model_of(name, VOCAB, 0, "eager")

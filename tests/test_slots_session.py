@@ -1,8 +1,10 @@
 """Streaming of the layout `slots`: parity with training, cost, what the cache holds."""
 
+from itertools import product
+
 import pytest
 import torch
-from driving import POLICIES, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
+from driving import POLICIES, THOROUGH, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import schedules, settings_of
@@ -43,8 +45,10 @@ def test_every_policy_has_parity(model_of, byte_level, rows, policy):
     assert_holds(parity(model_of("llama", VOCAB, 0), byte_level, sentence_pairs(), **block))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("policy", ["wait-1", "read-2", "schedule"])
+@pytest.mark.parametrize(
+    "name, policy",
+    [*product(THOROUGH, ["wait-1", "read-2"]), *((name, "schedule") for name in FAMILIES)],
+)
 def test_every_family_has_parity(model_of, byte_level, name, policy):
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, sentence_pairs(), slot_length=5, **POLICIES[policy]))
 

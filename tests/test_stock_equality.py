@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from driving import FAMILY_ATTENTION
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.families import FAMILIES, tiny_model
+from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import to_feature
 from simulmask_plugin.layout import Example
 from simulmask_plugin.prompts import Prompt
 
 VOCABULARY = 50
-CELLS = [(name, implementation) for name, family in FAMILIES.items() for implementation in family.implementations]
 
 
 def make_features() -> list[dict]:
@@ -28,7 +28,7 @@ def make_features() -> list[dict]:
     return features
 
 
-@pytest.mark.parametrize(("name", "implementation"), CELLS)
+@pytest.mark.parametrize(("name", "implementation"), FAMILY_ATTENTION)
 def test_offline_with_contiguous_positions_has_the_loss_of_plain_fine_tuning(name: str, implementation: str) -> None:
     config = SimulMaskConfig.from_dict({"policy": "offline", "positions": "contiguous"})
     collator = SimulMaskCollator(ModelSettings(config, Prompt("", "->")), pad_token_id=0, pad_to_multiple_of=8)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.atomic import write_text
+from simulmask_plugin.json_files import read_json
 from simulmask_plugin.programs import ProgramFailed, run_and_read
 from simulmask_plugin.prompts import placeholders
 
@@ -73,13 +74,22 @@ def run_metrics(
         for name, key in zip(FILES, ("source", "prediction", "reference"), strict=False):
             write_text(files[name], "".join(f"{one[key].strip()}\n" for one in instances))
     store = directory / "extra_metrics.json"
-    known = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+    known = _read(store)
     for name, value in metrics.items():
         metric = ExtraMetric.from_value(name, value)
         if known.get(name, {}).get("metric") != asdict(metric):
             known[name] = {"metric": asdict(metric), "score": _run(name, metric, files)}
             write_text(store, json.dumps(known, indent=2) + "\n")
     return {name: known[name]["score"] for name in metrics}
+
+
+def _read(store: Path) -> dict[str, Any]:
+    """What was measured before; of a file that is missing or damaged nothing, so that it is measured again."""
+    try:
+        known = read_json(store)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.json_files import read_json
 
 BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
 """Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and as plain LoRA over the base."""
@@ -46,7 +46,7 @@ def check_adapter(folder: Path) -> None:
     """
     path = folder / "adapter_config.json"
     if path.is_file():
-        start = json.loads(path.read_text(encoding="utf-8")).get("init_lora_weights")
+        start = read_json(path).get("init_lora_weights")
         if isinstance(start, str) and start.startswith("pissa_niter"):
             raise ValueError(
                 f"{folder} is a PiSSA adapter over weights that were estimated by a random method; take {CONVERTED} in "

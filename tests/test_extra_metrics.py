@@ -56,6 +56,13 @@ def test_the_same_command_is_not_run_again_and_another_one_is(tmp_path):
     assert json.loads((tmp_path / "extra_metrics.json").read_text())["metric"]["score"] == 3.0
 
 
+@pytest.mark.parametrize("content", ["", '{"metric": ', "[]"])
+def test_damaged_store_is_measured_again(tmp_path, content):
+    (tmp_path / "extra_metrics.json").write_text(content)
+    assert run_metrics({"metric": python("print(3)")}, INSTANCES, tmp_path) == {"metric": 3.0}
+    assert json.loads((tmp_path / "extra_metrics.json").read_text())["metric"]["score"] == 3.0
+
+
 @pytest.fixture
 def documented():
     """The metrics that the documentation gives, as YAML."""

@@ -24,6 +24,7 @@ def models(bench):
         "untied": bench.model("untied"),
         "stock": bench.model("stock", tied=True, ends=False),
         "falcon": bench.model("falcon", "falcon", tied=True),
+        "gemma": bench.model("gemma", "gemma3", tied=True),
         "falcon_stock": bench.model("falcon_stock", "falcon", tied=True, ends=False),
     }
 
@@ -38,8 +39,8 @@ TIED = {
     "embedding": ("tied", {"additional_target": "embed_tokens"}, {}),
     "embedding and head": ("tied", {"additional_target": "embed_tokens,lm_head"}, {}),
     "head alone": ("tied", {"additional_target": "lm_head"}, {}),
-    "by its whole path": ("tied", {"additional_target": "model.embed_tokens"}, {}),
     "east": ("tied", {"simulmask": EAST}, {}),
+    "embedding that is scaled": ("gemma", {"simulmask": EAST}, {}),
     "east with embedding": ("tied", {"simulmask": EAST, "additional_target": "embed_tokens"}, {}),
     "east with both": ("tied", {"simulmask": EAST, "additional_target": "embed_tokens,lm_head"}, {}),
     "resized stock base": ("stock", {"simulmask": EAST, **NEW_TOKENS}, NEW_TOKENS),

@@ -90,7 +90,7 @@ setup(
         "rich",
         "sacrebleu",
         "torch>=2.4.0",
-        "transformers>=5.5.0",
+        "transformers>=5.5.2",
     ],
     # word alignments for make_chunks.py; it is compiled at installation
     extras_require={"chunks": ["eflomal"]},

@@ -1,6 +1,6 @@
 """The versions of transformers that this plugin is tested with."""
 
-LOWEST, LOCKED, HIGHEST = "5.5.0", "5.5.4", "5.6.0"
+LOWEST, LOCKED, HIGHEST = "5.5.2", "5.5.4", "5.6.0"
 """Ends of the range that `.ci/versions` tests, and the lock's version; LLaMA-Factory 0.9.5 allows no higher one."""
 
 REMEDY = (

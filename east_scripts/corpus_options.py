@@ -62,7 +62,7 @@ def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace],
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing was written.", file=sys.stderr)
+        print(f"{parser.prog}: interrupted; a file is written whole or not at all.", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

@@ -1,6 +1,8 @@
 """The two scripts that prepare parallel text for training and evaluation."""
 
 import json
+import sys
+from importlib import import_module
 
 import pytest
 from run_script import ROOT, advice, run_script
@@ -114,3 +116,18 @@ def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
 def test_scripts_name_what_is_wrong_in_a_yaml(tmp_path, content, message):
     write(tmp_path / "a.yaml", content)
     assert message in run("prepare_mt_test_data.py", "a.yaml", cwd=tmp_path, status=1)
+
+
+def test_interrupted_script_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "east_scripts"))
+    options = import_module("corpus_options")
+
+    def interrupt(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["prepare.py"])
+    parser = options.corpus_parser("a script")
+    parser.add_argument("--name")
+    with pytest.raises(SystemExit, match="130"):
+        options.run(parser, interrupt)
+    assert capsys.readouterr().err == "prepare.py: interrupted; a file is written whole or not at all.\n"

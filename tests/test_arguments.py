@@ -13,6 +13,7 @@ from simulmask_plugin.cli import main
 from simulmask_plugin.families import FAMILIES, tiny_config
 from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.training_setup import load_training
+from simulmask_plugin.versions import LOCKED
 
 ROOT = Path(__file__).parents[1]
 EAST = sorted(ROOT.glob("yaml_configs/llama3_8b_east_stage*.yaml"))
@@ -28,6 +29,12 @@ def training(tmp_path_factory):
         yield write_setup(
             tmp_path_factory.mktemp("arguments"), simulmask={"layout": "interleaved"}, template="empty", bf16=False
         )
+
+
+@pytest.fixture(autouse=True)
+def flash_attention_2_that_starts(monkeypatch):
+    """What is tested here does not hang on the installed version of transformers, unless a test says so."""
+    monkeypatch.setattr(families, "version", lambda package: LOCKED)
 
 
 def without_weights(name, folder, tokens=()):

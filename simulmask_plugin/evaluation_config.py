@@ -130,7 +130,9 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
 
 def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Raise a ValueError that names the line, if the model's tokenizer cannot encode a line of the source."""
-    units = UnitTokenizer(AutoTokenizer.from_pretrained(config.model), settings.config.source_units)
+    units = UnitTokenizer(
+        AutoTokenizer.from_pretrained(config.model, trust_remote_code=False), settings.config.source_units
+    )
     for number, line in enumerate(read_text(config.source).split("\n"), start=1):
         if config.limit is not None and number > config.limit:
             return

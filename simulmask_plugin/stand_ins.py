@@ -148,7 +148,7 @@ def find_tokenizer(path: str) -> Any | None:
     """The tokenizer of a model where it can be had, on this machine or from the hub."""
     try:
         check_location("model_name_or_path", path)
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError):  # not here, not on the hub, or the hub cannot be reached
         return None
 
@@ -160,7 +160,7 @@ def family_of_path(path: str, config: SimulMaskConfig) -> str:
         ValueError: if the configuration is of a family that is not supported, or not in the table.
     """
     try:
-        found = AutoConfig.from_pretrained(path, local_files_only=True)
+        found = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):  # not here, or a folder without a config.json
         return guess_family(path, config)
     family = family_of(found)

@@ -1,5 +1,6 @@
 """No code of a model is run, and weights that are cut are named."""
 
+import ast
 import json
 import pickle
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from driving import llama_factory, write_setup
 
+import simulmask_plugin
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.prompts import Prompt
@@ -106,3 +108,17 @@ def test_weights_that_are_cut_are_named(model, capsys, command, content):
     path.write_bytes(path.read_bytes()[:-1] if content is None else content)
     assert main(command) == 2
     assert "model: the weights cannot be read (" in capsys.readouterr().err
+
+
+def test_every_model_and_tokenizer_is_loaded_without_its_code():
+    """transformers would ask, in a terminal that nobody may be looking at."""
+    loaded = {}
+    for path in sorted(Path(simulmask_plugin.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("Auto"):
+                if node.func.attr == "from_pretrained":
+                    keys = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                    loaded[f"{path.name}:{node.lineno}"] = keys.get("trust_remote_code")
+    others = {place: value for place, value in loaded.items() if value != "False"}
+    assert len(loaded) > 10
+    assert list(others.values()) == ["model_args.trust_remote_code"], f"the YAML of a training may say so: {others}"

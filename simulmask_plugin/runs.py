@@ -84,7 +84,12 @@ def predictions(directory: Path) -> list[str]:
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
     changed = [key for key in now if key not in (*free, "files") and before.get(key) != now[key]]
-    files = before.get("files") or {}
+    files = before.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(
+            f"{directory} holds results of an earlier version, which did not note what texts and what model they were "
+            "made from; take another output directory, or delete this one."
+        )
     changed += [name for name in sorted({*files, *now["files"]}) if files.get(name) != now["files"].get(name)]
     if changed:
         raise ValueError(

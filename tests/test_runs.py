@@ -149,6 +149,13 @@ def test_results_made_with_something_else_are_refused_and_stay(folder, changes, 
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
+def test_results_of_a_version_that_noted_no_files_are_refused(folder):
+    settings = {key: value for key, value in MADE_WITH.items() if key != "files"}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="holds results of an earlier version, which did not note what texts and what"):
+        work_left(folder, MADE_WITH, free=("source",), say=refuse)
+
+
 def test_another_place_of_the_same_files_is_accepted(folder):
     assert prepared(folder, source="elsewhere") is None
 

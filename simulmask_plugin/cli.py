@@ -221,7 +221,11 @@ def _add_parity(commands: Commands) -> None:
     parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
     parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
     parser.add_argument("--examples", type=int, default=4, metavar="N", help="a cell (default: %(default)s)")
+    parser.add_argument(
+        "--length", type=int, default=256, metavar="TOKENS", help="of one long example a model (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of models and examples (default: %(default)s)")
+    parser.add_argument("--float64", action="store_true", help="compute in float64, where rounding is no excuse")
     parser.add_argument("--json", action="store_true", help="print a list of records")
     parser.set_defaults(run=_parity)
 
@@ -237,7 +241,9 @@ def _parity(options: argparse.Namespace) -> int:
         families=options.family,
         matrix=options.matrix,
         examples=options.examples,
+        length=options.length,
         seed=options.seed,
+        float64=options.float64,
         as_json=options.json,
     )
 

@@ -122,7 +122,7 @@ class Feeder:
         self.counters.fed_tokens += len(rows)
         self.counters.predicting_rows += num_predicting
         self.counters.attended_pairs += len(rows) * end
-        return logits[0].float()
+        return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
     def drop(self, index: int) -> None:
         """Take one of the last two rows back; the last takes its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
@@ -19,22 +20,27 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
-from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.float64 import StayInFloat64
 from simulmask_plugin.loading import weights_of
 from simulmask_plugin.merge_check import make_room
-from simulmask_plugin.parity import TOLERANCE, ParityResult, compare, promises_parity
+from simulmask_plugin.parity import (
+    STOCK_SHARE,
+    TOLERANCE,
+    ParityResult,
+    compare,
+    promises_parity,
+    stock_difference,
+)
 from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.random_rows import LETTERS, long_row, random_row
 from simulmask_plugin.self_test import check_takes_mask
 from simulmask_plugin.terminal import console, table, verdict
 from simulmask_plugin.trained_on import Languages
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-CHARACTERS = "abcäßéжф你好世界"
-"""For units of characters: one, two and three bytes, that is tokens."""
-
 LENGTHS = ((3, 6), (6, 3), (1, 4), (5, 1))
 """Units of source and target: the target longer, the source longer, one word against several and the reverse."""
 
@@ -62,6 +68,8 @@ class Subject:
     load: Callable[[], PreTrainedModel]
     tokenizer: Any
     settings: tuple[ModelSettings, ...]
+    is_real: bool = False
+    """Somebody's model; what stock does to itself is measured beside it."""
 
 
 def run_parity(
@@ -73,7 +81,9 @@ def run_parity(
     families: list[str],
     matrix: bool,
     examples: int,
+    length: int,
     seed: int,
+    float64: bool,
     as_json: bool,
 ) -> int:
     """Measure every cell and print the records; return 1 if one that promises parity misses it.
@@ -86,7 +96,9 @@ def run_parity(
         families: names of families, of which tiny random models are made; empty for all of them.
         matrix: try every layout, positions and rows, and not only those of the block.
         examples: random examples per cell.
+        length: tokens of one more, longer example in the first cell of every model; 0 for none.
         seed: of models and examples.
+        float64: compute in float64, in which rounding is no excuse.
         as_json: print the records as JSON.
 
     Raises:
@@ -98,6 +110,8 @@ def run_parity(
         raise ValueError("--source-lang and --target-lang go with --model; a training YAML names its own.")
     if examples < 1:
         raise ValueError(f"--examples must be at least 1, got {examples}.")
+    if length < 0:
+        raise ValueError(f"--length must be at least 0, got {length}.")
     if config_path is not None:
         subjects = [_subject_of_yaml(config_path, overrides, matrix)]
     elif model_dir is not None:
@@ -105,7 +119,7 @@ def run_parity(
     else:
         torch.set_num_threads(1)  # more of them only wait for each other in a model so small
         subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
-    records = list(measure(subjects, examples, seed))
+    records = list(measure(subjects, examples, seed, length=length, float64=float64))
     if as_json:
         print(json.dumps(records, indent=2))
     else:
@@ -113,30 +127,45 @@ def run_parity(
     return 1 if any(record["promised"] and not record["holds"] for record in records) else 0
 
 
-def measure(subjects: Iterable[Subject], examples: int, seed: int) -> Iterator[dict[str, Any]]:
+def measure(
+    subjects: Iterable[Subject], examples: int, seed: int, *, length: int = 0, float64: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield one record per cell, with a progress bar on standard error."""
     subjects = list(subjects)
-    with Progress(console=console(stderr=True), transient=True) as progress:
+    precision = StayInFloat64() if float64 else nullcontext()
+    with precision, Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("parity", total=sum(len(subject.settings) for subject in subjects))
         for subject in subjects:
             progress.update(task, description=f"{subject.family.name} {subject.attention}")
             model = subject.load()
+            if float64:
+                model = model.double()
             for cell, settings in enumerate(subject.settings):
-                yield measure_cell(model, subject, settings, examples, np.random.default_rng((seed, cell)))
+                random = np.random.default_rng((seed, cell))
+                yield measure_cell(model, subject, settings, examples, random, length if cell == 0 else 0)
                 progress.advance(task)
 
 
 def measure_cell(
-    model: PreTrainedModel, subject: Subject, settings: ModelSettings, examples: int, random: np.random.Generator
+    model: PreTrainedModel,
+    subject: Subject,
+    settings: ModelSettings,
+    examples: int,
+    random: np.random.Generator,
+    length: int = 0,
 ) -> dict[str, Any]:
     """Compare training and streaming over random examples of one cell; four show every length and every k."""
     encoder = ExampleEncoder(subject.tokenizer, settings)
     num_policies = max(1, len(settings.config.policies()))
-    result = ParityResult()
     shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
-    for i in range(examples):
-        row = random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random)
+    rows = [random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random) for i in range(examples)]
+    if length:
+        rows.append(long_row(encoder, length, random))
+    result, promised = ParityResult(model.dtype), promises_parity(settings)
+    for i, row in enumerate(rows):
         compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
+    if subject.is_real or (promised and not result.holds):
+        result.stock_diff = max(stock_difference(model, encoder.encode(row).input_ids) for row in rows)
     config = settings.config
     return {
         "family": subject.family.name,
@@ -148,35 +177,11 @@ def measure_cell(
         "source_units": config.source_units,
         "target_units": config.target_units,
         "max_abs_diff": result.max_abs_diff,
+        "stock_diff": result.stock_diff,
         "max_logit": result.max_logit,
-        "promised": promises_parity(settings),
+        "promised": promised,
         "holds": result.holds,
     }
-
-
-def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random: np.random.Generator) -> Row:
-    """A row of random words or characters, and where the policy asks for one a random schedule."""
-    config = encoder.settings.config
-    source = _random_text(num_source, config.source_units, random)
-    target = _random_text(num_target, config.target_units, random)
-    latencies = encoder.settings.trained_on.latencies
-    latency = str(random.choice(latencies)) if latencies else None
-    row = Row(source, target, *encoder.settings.pair(), latency=latency)
-    return replace(row, schedule=_random_schedule(encoder, row, random)) if config.has_schedule_column else row
-
-
-def _random_text(num_units: int, unit: str, random: np.random.Generator) -> str:
-    if unit == CHARACTER:
-        return "".join(random.choice(list(CHARACTERS), num_units))
-    return " ".join("".join(random.choice(list(LETTERS), random.integers(1, 7))) for _ in range(num_units))
-
-
-def _random_schedule(encoder: ExampleEncoder, row: Row, random: np.random.Generator) -> tuple[int, ...]:
-    """Any g(1..T+1) that never decreases and lies in 0..S; a chunk has at least one source unit."""
-    example = encoder.encode(row)
-    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    least = int(encoder.settings.config.layout in CHUNKED)
-    return tuple(sorted(random.integers(least, num_source + 1, num_target + 1).tolist()))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -262,7 +267,7 @@ def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
         num_tokens=len(setup.tokenizer),
         adapters=model_args.adapter_name_or_path or (),
     )
-    return Subject(family, attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)))
+    return Subject(family, attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)), True)
 
 
 def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterable[str] = ()) -> PreTrainedModel:
@@ -322,14 +327,15 @@ def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:
-    columns = ("family", "attention", "layout", "positions", "rows", "policy", "units", "difference", "logits", "")
+    columns = (*"family attention layout positions rows policy units difference stock logits".split(), "")
     out = console()
     out.print(table(columns, map(_describe, records)))
     promised = [record for record in records if record["promised"]]
     missed = sum(not record["holds"] for record in promised)
     out.print(
-        f"{len(promised)} of {len(records)} cells promise parity to {TOLERANCE:g}; {missed} of these miss it. "
-        "The others have a known mismatch (docs/architecture.md)."
+        f"{len(promised)} of {len(records)} cells promise parity to {TOLERANCE:g}, or {STOCK_SHARE} times what stock "
+        f"does to itself where that is measured; {missed} of these miss it. The others have a known mismatch "
+        "(docs/architecture.md)."
     )
 
 
@@ -337,4 +343,5 @@ def _describe(record: dict[str, Any]) -> tuple[str | Text, ...]:
     words = [record[key] for key in ("family", "attention", "layout", "positions", "rows", "policy")]
     units = f"{record['source_units']}, {record['target_units']}"
     outcome = verdict(record["holds"]) if record["promised"] else "no promise"
-    return (*words, units, f"{record['max_abs_diff']:.1e}", f"{record['max_logit']:.1f}", outcome)
+    stock = "" if record["stock_diff"] is None else f"{record['stock_diff']:.1e}"
+    return (*words, units, f"{record['max_abs_diff']:.1e}", stock, f"{record['max_logit']:.1f}", outcome)

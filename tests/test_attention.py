@@ -14,10 +14,11 @@ from simulmask_plugin.config import ModelSettings, SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import Row
 from simulmask_plugin.feeding import Feeder
-from simulmask_plugin.matrix import LENGTHS, byte_tokenizer, random_row
+from simulmask_plugin.matrix import LENGTHS, byte_tokenizer
 from simulmask_plugin.picture import picture_of
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.prompts import Prompt, interleaved_prompt
+from simulmask_plugin.random_rows import random_row
 
 VOCAB = 320
 SOURCE, TARGET = "ein haus am see", "a house by it"

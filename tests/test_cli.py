@@ -33,6 +33,7 @@ RECORD_KEYS = [
     "source_units",
     "target_units",
     "max_abs_diff",
+    "stock_diff",
     "max_logit",
     "promised",
     "holds",

@@ -5,6 +5,7 @@ Every cell compares all scored rows, look-ahead rows included, of sentences of s
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from driving import POLICIES, THOROUGH, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
@@ -12,11 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import schedules, settings_of
 
-from simulmask_plugin.families import FAMILIES
+from simulmask_plugin.families import FAMILIES, tiny_model
 from simulmask_plugin.features import Row
+from simulmask_plugin.float64 import StayInFloat64
 from simulmask_plugin.layout import prefix_layout
-from simulmask_plugin.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
+from simulmask_plugin.parity import (
+    EXACT,
+    ParityResult,
+    compare,
+    promises_parity,
+    scored_rows,
+    stock_difference,
+    training_logits,
+)
 from simulmask_plugin.policies import roll_out
+from simulmask_plugin.random_rows import random_row
 from simulmask_plugin.streaming import StreamingSession
 from simulmask_plugin.units import split_units
 
@@ -171,6 +182,49 @@ def test_multi_path_has_parity_for_every_k(model_of, byte_level):
         for row in sentence_pairs():
             compare(model_of("llama", VOCAB, 0), encoder, row, result, policy_index=policy_index)
         assert_holds(result)
+
+
+def result_of(difference, **known):
+    result = ParityResult(rows=1, **known)
+    result.max_abs_diff = difference
+    return result
+
+
+@pytest.mark.parametrize(
+    "difference, known, holds",
+    [
+        (9e-5, {}, True),
+        (2e-4, {}, False),
+        (2e-4, {"stock_diff": 1e-4}, True),  # three times what stock does to itself
+        (4e-4, {"stock_diff": 1e-4}, False),
+        (9e-5, {"stock_diff": 0.0}, True),
+        (1e-10, {"dtype": torch.float64}, True),
+        (1e-6, {"dtype": torch.float64, "stock_diff": 1.0}, False),  # where rounding is no excuse
+    ],
+)
+def test_what_counts_as_equal(difference, known, holds):
+    assert result_of(difference, **known).holds == holds
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "mpt", "gemma2"])
+def test_stock_differs_from_itself_by_rounding_and_not_at_all_in_float64(name):
+    ids = np.random.default_rng(0).integers(3, 60, 40)
+    model = tiny_model(name, 60, 0)
+    assert stock_difference(model, ids) < 1e-4
+    with StayInFloat64():
+        assert stock_difference(model.double(), ids) < EXACT
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon", "mpt", "gemma2", "qwen3"])
+@pytest.mark.parametrize("layout", ["prefix", "slots"])
+def test_parity_is_exact_in_float64(byte_level, name, layout):
+    """Also in families whose norms go down to float32 by themselves."""
+    model, result = tiny_model(name, VOCAB, 0).double(), ParityResult(torch.float64)
+    encoder = encoder_of(byte_level, layout=layout, policy="wait_k", k=2)
+    with StayInFloat64():
+        compare(model, encoder, random_row(encoder, 6, 6, np.random.default_rng(0)), result)
+    assert result.holds
+    assert result.max_abs_diff < 1e-12
 
 
 def test_a_result_without_rows_holds_nothing():

@@ -6,8 +6,9 @@ from driving import encoder_of, llama_factory, session_of
 from test_cli import error
 
 from simulmask_plugin.families import tiny_config, tiny_model
-from simulmask_plugin.matrix import byte_tokenizer, random_row
+from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.parity import ParityResult, compare
+from simulmask_plugin.random_rows import random_row
 from simulmask_plugin.rope import check_rope, rope_types
 from simulmask_plugin.sessions import streaming_attention
 

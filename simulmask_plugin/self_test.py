@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import deepspeed
 
 from simulmask_plugin.alibi import additive_mask, prepare
 from simulmask_plugin.collator import SimulMaskCollator
@@ -132,17 +134,35 @@ def measure(model_type: str, values: str, attention: str) -> float | str:
         attention: the implementation that is tested.
     """
     try:
-        models = []
-        config = AutoConfig.for_model(model_type, **json.loads(values))
-        check_size(config)
-        # Stock eager attention is the definition, but for Falcon, whose eager one applies ALiBi twice.
-        stock = "sdpa" if family_of(config).name == "falcon" else "eager"
-        for implementation in (attention, stock):
-            config = AutoConfig.for_model(model_type, **json.loads(values))
-            models.append(random_model(config, 0, implementation))
-        pairs = [hidden_and_absent(*models), training_and_streaming(models[0])]
+        with whole_models():
+            return _measure(model_type, values, attention)
     except MODEL_ERRORS as error:
         return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Build models whole, also in a training with ZeRO-3, which has every model built in parts of several processes."""
+    known = deepspeed._hf_deepspeed_config_weak_ref
+    running = None if known is None else known()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if running is not None:
+            deepspeed.set_hf_deepspeed_config(running)
+
+
+def _measure(model_type: str, values: str, attention: str) -> float:
+    models = []
+    config = AutoConfig.for_model(model_type, **json.loads(values))
+    check_size(config)
+    # Stock eager attention is the definition, but for Falcon, whose eager one applies ALiBi twice.
+    stock = "sdpa" if family_of(config).name == "falcon" else "eager"
+    for implementation in (attention, stock):
+        config = AutoConfig.for_model(model_type, **json.loads(values))
+        models.append(random_model(config, 0, implementation))
+    pairs = [hidden_and_absent(*models), training_and_streaming(models[0])]
     return max(((ours - other).abs().max() / other.abs().max()).item() for ours, other in pairs)
 
 

@@ -13,7 +13,7 @@ from transformers.models.llama import modeling_llama
 from simulmask_plugin import self_test
 from simulmask_plugin.alibi import SEAMS, _mpt_attention
 from simulmask_plugin.families import FAMILIES, tiny_config
-from simulmask_plugin.self_test import check_takes_mask
+from simulmask_plugin.self_test import check_takes_mask, whole_models
 from simulmask_plugin.sessions import streaming_attention
 from simulmask_plugin.training_setup import load_training
 
@@ -114,3 +114,22 @@ def test_an_untried_family_that_takes_the_mask_is_used_with_a_warning(caplog):
 def test_an_untried_family_that_does_not_take_it_is_refused(model_type, attention, problem):
     with pytest.raises(ValueError, match=f"^{model_type} with .* does not take our mask.*{problem}.*not in the table"):
         check_takes_mask(AutoConfig.for_model(model_type), attention)
+
+
+def test_a_training_with_zero_3_asks_whole_models():
+    """There transformers would have every model built in the parts of several processes."""
+    from transformers.integrations import HfDeepSpeedConfig, deepspeed, is_deepspeed_zero3_enabled
+
+    running = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1})
+    try:
+        assert is_deepspeed_zero3_enabled()
+        with whole_models():
+            assert not is_deepspeed_zero3_enabled()
+        assert deepspeed.deepspeed_config() == running.config
+        with pytest.raises(KeyError), whole_models():
+            raise KeyError
+        assert is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+    with whole_models():
+        assert not is_deepspeed_zero3_enabled()

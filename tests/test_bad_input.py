@@ -134,6 +134,7 @@ def test_trainers_that_the_environment_chooses_are_refused_by_name(parse, monkey
     """With MCA, LLaMA-Factory's own check of arguments is another one; its main has a second such trainer."""
     parser = import_module("llamafactory.hparams.parser")
     monkeypatch.setattr(parser, "_TRAIN_MCA_ARGS", parser._TRAIN_ARGS)  # as where its adapter is installed
+    monkeypatch.setattr(parser, "is_megatron_bridge_available", lambda: True, raising=False)
     monkeypatch.setenv(name, "1")
     with pytest.raises(ValueError, match=f"{name}=1 does not work with the simulmask: block; unset it"):
         parse()

@@ -101,13 +101,16 @@ def clean_corpus(
         default: the file of pairs that is read where the options name none.
         keep_spacing: whether white space inside a text stays as it is; else every run of it becomes one space.
     """
-    pairs, cleaning = read_corpus(options, default=default), cleaning_of(options)
+    pairs, cleaning = list(read_corpus(options, default=default)), cleaning_of(options)
     kept, dropped = corpora.clean(pairs, replace(cleaning, keep_spacing=keep_spacing))
     num_read = len(kept) + dropped.total()
     if num_read == 0:
         raise ValueError("Expected pairs to prepare, got an input without any; check its path and its format.")
     if not kept:
         raise ValueError(f"No pair is left of {num_read} read; dropped: {dict(dropped)}. Loosen the cleaning.")
+    num_odd = sum(corpora.has_odd_space(pair.source) or corpora.has_odd_space(pair.target) for pair in pairs)
+    if num_odd:
+        print(f"no-break or other white space, which becomes a plain space: {num_odd:,} of {num_read:,} pairs")
     return kept[: options.limit], num_read, dropped
 
 

@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 from simulmask_plugin.atomic import write_text
 from simulmask_plugin.checks import check_number
 from simulmask_plugin.json_files import parse_json
+from simulmask_plugin.pieces import SENTENCE_PIECE
 from simulmask_plugin.texts import existing, is_blank, numbered_lines
 from simulmask_plugin.units import CHARACTER, WORD, split_units
 
@@ -235,6 +236,11 @@ def clean(pairs: Iterable[Pair], cleaning: Cleaning) -> tuple[list[Pair], Counte
             seen.add((source, target))
         kept.append(Pair(source, target, pair.where))
     return kept, dropped
+
+
+def has_odd_space(text: str) -> bool:
+    """Whether white space other than a plain space or a tab stands inside a text; in units it is a plain space."""
+    return any(letter.isspace() and letter not in " \t" or letter == SENTENCE_PIECE for letter in text.strip())
 
 
 def split_off(pairs: list[Item], *, num_valid: int, seed: int) -> tuple[list[Item], list[Item]]:

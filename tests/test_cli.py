@@ -370,6 +370,7 @@ def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
     monkeypatch.setattr("simulmask_plugin.parity.TOLERANCE", 0.0)
+    monkeypatch.setattr("simulmask_plugin.parity.STOCK_SHARE", 0.0)
     assert main(["parity", "--family", "bloom", "--examples", "1"]) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output

@@ -131,3 +131,11 @@ def test_interrupted_script_ends_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="130"):
         options.run(parser, interrupt)
     assert capsys.readouterr().err == "prepare.py: interrupted; a file is written whole or not at all.\n"
+
+
+@pytest.mark.parametrize(("odd", "counted"), [("\u00a0", True), ("\u202f", True), ("▁", True), (" ", False)])
+def test_white_space_that_becomes_a_plain_space_is_counted(tmp_path, odd, counted):
+    write(tmp_path / "a.tsv", f"10{odd}000 Leute\t10 000 people\nein Haus\ta house\n")
+    out = run("prepare_mt_test_data.py", "--pairs", "a.tsv", "--output", ".", "--name", "a", cwd=tmp_path)
+    assert ("which becomes a plain space: 1 of 2 pairs" in out) == counted
+    assert (tmp_path / "a.source").read_text() == "10 000 Leute\nein Haus\n"

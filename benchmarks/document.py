@@ -22,11 +22,12 @@ from simulmask_plugin.atomic import replacing
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.document import Document
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.schedule import Action
 
 WORDS, WRITTEN = 6, 7

@@ -23,11 +23,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.families import tiny_config
 from simulmask_plugin.features import to_feature
 from simulmask_plugin.layout import Example
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 VOCABULARY = 6000

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import schedule
 from simulmask_plugin.characters import needs_space
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.cost import session_flops
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.loading import weights_of
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import LATENCIES
 from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
 from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units, split_units

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulmask_plugin.config import CHUNKED, FILE_NAME, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, SimulMaskConfig
 from simulmask_plugin.dataset_info import check_entries
 from simulmask_plugin.families import (
     FLASH_ATTN,
@@ -21,6 +21,7 @@ from simulmask_plugin.families import (
     text_config,
 )
 from simulmask_plugin.losses import has_own_loss
+from simulmask_plugin.model_settings import FILE_NAME
 from simulmask_plugin.pissa import check_adapter, check_pissa
 from simulmask_plugin.quantization import check_bitsandbytes
 from simulmask_plugin.rope import check_rope

@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN
 from simulmask_plugin.families import family_of
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.feeding import ORDER, Feeder
 from simulmask_plugin.layout import SequenceLayout
 from simulmask_plugin.loading import weights_of
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.parity import training_logits as run_training
 from simulmask_plugin.picture import LOOK_AHEAD_MARK, Picture, num_read_text, picture_of, shorten_prompt, visible

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt, escape, interleaved_prompt, plain_prompt
 
 SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from simulmask_plugin.chunked import chunked_layout
-from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, SimulMaskConfig
 from simulmask_plugin.features import ScheduleSampler, from_feature
 from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout, prefix_layout
 from simulmask_plugin.masks import PADDING
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.positions import position_ids
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import slots_layout

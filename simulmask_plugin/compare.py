@@ -22,12 +22,12 @@ import yaml
 from simulmask_plugin.atomic import write_text
 from simulmask_plugin.checkpoints import TRAINER_STATE, newest_whole
 from simulmask_plugin.comparison import Comparison, Run, Training
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.digests import Digests
 from simulmask_plugin.evaluation import evaluate
 from simulmask_plugin.evaluation_config import resolve
 from simulmask_plugin.json_files import read_json
 from simulmask_plugin.machine import check_device
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.programs import run_program
 from simulmask_plugin.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.sessions import Decision

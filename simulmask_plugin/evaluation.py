@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.curves import draw_curve
 from simulmask_plugin.digests import Digests, model_files
 from simulmask_plugin.evaluation_config import (
@@ -22,6 +21,7 @@ from simulmask_plugin.evaluation_config import (
     resolve,
 )
 from simulmask_plugin.machine import check_device
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.progress import Bars
 from simulmask_plugin.report import write_report

@@ -12,10 +12,10 @@ from sacrebleu.metrics import BLEU
 from transformers import AutoTokenizer
 
 from simulmask_plugin.checks import MOST_AT_ONCE, MOST_TOKENS, check_integer
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.extra_metrics import ExtraMetric
 from simulmask_plugin.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
 from simulmask_plugin.machine import device_of
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.sessions import Decision, document_of, streaming_attention
 from simulmask_plugin.texts import check_sentences, read_text
 from simulmask_plugin.units import CHARACTER, WORD, NotEncodable, UnitTokenizer

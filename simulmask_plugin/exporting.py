@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import check_special_tokens
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.pissa import check_adapter
 
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 from simulmask_plugin import __version__
 from simulmask_plugin.arguments import attention_of, check_arguments, check_model, is_flat
 from simulmask_plugin.chat_prompt import trained_settings
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig, parse_block
+from simulmask_plugin.config import SimulMaskConfig, parse_block
 from simulmask_plugin.description import describe_training
 from simulmask_plugin.exporting import arguments_with_template, check_tokenizer, exported_settings, save_settings
 from simulmask_plugin.families import family_of
 from simulmask_plugin.machine import check_kernels, check_torchrun, check_training
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.training_data import COLUMNS, FORMATTING, load_dataset
 
 if TYPE_CHECKING:

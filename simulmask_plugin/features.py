@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from simulmask_plugin.chunked import check_first_read, join_chunks
-from simulmask_plugin.config import CHUNKED, FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, SimulMaskConfig
 from simulmask_plugin.layout import Example
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.policies import SCHEDULE, Policy, roll_out
 from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END, check_latency

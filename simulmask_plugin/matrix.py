@@ -18,12 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from simulmask_plugin.chat_prompt import resolve_prompt
-from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.float64 import StayInFloat64
 from simulmask_plugin.loading import weights_of
 from simulmask_plugin.merge_check import make_room
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.parity import (
     STOCK_SHARE,
     TOLERANCE,

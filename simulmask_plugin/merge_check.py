@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.layout import SequenceLayout
 from simulmask_plugin.loading import weights_of
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.prompts import READ_END, WRITE_END

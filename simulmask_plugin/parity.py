@@ -16,10 +16,11 @@ from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked import chunks_of
 from simulmask_plugin.chunked_session import ChunkedSession, chunk_limit
 from simulmask_plugin.collator import SimulMaskCollator, lay_out
-from simulmask_plugin.config import CHUNKED, ModelSettings
+from simulmask_plugin.config import CHUNKED
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.features import ExampleEncoder, Row, schedule_of
 from simulmask_plugin.layout import IGNORE_INDEX, Example, SequenceLayout
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prefix_pairs import prefix_pairs
 from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.recompute_session import RecomputeSession

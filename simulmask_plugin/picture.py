@@ -14,10 +14,11 @@ from rich.text import Text
 
 from simulmask_plugin.chunked import NOT_READ_END
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import CHUNKED, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import CHUNKED, SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row, features_of, from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX, SequenceLayout, prefix_parts
 from simulmask_plugin.masks import may_attend
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import READ_END
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import Slot, slots_of

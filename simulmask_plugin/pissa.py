@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.json_files import read_json
+from simulmask_plugin.model_settings import ModelSettings
 
 BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
 """Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and as plain LoRA over the base."""

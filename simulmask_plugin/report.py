@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.atomic import write_text
-from simulmask_plugin.config import DEFAULTS, ModelSettings
+from simulmask_plugin.config import DEFAULTS
 from simulmask_plugin.evaluation_config import TOKENIZER_PACKAGES, EvaluationConfig, counting
 from simulmask_plugin.languages import UNSPACED
 from simulmask_plugin.measures import MEASURES, number_text
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.scores import Score
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.trained_on import TrainedOn

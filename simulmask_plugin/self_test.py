@@ -23,11 +23,12 @@ from transformers.integrations import deepspeed
 
 from simulmask_plugin.alibi import additive_mask, prepare
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.delivery import mask_argument
 from simulmask_plugin.families import family_of, is_multimodal, random_model, tiny_values
 from simulmask_plugin.feeding import FedRow, Feeder
 from simulmask_plugin.layout import Example, prefix_layout
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.parity import training_logits
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule

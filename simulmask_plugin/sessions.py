@@ -11,10 +11,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from simulmask_plugin.checks import MOST_AT_ONCE, MOST_UNITS, check_integer
 from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, ModelSettings, check_threshold
+from simulmask_plugin.config import CHUNKED, MODEL_DRIVEN, check_threshold
 from simulmask_plugin.document import Document
 from simulmask_plugin.families import check_attention, family_of
 from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.policies import Policy, parameters_of
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.recompute_session import RecomputeSession

@@ -15,9 +15,10 @@ from simulmask_plugin.adapters import check_oft, check_tokens_trained, lora_conf
 from simulmask_plugin.chat_prompt import trained_settings
 from simulmask_plugin.checkpoints import has_optimizer
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.families import check_attention, text_config
 from simulmask_plugin.features import check_rows, check_special_tokens
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.pissa import PissaCallback
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.quantization import check_quantized, quantizable

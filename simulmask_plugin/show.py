@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.chat_prompt import resolve_prompt
-from simulmask_plugin.config import FILE_NAME, MODEL_DRIVEN, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import MODEL_DRIVEN, SimulMaskConfig
 from simulmask_plugin.features import Row, whole_schedule
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.picture import describe_schedule, draw, mask_text, shorten_prompt, title, to_json, token_table
 from simulmask_plugin.pieces import SENTENCE_PIECE
 from simulmask_plugin.policies import SCHEDULE

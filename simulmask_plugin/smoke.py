@@ -20,9 +20,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from simulmask_plugin import stand_ins
 from simulmask_plugin.arguments import check_model
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.features import ExampleEncoder, Row
 from simulmask_plugin.json_files import read_json
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.programs import ProgramFailed, run_program
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.sessions import Decision, open_session, streaming_attention

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.checks import MOST_AT_ONCE, check_integer, check_name
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.dataset_info import listed_entries
 from simulmask_plugin.digests import Digests, model_files
 from simulmask_plugin.evaluation_config import EvaluationConfig, check_for_model
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.sessions import Decision
 from simulmask_plugin.yaml_files import check_keys, read_yaml, yaml_text

@@ -22,11 +22,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.chunked import NOT_READ_END
 from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.families import is_multimodal
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.losses import has_own_loss, interleaved_loss
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.sampling import ShuffledGroups
 

@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.data_files import check_file, check_rows, files_of
 from simulmask_plugin.features import FEATURE_COLUMNS, ExampleEncoder, Row, features_of, longest_layout, row_of
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
 from simulmask_plugin.texts import is_blank
 from simulmask_plugin.trained_on import TrainedOn

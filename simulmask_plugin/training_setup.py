@@ -12,10 +12,11 @@ from typing import Any
 
 from simulmask_plugin import factory
 from simulmask_plugin.arguments import attention_of
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.data_files import check_file, check_rows
 from simulmask_plugin.environment import check_hook
 from simulmask_plugin.features import Row, row_of
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_prompts
 from simulmask_plugin.yaml_files import read_yaml
 

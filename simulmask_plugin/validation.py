@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from simulmask_plugin.arguments import check_model
-from simulmask_plugin.config import ModelSettings
 from simulmask_plugin.description import describe_block
 from simulmask_plugin.families import check_positions, family_of, text_config
 from simulmask_plugin.features import Row, check_rows, whole_schedule
 from simulmask_plugin.json_files import read_json
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.prompts import OFFLINE_LATENCY
 from simulmask_plugin.sessions import Decision

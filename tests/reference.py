@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.layout import Example
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import interleaved_prompt, plain_prompt
 from simulmask_plugin.schedule import Action
 

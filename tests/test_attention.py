@@ -10,11 +10,12 @@ from driving import encoder_of
 
 from simulmask_plugin.attention import compare_attention
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import Row
 from simulmask_plugin.feeding import Feeder
 from simulmask_plugin.matrix import LENGTHS, byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.picture import picture_of
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.prompts import Prompt, interleaved_prompt

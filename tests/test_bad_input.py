@@ -8,9 +8,10 @@ import pytest
 from datasets import Dataset
 
 from simulmask_plugin import factory, training_data
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.families import check_attention, check_positions, tiny_config
 from simulmask_plugin.features import ExampleEncoder
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.sessions import Decision
 

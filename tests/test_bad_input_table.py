@@ -17,7 +17,8 @@ from driving import llama_factory, write_setup
 
 from simulmask_plugin import compare, evaluation
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 pytestmark = llama_factory

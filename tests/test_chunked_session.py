@@ -361,8 +361,9 @@ def test_finished_source_takes_no_more(llama, with_ends):
 
 
 def test_latency_and_languages_reach_the_prompt(llama, with_ends):
-    from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+    from simulmask_plugin.config import SimulMaskConfig
     from simulmask_plugin.features import ExampleEncoder
+    from simulmask_plugin.model_settings import ModelSettings
     from simulmask_plugin.prompts import Prompt, interleaved_prompt
 
     prompt = interleaved_prompt(Prompt("{source_lang}-{target_lang} {latency}:", "\nAs:"))

@@ -12,9 +12,10 @@ from driving import llama_factory, write_setup
 
 from simulmask_plugin import environment, matrix
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import ROWS, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, tiny_model
 from simulmask_plugin.matrix import WAIT_K, byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.parity import compare
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.startup import LlamaFactoryFinder

@@ -6,7 +6,8 @@ from dataclasses import asdict, fields
 import pytest
 from driving import POLICIES
 
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig, parse_block, parse_k
+from simulmask_plugin.config import SimulMaskConfig, parse_block, parse_k
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 BLOCKS = [

@@ -7,10 +7,11 @@ from driving import encoder_of
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.choosing import ChunkChooser
 from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.document import Document
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.feeding import POSITION
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.schedule import Action
 from simulmask_plugin.sessions import Decision, open_session

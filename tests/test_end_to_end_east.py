@@ -6,7 +6,7 @@ import pytest
 import torch
 from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE1, losses
 
-from simulmask_plugin.config import ModelSettings
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import READ_END, WRITE_END
 from simulmask_plugin.trained_on import TrainedOn
 

@@ -9,10 +9,11 @@ from tokenizers import normalizers
 
 from simulmask_plugin import evaluation as evaluation_module
 from simulmask_plugin import evaluation_config
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
 from simulmask_plugin.families import tiny_config
 from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.scores import Score

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, settings_of
 
 from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.features import (
     FEATURE_COLUMNS,
     ExampleEncoder,
@@ -24,6 +24,7 @@ from simulmask_plugin.features import (
     to_feature,
 )
 from simulmask_plugin.layout import Example
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor

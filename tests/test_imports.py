@@ -25,6 +25,7 @@ STDLIB_ONLY = [
     "trained_on",
     "settings_file",
     "config",
+    "model_settings",
     "chunks",
 ]
 """Import nothing but the standard library and each other, so that a wrong YAML is refused without delay."""

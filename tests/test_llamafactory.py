@@ -12,8 +12,8 @@ import pytest
 from driving import llama_factory
 from in_process import ROWS, losses
 
-from simulmask_plugin.config import FILE_NAME
 from simulmask_plugin.merge_check import verify_merge
+from simulmask_plugin.model_settings import FILE_NAME
 
 pytestmark = llama_factory
 

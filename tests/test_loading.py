@@ -11,7 +11,8 @@ from driving import llama_factory, write_setup
 
 import simulmask_plugin
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 pytestmark = llama_factory

@@ -8,10 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import FILE_NAME, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.merge_check import Stored, check_logits
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 SETTINGS = ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("T:", "\nA:"))

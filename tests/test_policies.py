@@ -13,7 +13,8 @@ from reference import actions, average_lagging, lengths
 
 from simulmask_plugin import config
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.policies import (
     POLICIES,
     decide,

@@ -10,8 +10,9 @@ from PIL import Image
 
 from simulmask_plugin import drawing
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

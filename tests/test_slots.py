@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ROWS, ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import ROWS, SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.features import from_feature, to_feature
 from simulmask_plugin.layout import IGNORE_INDEX
 from simulmask_plugin.masks import may_attend
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.positions import position_ids
 from simulmask_plugin.prompts import Prompt

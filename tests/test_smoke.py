@@ -8,10 +8,11 @@ from driving import llama_factory, write_setup
 
 from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import Row
 from simulmask_plugin.matrix import byte_tokenizer
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.programs import ProgramFailed
 from simulmask_plugin.smoke import Options, _losses, _stream, adapt
 from simulmask_plugin.smoke_plan import Machine

@@ -7,11 +7,12 @@ from driving import FAMILY_ATTENTION
 
 from simulmask_plugin.alibi import prepare
 from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+from simulmask_plugin.config import SimulMaskConfig
 from simulmask_plugin.delivery import training_inputs
 from simulmask_plugin.families import tiny_model
 from simulmask_plugin.features import to_feature
 from simulmask_plugin.layout import Example
+from simulmask_plugin.model_settings import ModelSettings
 from simulmask_plugin.prompts import Prompt
 
 VOCABULARY = 50

@@ -349,8 +349,9 @@ def test_another_k_at_inference_has_the_rows_that_training_with_it_would_have(ll
 
 
 def test_languages_of_the_session_reach_the_prompt(llama, byte_level):
-    from simulmask_plugin.config import ModelSettings, SimulMaskConfig
+    from simulmask_plugin.config import SimulMaskConfig
     from simulmask_plugin.features import ExampleEncoder
+    from simulmask_plugin.model_settings import ModelSettings
     from simulmask_plugin.prompts import Prompt
 
     settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", " {target_lang}:"))

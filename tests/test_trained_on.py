@@ -12,10 +12,10 @@ from test_agents import parse
 from simulmask_plugin import attention
 from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import FILE_NAME, ModelSettings
 from simulmask_plugin.features import ExampleEncoder
 from simulmask_plugin.matrix import byte_tokenizer
 from simulmask_plugin.merge_check import make_inputs
+from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.prompts import Prompt
 from simulmask_plugin.random_rows import random_row
 from simulmask_plugin.sessions import Decision, open_session

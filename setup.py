@@ -86,6 +86,7 @@ setup(
         "packaging",
         "pandas",
         "psutil",
+        "regex",
         "pyyaml",
         "rich",
         "sacrebleu",

@@ -129,6 +129,20 @@ def test_new_tokens_that_the_adapter_lacks_fail(tmp_path, capsys):
     assert "additional_target" in failed["logits"]
 
 
+def test_published_tokenizer_with_more_tokens_than_the_model_has_rows_passes(tmp_path, capsys):
+    """Nothing is ever encoded with them; where the merge brings new tokens they need rows."""
+    make(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<1>", "<2>"], special_tokens=True)
+    for folder in ("base", "adapter", "merged"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    assert verify(capsys, tmp_path) == (0, {})
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    code, failed = verify(capsys, tmp_path)
+    assert (code, set(failed)) == (1, {"vocabulary", "logits"})
+    assert failed["logits"] == "not compared: 2 tokens have no row"
+
+
 def test_other_tokenizer_fails(tmp_path, capsys):
     make(tmp_path)
     tokenizer = byte_tokenizer()

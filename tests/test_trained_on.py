@@ -337,5 +337,5 @@ def test_validate_shows_the_prompt_that_will_be_used(folders, evaluation, capsys
 
 def test_merged_models_of_several_pairs_are_compared_in_one_of_them(folders):
     tokenizer = byte_tokenizer()
-    first = make_inputs(ModelSettings.load(folders["several"]), tokenizer).layouts[0].input_ids
+    first = make_inputs(ModelSettings.load(folders["several"]), tokenizer, len(tokenizer)).layouts[0].input_ids
     assert tokenizer.decode(first).startswith("Chinese English")

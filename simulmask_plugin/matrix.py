@@ -249,6 +249,7 @@ def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subjec
         load,
         AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
         tuple(_cells(settings, family, matrix)),
+        is_real=True,
     )
 
 

@@ -11,6 +11,7 @@ import yaml
 from driving import llama_factory, write_setup
 
 from simulmask_plugin import environment, matrix
+from simulmask_plugin.chat_prompt import resolve_prompt
 from simulmask_plugin.cli import main
 from simulmask_plugin.config import ROWS, SimulMaskConfig
 from simulmask_plugin.families import FAMILIES, tiny_model
@@ -390,3 +391,16 @@ def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
 )
 def test_bad_options_of_parity(capsys, options, message):
     assert message in error(capsys, "parity", *options)
+
+
+def test_parity_of_a_model_is_shown_beside_what_stock_does_to_itself(tmp_path, capsys):
+    tiny_model("llama", len(byte_tokenizer()), 0).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    block = SimulMaskConfig.from_dict({"policy": "offline"})
+    ModelSettings(block, resolve_prompt(block, None, byte_tokenizer())).save(tmp_path)
+    options = ["parity", "--model", str(tmp_path), "--examples", "1", "--length", "64", "--json"]
+    assert main(options) == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert all(0 <= cell["stock_diff"] < 1e-4 for cell in cells)
+    assert main([*options, "--float64"]) == 0
+    assert all(cell["max_abs_diff"] < 1e-12 for cell in json.loads(capsys.readouterr().out))

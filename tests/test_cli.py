@@ -399,8 +399,9 @@ def test_parity_of_a_model_is_shown_beside_what_stock_does_to_itself(tmp_path, c
     block = SimulMaskConfig.from_dict({"policy": "offline"})
     ModelSettings(block, resolve_prompt(block, None, byte_tokenizer())).save(tmp_path)
     options = ["parity", "--model", str(tmp_path), "--examples", "1", "--length", "64", "--json"]
-    assert main(options) == 0
-    cells = json.loads(capsys.readouterr().out)
-    assert all(0 <= cell["stock_diff"] < 1e-4 for cell in cells)
     assert main([*options, "--float64"]) == 0
-    assert all(cell["max_abs_diff"] < 1e-12 for cell in json.loads(capsys.readouterr().out))
+    printed = capsys.readouterr().out
+    exact = json.loads(printed[printed.index("[\n") :])  # DeepSpeed may have greeted
+    assert all(cell["max_abs_diff"] < 1e-12 for cell in exact)
+    assert main(options) == 0
+    assert all(0 <= cell["stock_diff"] < 1e-4 for cell in json.loads(capsys.readouterr().out))

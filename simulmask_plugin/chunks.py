@@ -25,7 +25,7 @@ from itertools import accumulate, groupby, pairwise, product
 from operator import itemgetter
 
 from simulmask_plugin.prompts import LATENCIES
-from simulmask_plugin.units import CHARACTER, WORD, split_units
+from simulmask_plugin.units import WORD, split_units
 
 Link = tuple[int, int]
 """Source unit and target unit that translate each other, counted from 0."""
@@ -146,10 +146,14 @@ def cut_text(text: str, unit: str, ends: Sequence[int]) -> list[str]:
     Raises:
         ValueError: the last end is not the number of units.
     """
-    units = re.findall(r"\s*\S" if unit == CHARACTER else r"\s*\S+", text.strip())
-    if ends[-1] != len(units):
-        raise ValueError(f"Expected ends up to the {len(units)} units ({unit}) of {text!r}, got {list(ends)}.")
-    return ["".join(units[start:end]) for start, end in pairwise((0, *ends))]
+    text = text.strip()
+    places = [0]  # where each unit ends; before the next there is nothing but white space
+    for one in split_units(text, unit):
+        places.append(text.index(one, places[-1]) + len(one))
+    if ends[-1] != len(places) - 1:
+        raise ValueError(f"Expected ends up to the {len(places) - 1} units ({unit}) of {text!r}, got {list(ends)}.")
+    places[-1] = len(text)
+    return [text[places[start] : places[end]] for start, end in pairwise((0, *ends))]
 
 
 def chunk_row(

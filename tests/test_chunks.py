@@ -112,7 +112,8 @@ def test_crossed_counts_no_link_that_shares_a_word():
         ("Ein Hund läuft .", "word", [2, 4], ["Ein Hund", " läuft ."]),
         ("  10\u00a0000\tJahre  später \n", "word", [2, 4], ["10\u00a0000", "\tJahre  später"]),
         ("👍🏽 gut", "word", [1, 2], ["👍🏽", " gut"]),
-        ("我有 iPad。", "character", [1, 3, 7], ["我", "有 i", "Pad。"]),
+        ("我有 iPad。", "character", [1, 3, 4], ["我", "有 iPad", "。"]),
+        ("a▁b c", "word", [1, 3], ["a", "▁b c"]),
     ],
 )
 def test_cut_text(text, unit, ends, chunks):

@@ -46,6 +46,7 @@ def test_program_that_outlives_its_caller_is_not_run_beside_itself(tmp_path):
 PARENT = """
 import pathlib, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has its program ignore it
 from concurrent.futures import ThreadPoolExecutor
 from simulmask_plugin import cli, programs
 child = "import subprocess; subprocess.run(['sleep', '60'])"

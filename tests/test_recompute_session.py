@@ -27,7 +27,7 @@ class FromScratch:
     def __init__(self, model, encoder, source, policy):
         self.model, self.policy = model, policy
         self.before, self.header, _ = encoder.frame(None, None)
-        self.source = encoder.source_units(source, first=True)
+        self.source = encoder.source_units(source, before="")
         self.rows = 0
 
     def __call__(self, index, kind, logits):

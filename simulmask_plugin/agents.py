@@ -103,7 +103,8 @@ class SimulMaskAgent(TextToTextAgent):
         """Begin a new sentence."""
         super().reset()
         self.num_taken, self.num_sent, self.seconds = 0, 0, 0.0
-        self.sent, self.opens = "", True  # the end of what was sent; whether white space may stand before what follows
+        self.sent = ""  # the end of it
+        self.opens = self.encoder.target.unit != TOKEN  # whether white space may stand before what is sent next
         self.session = open_session(
             self.model,
             self.encoder,
@@ -148,9 +149,12 @@ class SimulMaskAgent(TextToTextAgent):
 
     def _with_spaces(self, text: str) -> str:
         """The text with no-break spaces, as in "iPhone 15": plain ones SimulEval deletes where it counts characters."""
+        if not text:
+            return text
         text = join_units(split_units(text, CHARACTER), CHARACTER)
         space = " " * (bool(self.sent) and self.opens and needs_space(self.sent, text))
         self.sent = (self.sent + space + text)[-TAIL:]
+        self.opens = self.encoder.target.unit != TOKEN
         return (space + text).replace(" ", "\N{NO-BREAK SPACE}")
 
     def _whole_words(self) -> list[str]:
@@ -159,7 +163,7 @@ class SimulMaskAgent(TextToTextAgent):
         if not self.session.finished:
             ids = ids[: self.encoder.target.num_complete(ids, COUNTED_IN[self.options.eval_latency_unit])]
         self.num_sent += len(ids)
-        self.opens = bool(ids) and self.encoder.target.opens_word[ids[0]]
+        self.opens |= bool(ids) and self.encoder.target.opens_word[ids[0]]  # perhaps the space alone
         return self.encoder.target.text(ids).split()
 
     def _log(self) -> None:

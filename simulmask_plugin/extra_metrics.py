@@ -72,7 +72,8 @@ def run_metrics(
     files = {name: directory / f"{name}.txt" for name in FILES[:3]} | {"instances": directory / "instances.log"}
     if metrics:
         for name, key in zip(FILES, ("source", "prediction", "reference"), strict=False):
-            write_text(files[name], "".join(f"{one[key].strip()}\n" for one in instances))
+            # without the no-break spaces that SimulEval would have deleted as plain ones
+            write_text(files[name], "".join(" ".join(one[key].split()) + "\n" for one in instances))
     store = directory / "extra_metrics.json"
     known = _read(store)
     for name, value in metrics.items():

@@ -8,6 +8,7 @@ from simuleval.data.segments import TextSegment
 
 from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.families import FAMILIES
+from simulmask_plugin.units import UnitTokenizer
 
 
 def parse(model, *options):
@@ -73,3 +74,23 @@ def test_a_model_that_writes_tokens_sends_whole_words(model_of, byte_level, tmp_
     source = ["a", "b", "c", "d"]
     sent = [agent.pushpop(TextSegment(content=word, finished=word == source[-1])).content for word in source]
     assert [text or "" for text in sent] == expected
+
+
+@pytest.mark.parametrize("units", ["character", "token"])
+@pytest.mark.parametrize("k", [1, 9])
+def test_spaces_between_runs_survive_where_simuleval_counts_characters(model_of, byte_level, tmp_path, units, k):
+    """SimulEval deletes plain spaces there, and the reference that it counts has them."""
+    model_of("llama", len(byte_level), 0).save_pretrained(tmp_path)
+    byte_level.save_pretrained(tmp_path)
+    settings_of(policy="wait_k", k=k, target_units=units).save(tmp_path)
+    options = parse(tmp_path)
+    options.eval_latency_unit = "char"
+    agent = SimulMaskAgent(options)
+    target = "我用iPhone 15 Pro。 是"
+    encode = UnitTokenizer(byte_level, "character" if units == "character" else "word").encode_all
+    ids = [i for unit in encode(target, spaced=False) for i in unit]
+    agent.session.choose = lambda logits, index, opening: [*ids, byte_level.eos_token_id][index]
+    source = [*"abcdefghi", *"abcdefghi", *"abcdefghi", *"abcdefghi"]
+    sent = [agent.pushpop(TextSegment(content=word, finished=i == len(source) - 1)) for i, word in enumerate(source)]
+    prediction = "".join((one.content or "").replace(" ", "") for one in sent)  # as SimulEval joins it
+    assert prediction.replace("\N{NO-BREAK SPACE}", " ") == "我用iPhone 15 Pro。是"

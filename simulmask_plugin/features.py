@@ -21,7 +21,7 @@ from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE
 from simulmask_plugin.schedule import ReadSchedule
 from simulmask_plugin.slots import num_positions
 from simulmask_plugin.texts import is_blank
-from simulmask_plugin.units import Tokenizer, UnitTokenizer, split_units
+from simulmask_plugin.units import NotEncodable, Tokenizer, UnitTokenizer, encode_inside, split_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class ExampleEncoder:
         """
         pair = self.settings.pair(source_lang, target_lang)
         texts = self.settings.prompt.render(*pair, latency or OFFLINE_LATENCY)
-        before, header, after = (self.tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        before = self.tokenizer.encode(texts[0], add_special_tokens=False)
+        header, after = (encode_inside(self.tokenizer, text) for text in texts[1:])
         return before, header, after
 
     def source_units(self, text: str, *, before: str) -> list[list[int]]:
@@ -95,6 +96,12 @@ class ExampleEncoder:
         target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
         if self.settings.config.layout not in CHUNKED:  # there, units of characters end where the next token says so
             target = self.target.cut([token for ids in target for token in ids])
+        if self.settings.config.layout == "turns" and any(next_header[0] in ids for ids in target):
+            piece = self.tokenizer.convert_ids_to_tokens(next_header[:1])[0]
+            raise NotEncodable(
+                f"The target holds the token {piece!r}, with which next_header begins: a session would end its WRITE "
+                "there; choose another next_header."
+            )
         parts = [before, *source, header, *target, [self.tokenizer.eos_token_id]]
         return Example(
             input_ids=np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),

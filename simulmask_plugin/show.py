@@ -40,8 +40,11 @@ class WordTokenizer:
         self.eos_token_id = self.words.index(END_OF_SENTENCE)
 
     def encode(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
-        """Ids of the words of a text; white space has none."""
-        return [self.words.index(word) for word in text.split()]
+        """Ids of the words of a text; white space has none. What is glued to the letter before it is a word, too."""
+        first, *rest = text.split() or [""]
+        glued = first not in self.words and first.startswith(LETTER)
+        words = [LETTER, first.removeprefix(LETTER), *rest] if glued else [first, *rest]
+        return [self.words.index(word) for word in words if word]
 
     def decode(self, token_ids: Sequence[int], *, clean_up_tokenization_spaces: bool = False) -> str:
         """The words, with a space between them."""

@@ -49,6 +49,18 @@ class NotEncodable(ValueError):
     """A text that the tokenizer cannot encode unit by unit."""
 
 
+def encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids, special tokens among them, of text that stands inside a sequence.
+
+    Where a text begins, SentencePiece puts a space before it, which is no part of a header.
+    """
+    before = tokenizer.encode(LETTER, add_special_tokens=False)
+    ids = tokenizer.encode(LETTER + text, add_special_tokens=False)
+    if ids[: len(before)] == before:
+        return ids[len(before) :]
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
 def split_units(text: str, unit: str) -> list[str]:
     """Cut a text into its units: words (or tokens, word by word) at white space, or characters.
 

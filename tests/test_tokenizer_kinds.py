@@ -1,13 +1,16 @@
 """Tokenizers of many families: what is trained on is what is streamed, and comes back as it went in."""
 
+from dataclasses import replace
+
 import pytest
-from driving import encoder_of
+from driving import assert_holds, encoder_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, SENTENCES, tokenizer_of
 
-from simulmask_plugin.features import Row
-from simulmask_plugin.units import CHARACTER, TOKEN, WORD, UnitTokenizer, join_units, split_units
+from simulmask_plugin.features import ExampleEncoder, Row
+from simulmask_plugin.parity import ParityResult, compare
+from simulmask_plugin.units import CHARACTER, TOKEN, WORD, NotEncodable, UnitTokenizer, join_units, split_units
 
 TEXTS = [
     *SENTENCES,
@@ -106,3 +109,32 @@ def test_letter_that_marks_spaces_in_other_vocabularies_opens_no_word():
     (word,) = units.encode("aĠa", spaced=True)
     assert units.text(word) == "aĠa"
     assert [units.opens_word[i] for i in word] == [True] + [False] * (len(word) - 1)
+
+
+@pytest.mark.parametrize("layout", ["prefix", "slots", "turns"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sessions_have_parity_whatever_the_tokenizer(kind, layout, model_of):
+    """Also where a word begins with a space alone ("▁", "30"), with which no header may begin."""
+    tokenizer = tokenizer_of(kind)
+    encoder, result = encoder_of(tokenizer, layout=layout, policy="wait_k", k=2), ParityResult()
+    row = Row("Es sind 30 Hunde - „süß“ 我用iPhone", "There are 30 dogs - “sweet” 5 😀 .", None, None)
+    compare(model_of("llama", len(tokenizer), 0), encoder, row, result)
+    assert_holds(result)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_header_inside_a_sequence_has_no_space_before_it(kind):
+    tokenizer = tokenizer_of(kind)
+    encoder = encoder_of(tokenizer, layout="turns", policy="wait_k", k=2)
+    for text, ids in zip(("\nAs:", "\nUs:"), encoder.frame(None, None)[1:], strict=True):
+        assert tokenizer.encode(f"x{text}", add_special_tokens=False)[-len(ids) :] == ids
+        assert UnitTokenizer(tokenizer, TOKEN)._bytes(ids) == text.encode()
+
+
+def test_target_in_which_a_session_would_see_the_next_header_is_not_encoded():
+    tokenizer = tokenizer_of("gpt2")
+    settings = encoder_of(tokenizer, layout="turns", policy="wait_k", k=2).settings
+    encoder = ExampleEncoder(tokenizer, replace(settings, prompt=replace(settings.prompt, next_header=" .")))
+    with pytest.raises(NotEncodable, match=r"holds the token 'Ġ\.', with which next_header begins: .* choose another"):
+        encoder.encode(Row("a b", "oui .", None, None))
+    encoder.encode(Row("a b", "oui.", None, None))

@@ -77,6 +77,15 @@ def test_losses_are_those_of_the_plain_training(bench, base, plain, feature):
     assert (output / FILE_NAME).is_file()
 
 
+def test_tensorboard_has_the_losses(bench, base, plain):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = bench.train("events", base, **FULL, report_to="tensorboard", logging_dir=str(bench.folder / "events_log"))
+    (file,) = [path for folder in (output, bench.folder / "events_log") for path in folder.rglob("events.out.*")]
+    events = EventAccumulator(str(file)).Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(plain)
+
+
 OTHER = {
     "max_samples": {"max_samples": 4},
     "disable_shuffling": {"disable_shuffling": True},

@@ -27,12 +27,13 @@ def check_integer(what: str, value: object, *, least: int, most: int | None = No
         most: the largest; None: there is none.
         unit: says what it counts.
     """
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    is_large = is_integer and most is not None and value > most  # type: ignore[operator]
-    if not is_integer or is_large or value < least:  # type: ignore[operator]
-        counted = f" ({unit})" if unit else ""
-        end = f" and at most {most}" if is_large else ""
-        raise ValueError(f"{what} must be an integer of at least {least}{end}{counted}, got {value!r}.")
+    end = ""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        if most is None or value <= most:
+            return
+        end = f" and at most {most}"
+    counted = f" ({unit})" if unit else ""
+    raise ValueError(f"{what} must be an integer of at least {least}{end}{counted}, got {value!r}.")
 
 
 def check_number(what: str, value: object, *, expected: str, holds: Callable[[float], bool]) -> None:
@@ -44,8 +45,7 @@ def check_number(what: str, value: object, *, expected: str, holds: Callable[[fl
         expected: what it must, e.g. "lie in 0..1".
         holds: whether it does.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not holds(value):  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
         raise ValueError(f"{what} must {expected}, got {value!r}.")
 
 

@@ -71,7 +71,7 @@ def test_one_data_set_that_is_missing_is_named(tmp_path):
         ("google/gemma-2-9b", "gemma2"),
         ("saves/my_prompts", "llama"),
         ("mosaicml/mpt-7b", "mpt"),
-        ("/home/starcoder2/falcon-rw-1b", "falcon"),
+        ("models/starcoder2/falcon-rw-1b", "falcon"),
         ("CohereLabs/aya-expanse-8b", "cohere"),
         ("HuggingFaceTB/SmolLM3-3B", "smollm3"),
     ],

@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
@@ -71,7 +71,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["simulmask_plugin"],
+    packages=find_packages(include=["simulmask_plugin*"]),
     # The plugin goes into an environment that has LLaMA-Factory, and must not change a version there, so no
     # bound is higher than LLaMA-Factory's own, but for transformers, of which older ones do not take our mask
     # (docs/versions.md). Not listed are LLaMA-Factory itself, which pip would complete

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from simulmask_plugin.versions import HIGHEST, LOCKED, LOWEST
+from simulmask_plugin.attention.versions import HIGHEST, LOCKED, LOWEST
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")

@@ -18,17 +18,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from simulmask_plugin.atomic import replacing
-from simulmask_plugin.chat_prompt import resolve_prompt
-from simulmask_plugin.choosing import ChunkChooser
-from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.document import Document
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.schedule import Action
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.atomic import replacing
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.decoding import ChunkChooser
+from simulmask_plugin.streaming.document import Document
+from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 WORDS, WRITTEN = 6, 7
 """Source words and target tokens of a sentence; it is written in one chunk, at its end."""

@@ -29,7 +29,7 @@ from pathlib import Path
 import pandas
 from transformers import AutoTokenizer
 
-from simulmask_plugin.units import (
+from simulmask_plugin.text.units import (
     CHARACTER,
     LETTER,
     LINE_BREAK,

@@ -21,15 +21,15 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.families import tiny_config
-from simulmask_plugin.features import to_feature
-from simulmask_plugin.layout import Example
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.attention.families import tiny_config
+from simulmask_plugin.attention.mask import training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import to_feature
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.base import Example
+from simulmask_plugin.text.prompts import Prompt
 
 VOCABULARY = 6000
 Step = Callable[[], Any]

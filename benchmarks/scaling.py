@@ -19,7 +19,7 @@ import yaml
 from torch import nn
 from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from simulmask_plugin.families import family_of
+from simulmask_plugin.attention.families import family_of
 
 RECIPES = Path(__file__).parents[1] / "yaml_configs"
 GIB = 2**30

@@ -24,8 +24,8 @@ from transformers import (
     set_seed,
 )
 
-from simulmask_plugin.bpe import train_tokenizer
-from simulmask_plugin.corpora import read_json, read_lines
+from simulmask_plugin.corpora.bpe import train_tokenizer
+from simulmask_plugin.corpora.parallel_text import read_json, read_lines
 
 FAMILIES = ("falcon", "llama")
 

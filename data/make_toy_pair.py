@@ -32,9 +32,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from simulmask_plugin.chunks import CHUNK_COLUMNS, Chunker, Link, parse_levels, statistics_table
-from simulmask_plugin.corpora import Pair, check_absent, write_jsonl, write_lines, write_rows
-from simulmask_plugin.dataset_info import Dataset, dataset_info_with
+from simulmask_plugin.corpora.chunking import CHUNK_COLUMNS, Chunker, Link, parse_levels, statistics_table
+from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
+from simulmask_plugin.corpora.parallel_text import Pair, check_absent, write_jsonl, write_lines, write_rows
 
 MIN_WORDS, MAX_WORDS = 3, 14
 """Length of a source sentence."""

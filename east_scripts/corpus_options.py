@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin import corpora
-from simulmask_plugin.checks import check_name
-from simulmask_plugin.dataset_info import Dataset, dataset_info_with
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.corpora import parallel_text as corpora
+from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
+from simulmask_plugin.options import check_name, read_yaml
 
 INTERRUPTED = 130
 """Exit code of a script that Ctrl-C has ended, as shells have it."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas
 from lag_order import TIE, Order, check_order
 
-from simulmask_plugin.programs import Stopped, programs_end_with_us, run_program
+from simulmask_plugin.evaluation.programs import Stopped, programs_end_with_us, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent

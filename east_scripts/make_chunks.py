@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 from corpus_options import TOY, add_valid, clean_corpus, corpus_parser, count_table, read_corpus, run, write_datasets
 
-from simulmask_plugin.chunks import (
+from simulmask_plugin.corpora.chunking import (
     DEFAULT_LEVELS,
     LATENCIES,
     Chunker,
@@ -35,8 +35,8 @@ from simulmask_plugin.chunks import (
     parse_links,
     statistics_table,
 )
-from simulmask_plugin.corpora import Pair, read_lines, split_off
-from simulmask_plugin.units import split_units
+from simulmask_plugin.corpora.parallel_text import Pair, read_lines, split_off
+from simulmask_plugin.text.units import split_units
 
 MAX_UNITS = 200
 """Default of --max-units. Links of long lines are poor, and eflomal gives none to 1,024 words or more."""

@@ -18,8 +18,8 @@ import argparse
 
 from corpus_options import TOY, clean_corpus, corpus_parser, count_table, run
 
-from simulmask_plugin import corpora
-from simulmask_plugin.units import join_units, split_units
+from simulmask_plugin.corpora import parallel_text as corpora
+from simulmask_plugin.text.units import join_units, split_units
 
 
 def main() -> None:

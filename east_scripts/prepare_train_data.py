@@ -24,8 +24,8 @@ from pathlib import Path
 
 from corpus_options import TOY, add_valid, clean_corpus, cleaning_of, corpus_parser, count_table, run, write_datasets
 
-from simulmask_plugin import corpora
-from simulmask_plugin.simt_corpora import Example, Faults, clean_examples, read_offline, read_simt
+from simulmask_plugin.corpora import parallel_text as corpora
+from simulmask_plugin.corpora.east_data import Example, Faults, clean_examples, read_offline, read_simt
 
 PAIRS, EAST = "pairs", "east"
 

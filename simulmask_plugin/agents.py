@@ -20,15 +20,15 @@ from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from simulmask_plugin import schedule
-from simulmask_plugin.characters import needs_space
-from simulmask_plugin.cost import session_flops
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.loading import weights_of
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import LATENCIES
-from simulmask_plugin.sessions import Decision, document_of, open_session, streaming_attention
-from simulmask_plugin.units import CHARACTER, TOKEN, WORD, join_units, split_units
+from simulmask_plugin import policies
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.streaming.feeder import session_flops
+from simulmask_plugin.streaming.options import Decision, document_of, open_session, streaming_attention
+from simulmask_plugin.text.characters import needs_space
+from simulmask_plugin.text.prompts import LATENCIES
+from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, join_units, split_units
 
 COUNTED_IN = {"word": WORD, "char": CHARACTER, "spm": WORD}
 """SimulEval's --eval-latency-unit -> what the target is counted in."""
@@ -134,7 +134,7 @@ class SimulMaskAgent(TextToTextAgent):
     def _decide(self) -> Action:
         """Write all that the policy allows: SimulEval sends one more word before it asks again."""
         units: list[str] = []
-        while not self.session.finished and self.session.action() is schedule.Action.WRITE:
+        while not self.session.finished and self.session.action() is policies.Action.WRITE:
             text = self.session.write()
             if text:
                 units.append(text)

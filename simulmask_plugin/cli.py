@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from simulmask_plugin import __version__
-from simulmask_plugin.config import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
+from simulmask_plugin.config.block import LAYOUTS, POLICY_NAMES, POSITIONS, ROWS
+from simulmask_plugin.evaluation.programs import ProgramFailed, Stopped, programs_end_with_us
 from simulmask_plugin.policies import POLICIES
-from simulmask_plugin.programs import ProgramFailed, Stopped, programs_end_with_us
-from simulmask_plugin.units import UNITS
+from simulmask_plugin.text.units import UNITS
 
 BLOCK_OPTIONS = (
     "policy",
@@ -131,7 +131,7 @@ def _add_validate(commands: Commands) -> None:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from simulmask_plugin.validation import run_validate
+    from simulmask_plugin.commands.validate import run_validate
 
     return run_validate(options.config, options.overrides)
 
@@ -156,7 +156,7 @@ def _add_smoke(commands: Commands) -> None:
 
 
 def _smoke(options: argparse.Namespace) -> int:
-    from simulmask_plugin.smoke import run_smoke
+    from simulmask_plugin.commands.smoke import run_smoke
 
     return run_smoke(options.overrides, tiny=options.tiny, steps=options.steps, output=options.output)
 
@@ -191,7 +191,7 @@ def _add_show(commands: Commands) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from simulmask_plugin.show import run_show
+    from simulmask_plugin.commands.show import run_show
 
     return run_show(
         options.config,
@@ -231,7 +231,7 @@ def _add_parity(commands: Commands) -> None:
 
 
 def _parity(options: argparse.Namespace) -> int:
-    from simulmask_plugin.matrix import run_parity
+    from simulmask_plugin.commands.parity import run_parity
 
     return run_parity(
         options.config,
@@ -278,7 +278,7 @@ def _add_attention(commands: Commands) -> None:
 
 
 def _attention(options: argparse.Namespace) -> int:
-    from simulmask_plugin.attention import run_attention
+    from simulmask_plugin.commands.attention import run_attention
 
     return run_attention(
         options.model,
@@ -306,7 +306,7 @@ def _add_eval(commands: Commands) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from simulmask_plugin.evaluation import run_evaluation
+    from simulmask_plugin.evaluation.run import run_evaluation
 
     return run_evaluation(options.config, options.overrides)
 
@@ -324,7 +324,7 @@ def _add_curve(commands: Commands) -> None:
 
 
 def _curve(options: argparse.Namespace) -> int:
-    from simulmask_plugin.curves import run_curve
+    from simulmask_plugin.evaluation.curves import run_curve
 
     return run_curve(options.evaluations, options.png)
 
@@ -341,7 +341,7 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from simulmask_plugin.compare import run_compare
+    from simulmask_plugin.evaluation.run_study import run_compare
 
     return run_compare(options.config, options.overrides)
 
@@ -361,7 +361,7 @@ def _add_verify_merge(commands: Commands) -> None:
 
 
 def _verify_merge(options: argparse.Namespace) -> int:
-    from simulmask_plugin.merge_check import run_verify_merge
+    from simulmask_plugin.commands.verify_merge import run_verify_merge
 
     return run_verify_merge(base=options.base, adapter=options.adapter, merged=options.merged, as_json=options.json)
 
@@ -374,6 +374,6 @@ def _add_env(commands: Commands) -> None:
 
 
 def _env(options: argparse.Namespace) -> int:
-    from simulmask_plugin.environment import run_env
+    from simulmask_plugin.commands.env import run_env
 
     return run_env()

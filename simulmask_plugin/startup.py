@@ -27,7 +27,7 @@ EXTENSIONS = {
     "llamafactory.launcher": "extend_launcher",
     "llamafactory.v1.config.arg_parser": "extend_v1_parser",
 }
-"""Modules of LLaMA-Factory, and the function of `simulmask_plugin.factory` that gets each once executed."""
+"""Modules of LLaMA-Factory, and the function of `training.llamafactory_seams` that gets each once executed."""
 
 AUDIO_MODULE = "llamafactory.data.mm_plugin"
 """The module of LLaMA-Factory that imports torchaudio unguarded, also where only text is trained on."""
@@ -62,7 +62,7 @@ class LlamaFactoryFinder:
 
 
 def execute_and_extend(exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Execute a module of LLaMA-Factory, then pass it to its function in `simulmask_plugin.factory`.
+    """Execute a module of LLaMA-Factory, then pass it to its function in `training.llamafactory_seams`.
 
     Raises:
         RuntimeError: The function failed, most likely because this LLaMA-Factory is not one that it knows.
@@ -71,7 +71,7 @@ def execute_and_extend(exec_module: Callable[[ModuleType], None], module: Module
 
     exec_module(module)
     try:
-        factory = import_module("simulmask_plugin.factory")
+        factory = import_module("simulmask_plugin.training.llamafactory_seams")
         getattr(factory, EXTENSIONS[module.__name__])(module)
     except Exception as error:
         version = sys.modules["llamafactory"].__version__

@@ -3,6 +3,7 @@
 import copy
 import os
 from functools import lru_cache
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,14 +16,19 @@ from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
 # --jaxtyping-packages refuses a package that was imported before, as ours is by its start-up hook.
-TENSOR_MODULES = (
-    "layout slots chunked positions masks alibi collator choosing delivery kv_cache feeding losses "
-    "streaming slots_session recompute_session parity"
-)
-install_import_hook([f"simulmask_plugin.{name}" for name in TENSOR_MODULES.split()], "beartype.beartype")
+PACKAGE = Path(__file__).parents[1] / "simulmask_plugin"
+TENSOR_ROOMS = ("attention", "batches", "layouts", "streaming")
+TENSOR_MODULES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in sorted(
+        [*(path for room in TENSOR_ROOMS for path in PACKAGE.glob(f"{room}/*.py")), PACKAGE / "training" / "losses.py"]
+    )
+    if "jaxtyping" in path.read_text(encoding="utf-8")
+]
+install_import_hook(TENSOR_MODULES, "beartype.beartype")
 
-from simulmask_plugin.families import tiny_model  # noqa: E402
-from simulmask_plugin.prompts import READ_END, WRITE_END  # noqa: E402
+from simulmask_plugin.attention.families import tiny_model  # noqa: E402
+from simulmask_plugin.text.prompts import READ_END, WRITE_END  # noqa: E402
 
 settings.register_profile("simulmask", deadline=None, derandomize=True, database=None)
 settings.load_profile("simulmask")

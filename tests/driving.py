@@ -10,13 +10,13 @@ import yaml
 from reference import settings_of
 from safetensors.torch import save_file
 
-from simulmask_plugin import training_data
-from simulmask_plugin.families import FAMILIES, tiny_model
-from simulmask_plugin.features import ExampleEncoder, Row
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.schedule import Action
-from simulmask_plugin.streaming import StreamingSession
-from simulmask_plugin.training_data import SimulMaskDatasetProcessor
+from simulmask_plugin.attention.families import FAMILIES, tiny_model
+from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.unit_session import StreamingSession
+from simulmask_plugin.training import dataset as training_data
+from simulmask_plugin.training.dataset import SimulMaskDatasetProcessor
 
 # LLaMA-Factory and what it imports warn of much; that is not what is tested here.
 llama_factory = pytest.mark.filterwarnings("default")

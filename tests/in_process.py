@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 ROWS = [
     {"source": source, "target": target}

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.layout import Example
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import interleaved_prompt, plain_prompt
-from simulmask_plugin.schedule import Action
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.base import Example
+from simulmask_plugin.policies import Action
+from simulmask_plugin.text.prompts import interleaved_prompt, plain_prompt
 
 IGNORED = -100
 

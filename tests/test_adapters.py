@@ -7,7 +7,7 @@ import torch
 from driving import llama_factory
 from in_process import load, losses
 
-from simulmask_plugin.merge_check import verify_merge
+from simulmask_plugin.commands.verify_merge import verify_merge
 
 pytestmark = llama_factory
 
@@ -70,7 +70,7 @@ def test_a_tied_embedding_is_trained_as_peft_trains_the_one_kind_that_it_ties(be
 
     ours = losses(bench.train("ours", models["tied"], additional_target="embed_tokens", max_steps=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simulmask_plugin.sft_run.lora_config", lambda stock, model, ids, **keys: tying(**keys))
+        patch.setattr("simulmask_plugin.training.run.lora_config", lambda stock, model, ids, **keys: tying(**keys))
         assert llamafactory.model.adapter.LoraConfig is LoraConfig
 
         def tying(**keys):

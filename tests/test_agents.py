@@ -7,8 +7,8 @@ from reference import settings_of
 from simuleval.data.segments import TextSegment
 
 from simulmask_plugin.agents import SimulMaskAgent
-from simulmask_plugin.families import FAMILIES
-from simulmask_plugin.units import UnitTokenizer
+from simulmask_plugin.attention.families import FAMILIES
+from simulmask_plugin.text.units import UnitTokenizer
 
 
 def parse(model, *options):

@@ -9,8 +9,8 @@ import torch
 from driving import FAMILY_ATTENTION
 from transformers import DynamicCache
 
-from simulmask_plugin.alibi import SEAMS, additive_mask, alibi_slopes, prepare
-from simulmask_plugin.families import FAMILIES, family_of, tiny_config, tiny_model
+from simulmask_plugin.attention.alibi import SEAMS, additive_mask, alibi_slopes, prepare
+from simulmask_plugin.attention.families import FAMILIES, family_of, tiny_config, tiny_model
 
 VOCAB = 50
 LENGTHS = (12, 7)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from test_cli import error, llama_factory, write_setup
 
-from simulmask_plugin import families
-from simulmask_plugin.arguments import attention_of
+from simulmask_plugin.attention import families
+from simulmask_plugin.attention.families import FAMILIES, tiny_config
+from simulmask_plugin.attention.versions import LOCKED
 from simulmask_plugin.cli import main
-from simulmask_plugin.families import FAMILIES, tiny_config
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.training_setup import load_training
-from simulmask_plugin.versions import LOCKED
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.training_yaml import load_training
+from simulmask_plugin.training.arguments import attention_of
 
 ROOT = Path(__file__).parents[1]
 EAST = sorted(ROOT.glob("yaml_configs/llama3_8b_east_stage*.yaml"))

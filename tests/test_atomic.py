@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from simulmask_plugin.atomic import replacing, write_text
+from simulmask_plugin.files.atomic import replacing, write_text
 
 
 def test_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -8,18 +8,18 @@ import pytest
 import torch
 from driving import encoder_of
 
-from simulmask_plugin.attention import compare_attention
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.batches.features import Row
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.features import Row
-from simulmask_plugin.feeding import Feeder
-from simulmask_plugin.matrix import LENGTHS, byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.picture import picture_of
+from simulmask_plugin.commands.attention import compare_attention
+from simulmask_plugin.commands.parity import LENGTHS, byte_tokenizer
+from simulmask_plugin.commands.random_rows import random_row
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.pictures.picture import picture_of
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.prompts import Prompt, interleaved_prompt
-from simulmask_plugin.random_rows import random_row
+from simulmask_plugin.streaming.feeder import Feeder
+from simulmask_plugin.text.prompts import Prompt, interleaved_prompt
 
 VOCAB = 320
 SOURCE, TARGET = "ein haus am see", "a house by it"
@@ -200,7 +200,7 @@ def test_broken_promise_exits_with_1_in_every_layout(saved, capsys, monkeypatch,
 
 @pytest.mark.parametrize("layout", BLOCKS)
 def test_failed_check_is_printed_and_drawn(saved, capsys, monkeypatch, tmp_path, layout):
-    monkeypatch.setattr("simulmask_plugin.attention.TOLERANCE", -1.0)
+    monkeypatch.setattr("simulmask_plugin.commands.attention.TOLERANCE", -1.0)
     png = tmp_path / "attention.png"
     folder, options = saved_in(saved, layout)
     capsys.readouterr()

@@ -7,13 +7,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from simulmask_plugin import factory, training_data
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.families import check_attention, check_positions, tiny_config
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
-from simulmask_plugin.sessions import Decision
+from simulmask_plugin.attention.families import check_attention, check_positions, tiny_config
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt
+from simulmask_plugin.training import dataset as training_data
+from simulmask_plugin.training import llamafactory_seams as factory
 
 WAIT_3 = {"policy": "wait_k", "k": 3}
 
@@ -174,12 +175,12 @@ def test_unsloth_which_drops_the_mask_is_refused(parse, monkeypatch):
     monkeypatch.setattr("llamafactory.hparams.parser._check_extra_dependencies", lambda *args: None)
     with pytest.raises(ValueError, match="use_unsloth does not work with the simulmask: block; remove it; use_unsl"):
         parse(use_unsloth=True)
-    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: True)
+    monkeypatch.setattr("simulmask_plugin.training.machine.has_gpu", lambda: True)
     parse(use_unsloth_gc=True)
 
 
 def test_training_for_gpus_is_refused_before_anything_is_loaded_where_there_is_none(parse, monkeypatch):
-    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: False)
+    monkeypatch.setattr("simulmask_plugin.training.machine.has_gpu", lambda: False)
     with pytest.raises(ValueError, match="bf16: true needs a GPU.* set bf16: false .*`simulmask smoke YAML`"):
         parse(bf16=True)
 

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from driving import llama_factory, write_setup
 
-from simulmask_plugin import compare, evaluation
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation import run as evaluation
+from simulmask_plugin.evaluation import run_study as compare
+from simulmask_plugin.text.prompts import Prompt
 
 pytestmark = llama_factory
 

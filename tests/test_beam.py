@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.beam import beam_search
-from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.feeding import ALL, FedRow, Feeder
-from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.streaming.beam import beam_search
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 VOCAB = 320
 ENDS = (5, 9)
@@ -166,7 +166,7 @@ def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed
             beam_width=width,
             max_target_tokens=60,
         )
-        monkeypatch.setattr("simulmask_plugin.chunked_session.beam_search", one_hypothesis)
+        monkeypatch.setattr("simulmask_plugin.streaming.chunk_session.beam_search", one_hypothesis)
         written = drive(session, "the dog abc cat".split())
         fed = session.feeder.fed_ids
         outcomes.append((written, session.target_ids, fed[: session.feeder.num_keys]))

@@ -14,12 +14,12 @@ from driving import drive, encoder_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.features import Row, to_feature
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.attention.mask import training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import Row, to_feature
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.streaming.unit_session import StreamingSession
 
 LETTERS, FILLER = "abcdefg", "z"
 STEPS, BATCH_SIZE, LEARNING_RATE = 300, 32, 3e-3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.characters import A_RUN, AN_IDEOGRAPH, ends_character, kind_of, needs_space, split_characters
+from simulmask_plugin.text.characters import A_RUN, AN_IDEOGRAPH, ends_character, kind_of, needs_space, split_characters
 
 
 @pytest.mark.parametrize("before, after", [("用", "iPhone"), ("iPhone", "用"), ("我", "们"), ("5", "。"), ("วั", "ส")])

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from driving import llama_factory
 
-from simulmask_plugin.chat_prompt import SENTINEL, rendered_turns, resolve_prompt, trained_settings
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.prompts import READ_END
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.text.prompts import READ_END
+from simulmask_plugin.training.chat_prompt import SENTINEL, rendered_turns, resolve_prompt, trained_settings
 
 pytestmark = llama_factory
 

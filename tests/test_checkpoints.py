@@ -8,7 +8,7 @@ import torch
 from driving import write_checkpoint
 from safetensors.torch import save_file
 
-from simulmask_plugin.checkpoints import fault_of, has_optimizer, newest_whole
+from simulmask_plugin.training.checkpoints import fault_of, has_optimizer, newest_whole
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.checks import check_integer, check_name, check_number
+from simulmask_plugin.options import check_integer, check_name, check_number
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "2", None])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from driving import encoder_of
 
-from simulmask_plugin.choosing import Chooser, ChunkChooser
-from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.streaming.decoding import Chooser, ChunkChooser
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 VOCAB = 320
 WAIT_1 = {"policy": "wait_k", "k": 1}

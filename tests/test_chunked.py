@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.chunked import NOT_READ_END, chunked_layout, chunks_of, join_chunks
-from simulmask_plugin.layout import IGNORE_INDEX
-from simulmask_plugin.masks import may_attend
-from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.attention.mask import may_attend
+from simulmask_plugin.layouts.base import IGNORE_INDEX
+from simulmask_plugin.layouts.chunks import NOT_READ_END, chunked_layout, chunks_of, join_chunks
+from simulmask_plugin.policies import ReadSchedule
 
 # P = prompt, a..d = source, R = read end, p..s = target, W = write end, E = end of sentence; T U and V X in turns
 IDS = {10: "P", 20: "a", 21: "b", 22: "c", 23: "d", 300: "R", 400: "p", 401: "q", 402: "r", 403: "s", 350: "W", 2: "E"}

@@ -10,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from reference import schedules
 
-from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.families import FAMILIES
-from simulmask_plugin.features import Row
-from simulmask_plugin.parity import ParityResult, compare
+from simulmask_plugin.attention.families import FAMILIES
+from simulmask_plugin.batches.features import Row
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.parity import ParityResult, compare
 
 VOCAB = 320
 INTERLEAVED = {"layout": "interleaved"}

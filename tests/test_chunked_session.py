@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from simulmask_plugin.choosing import ChunkChooser
-from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.policies import make_policy
-from simulmask_plugin.prompts import READ_END, WRITE_END
-from simulmask_plugin.schedule import Action
-from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.policies import Action, make_policy
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.decoding import ChunkChooser
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 VOCAB = 320
 INTERLEAVED = {"layout": "interleaved"}
@@ -361,10 +360,10 @@ def test_finished_source_takes_no_more(llama, with_ends):
 
 
 def test_latency_and_languages_reach_the_prompt(llama, with_ends):
-    from simulmask_plugin.config import SimulMaskConfig
-    from simulmask_plugin.features import ExampleEncoder
-    from simulmask_plugin.model_settings import ModelSettings
-    from simulmask_plugin.prompts import Prompt, interleaved_prompt
+    from simulmask_plugin.batches.features import ExampleEncoder
+    from simulmask_plugin.config.block import SimulMaskConfig
+    from simulmask_plugin.config.model_settings import ModelSettings
+    from simulmask_plugin.text.prompts import Prompt, interleaved_prompt
 
     prompt = interleaved_prompt(Prompt("{source_lang}-{target_lang} {latency}:", "\nAs:"))
     encoder = ExampleEncoder(with_ends, ModelSettings(SimulMaskConfig.from_dict(INTERLEAVED), prompt))

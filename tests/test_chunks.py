@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.chunks import (
+from simulmask_plugin.corpora.chunking import (
     LevelStatistics,
     average_lagging,
     check_levels,
@@ -16,7 +16,7 @@ from simulmask_plugin.chunks import (
     smallest_chunks,
     statistics_table,
 )
-from simulmask_plugin.units import split_units
+from simulmask_plugin.text.units import split_units
 
 
 def links_of(text):

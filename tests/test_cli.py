@@ -10,16 +10,17 @@ import pytest
 import yaml
 from driving import llama_factory, write_setup
 
-from simulmask_plugin import environment, matrix
-from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import ROWS, SimulMaskConfig
-from simulmask_plugin.families import FAMILIES, tiny_model
-from simulmask_plugin.matrix import WAIT_K, byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.parity import compare
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.commands import env as environment
+from simulmask_plugin.commands import parity as matrix
+from simulmask_plugin.commands.parity import WAIT_K, byte_tokenizer
+from simulmask_plugin.config.block import ROWS, SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.startup import LlamaFactoryFinder
+from simulmask_plugin.streaming.parity import compare
+from simulmask_plugin.text.prompts import Prompt
+from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 ROOT = Path(__file__).parents[1]
 
@@ -349,7 +350,7 @@ def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys
             tried.append((config.k[policy_index], encoder.encode(row).source_lengths))
         compare(model, encoder, row, result, policy_index=policy_index)
 
-    monkeypatch.setattr("simulmask_plugin.matrix.compare", record)
+    monkeypatch.setattr("simulmask_plugin.commands.parity.compare", record)
     code, cells = records(capsys, "--matrix", "--family", "falcon", "--examples", "1")
     assert code == 0
     assert len({tuple(cell[key] for key in RECORD_KEYS[:6]) for cell in cells}) == 2 * (3 * 4 * 4 + 1 + 4 + 4 * 4)
@@ -371,8 +372,8 @@ def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
 
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
-    monkeypatch.setattr("simulmask_plugin.parity.TOLERANCE", 0.0)
-    monkeypatch.setattr("simulmask_plugin.parity.STOCK_SHARE", 0.0)
+    monkeypatch.setattr("simulmask_plugin.streaming.parity.TOLERANCE", 0.0)
+    monkeypatch.setattr("simulmask_plugin.streaming.parity.STOCK_SHARE", 0.0)
     assert main(["parity", "--family", "bloom", "--examples", "1"]) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output

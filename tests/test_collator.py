@@ -7,13 +7,12 @@ import pytest
 import reference
 import torch
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.collator import MASK_FIELDS, SimulMaskCollator
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.families import FAMILIES
-from simulmask_plugin.features import to_feature
-from simulmask_plugin.layout import IGNORE_INDEX
-from simulmask_plugin.masks import PADDING
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.attention.families import FAMILIES
+from simulmask_plugin.attention.mask import MASK_FIELDS, PADDING, training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import to_feature
+from simulmask_plugin.layouts.base import IGNORE_INDEX
 
 VOCAB = 450
 FEATURES = [

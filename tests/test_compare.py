@@ -11,8 +11,8 @@ import pytest
 import yaml
 from driving import write_checkpoint
 
-from simulmask_plugin import compare
-from simulmask_plugin.programs import ProgramFailed
+from simulmask_plugin.evaluation import run_study as compare
+from simulmask_plugin.evaluation.programs import ProgramFailed
 
 ROOT = Path(__file__).parents[1]
 STAGE1 = str(ROOT / "yaml_configs" / "toy_wait_k_stage1_full.yaml")

@@ -9,11 +9,11 @@ import pandas
 import pytest
 from sacrebleu.metrics import BLEU
 
-from simulmask_plugin.comparison import Comparison, Run, Training, make_table, p_values
-from simulmask_plugin.measures import p_text
-from simulmask_plugin.scores import Score
-from simulmask_plugin.sessions import Decision
-from simulmask_plugin.study_report import QUANTILES, samples, write_comparison
+from simulmask_plugin.evaluation.comparison import Comparison, Run, Training, make_table, p_values
+from simulmask_plugin.evaluation.measures import p_text
+from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.evaluation.study_report import QUANTILES, samples, write_comparison
+from simulmask_plugin.streaming.options import Decision
 
 REFERENCES = [f"the quick brown fox number {i} jumps over a lazy dog" for i in range(40)]
 WORSE = [text.replace("brown fox", "dog") if i % 2 else text for i, text in enumerate(REFERENCES)]

@@ -6,9 +6,9 @@ from dataclasses import asdict, fields
 import pytest
 from driving import POLICIES
 
-from simulmask_plugin.config import SimulMaskConfig, parse_block, parse_k
-from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.config.block import SimulMaskConfig, parse_block, parse_k
+from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.text.prompts import Prompt
 
 BLOCKS = [
     {"policy": "wait_k", "k": 3},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.corpora import (
+from simulmask_plugin.corpora.parallel_text import (
     Cleaning,
     Pair,
     check_absent,

@@ -5,8 +5,8 @@ import torch
 from driving import FAMILY_ATTENTION, drive, encoder_of
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from simulmask_plugin.cost import session_flops
-from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.streaming.feeder import session_flops
+from simulmask_plugin.streaming.unit_session import StreamingSession
 
 # torch counts the fused attention of CUDA, by this formula, and leaves that of the CPU out
 FUSED = {

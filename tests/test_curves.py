@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 from matplotlib.colors import to_rgba
 
-from simulmask_plugin.curves import Curve, curve_figure, curves_of, run_curve
-from simulmask_plugin.scores import Score, write_scores
+from simulmask_plugin.evaluation.curves import Curve, curve_figure, curves_of, run_curve
+from simulmask_plugin.evaluation.scores import Score, write_scores
 
 
 def score_of(name, laal, bleu, sentences=150):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from simulmask_plugin.evaluation_config import load_evaluation
-from simulmask_plugin.sessions import Decision
+from simulmask_plugin.evaluation.config import load_evaluation
+from simulmask_plugin.streaming.options import Decision
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.description import describe_training
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.description import describe_training
 
 BLOCKS = {
     "prefix": (

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from simulmask_plugin import digests
-from simulmask_plugin.digests import Digests, model_files
+from simulmask_plugin.evaluation import digests
+from simulmask_plugin.evaluation.digests import Digests, model_files
 
 
 def write(path, content, *, age=3600):

@@ -4,17 +4,17 @@ import pytest
 import torch
 from driving import encoder_of
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.choosing import ChunkChooser
-from simulmask_plugin.chunked_session import ChunkedSession
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.document import Document
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.feeding import POSITION
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import READ_END, WRITE_END, Prompt
-from simulmask_plugin.schedule import Action
-from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.decoding import ChunkChooser
+from simulmask_plugin.streaming.document import Document
+from simulmask_plugin.streaming.feeder import POSITION
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt
 
 VOCAB = 320
 INTERLEAVED = {"layout": "interleaved"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE1, losses
 
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import READ_END, WRITE_END
-from simulmask_plugin.trained_on import TrainedOn
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.config.trained_on import TrainedOn
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

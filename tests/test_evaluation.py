@@ -7,16 +7,16 @@ from dataclasses import fields
 import pytest
 from tokenizers import normalizers
 
-from simulmask_plugin import evaluation as evaluation_module
-from simulmask_plugin import evaluation_config
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
-from simulmask_plugin.families import tiny_config
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.programs import ProgramFailed
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.scores import Score
+from simulmask_plugin.attention.families import tiny_config
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation import config as evaluation_config
+from simulmask_plugin.evaluation import run as evaluation_module
+from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
+from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.text.prompts import Prompt
 
 
 @pytest.fixture

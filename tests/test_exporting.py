@@ -8,11 +8,11 @@ import pytest
 from driving import drive, llama_factory
 from in_process import TURN_END, load
 
-from simulmask_plugin.exporting import arguments_with_template
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.merge_check import verify_merge
-from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.commands.verify_merge import verify_merge
+from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.training.exporting import arguments_with_template
 
 pytestmark = llama_factory
 

@@ -10,10 +10,10 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from simulmask_plugin.curves import run_curve
-from simulmask_plugin.extra_metrics import ExtraMetric, run_metrics
-from simulmask_plugin.programs import ProgramFailed
-from simulmask_plugin.scores import Score, read_scores, write_scores
+from simulmask_plugin.evaluation.curves import run_curve
+from simulmask_plugin.evaluation.extra_metrics import ExtraMetric, run_metrics
+from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.evaluation.scores import Score, read_scores, write_scores
 
 INSTANCES = [
     {"source": "a b", "prediction": "x y z", "reference": "x y\n"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from simulmask_plugin.families import (
+from simulmask_plugin.attention.families import (
     FAMILIES,
     check_attention,
     check_length,

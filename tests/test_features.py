@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, settings_of
 
-from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.features import (
+from simulmask_plugin.batches.collator import lay_out
+from simulmask_plugin.batches.features import (
     FEATURE_COLUMNS,
     ExampleEncoder,
     Row,
@@ -23,11 +22,12 @@ from simulmask_plugin.features import (
     schedule_of,
     to_feature,
 )
-from simulmask_plugin.layout import Example
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.base import Example
+from simulmask_plugin.policies import ReadSchedule
+from simulmask_plugin.text.prompts import Prompt
+from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
 ROW = Row("the dog", "abc abcde xyz", "English", "German")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from simulmask_plugin.json_files import parse_json, read_json
+from simulmask_plugin.files.json_files import parse_json, read_json
 
 FAULTS = {
     "trailing comma": ('{\n"a": 1,\n}', r"f:3: expected JSON, got: .* at column 1; remove the comma before it\."),

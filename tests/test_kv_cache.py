@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from simulmask_plugin.feeding import ALL, FedRow, Feeder
-from simulmask_plugin.kv_cache import GrowingCache, GrowingLayer
+from simulmask_plugin.streaming.cache import GrowingCache, GrowingLayer
+from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import unicodedata
 import pytest
 from sacrebleu.metrics import BLEU
 
-from simulmask_plugin.characters import split_characters
-from simulmask_plugin.languages import (
+from simulmask_plugin.text.characters import split_characters
+from simulmask_plugin.text.languages import (
     CHINESE,
     JAPANESE,
     KOREAN,
@@ -16,7 +16,7 @@ from simulmask_plugin.languages import (
     counting_of_text,
     unit_of,
 )
-from simulmask_plugin.units import CHARACTER
+from simulmask_plugin.text.units import CHARACTER
 
 NAMES = {
     CHINESE: ["Chinese", "chinese", "zh", "zh-CN", "zho_Hans", "Chinese (Simplified)", "cmn", "yue_Hant", "Cantonese"],

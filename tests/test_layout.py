@@ -6,9 +6,9 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.layout import IGNORE_INDEX, prefix_layout
-from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.base import IGNORE_INDEX, prefix_layout
+from simulmask_plugin.policies import ReadSchedule
 
 # P = prompt, a..c = source, H = header, p..s = target, E = end of sentence
 IDS = {10: "P", 20: "a", 21: "b", 22: "c", 300: "H", 400: "p", 401: "q", 402: "r", 403: "s", 2: "E"}

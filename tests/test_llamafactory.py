@@ -12,8 +12,8 @@ import pytest
 from driving import llama_factory
 from in_process import ROWS, losses
 
-from simulmask_plugin.merge_check import verify_merge
-from simulmask_plugin.model_settings import FILE_NAME
+from simulmask_plugin.commands.verify_merge import verify_merge
+from simulmask_plugin.config.model_settings import FILE_NAME
 
 pytestmark = llama_factory
 
@@ -133,7 +133,7 @@ def test_a_model_is_evaluated_without_a_training(bench, base):
 
 
 def test_a_program_for_gpus_is_refused_where_there_is_none(bench, base, monkeypatch):
-    monkeypatch.setattr("simulmask_plugin.machine.has_gpu", lambda: False)
+    monkeypatch.setattr("simulmask_plugin.training.machine.has_gpu", lambda: False)
     with pytest.raises(ValueError, match="use_unsloth_gc: true needs a GPU, and torch sees none here"):
         bench.train("unsloth", base, **FULL, use_unsloth_gc=True)
 

@@ -11,9 +11,9 @@ from driving import llama_factory, write_setup
 
 import simulmask_plugin
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.text.prompts import Prompt
 
 pytestmark = llama_factory
 
@@ -114,7 +114,7 @@ def test_weights_that_are_cut_are_named(model, capsys, command, content):
 def test_every_model_and_tokenizer_is_loaded_without_its_code():
     """transformers would ask, in a terminal that nobody may be looking at."""
     loaded = {}
-    for path in sorted(Path(simulmask_plugin.__file__).parent.glob("*.py")):
+    for path in sorted(Path(simulmask_plugin.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("Auto"):
                 if node.func.attr == "from_pretrained":

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simulmask_plugin.chunked import NOT_READ_END
-from simulmask_plugin.losses import interleaved_loss
+from simulmask_plugin.layouts.chunks import NOT_READ_END
+from simulmask_plugin.training.losses import interleaved_loss
 
 READ_END, WRITE_END, VOCAB = 7, 8, 9
 

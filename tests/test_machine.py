@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from simulmask_plugin import machine
-from simulmask_plugin.machine import check_device, check_kernels, check_torchrun, check_training
+from simulmask_plugin.training import machine
+from simulmask_plugin.training.machine import check_device, check_kernels, check_torchrun, check_training
 
 ZERO_2 = "yaml_configs/deepspeed/ds_z2_config.json"
 

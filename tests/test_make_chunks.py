@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from run_script import ROOT, advice, run_script
 
-from simulmask_plugin.corpora import read_lines
+from simulmask_plugin.corpora.parallel_text import read_lines
 
 LANGUAGES = ("--source-lang", "German", "--target-lang", "English")
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.layout import prefix_layout
-from simulmask_plugin.masks import may_attend
-from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.attention.mask import may_attend
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.policies import ReadSchedule
 
 
 def mask_of(layouts):

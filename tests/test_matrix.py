@@ -7,9 +7,9 @@ import pytest
 from test_cli import llama_factory, write_setup
 from transformers import AutoModelForCausalLM
 
+from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.cli import main
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 pytestmark = llama_factory
 

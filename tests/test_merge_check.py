@@ -7,13 +7,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.merge_check import Stored, check_logits
-from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.verify_merge import Stored, check_logits
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.text.prompts import Prompt
 
 SETTINGS = ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("T:", "\nA:"))
 

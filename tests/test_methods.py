@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 SECTIONS = dict(

@@ -6,13 +6,12 @@ from in_process import losses
 from test_cli import error, write_setup
 from transformers import AutoConfig
 
+from simulmask_plugin.attention.families import random_model
 from simulmask_plugin.cli import main
-from simulmask_plugin.cost import session_flops
-from simulmask_plugin.families import random_model
-from simulmask_plugin.feeding import Counters
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.parity import ParityResult, compare
-from simulmask_plugin.self_test import check_takes_mask, shrink
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.streaming.feeder import Counters, session_flops
+from simulmask_plugin.streaming.parity import ParityResult, compare
+from simulmask_plugin.streaming.self_test import check_takes_mask, shrink
 
 pytestmark = llama_factory
 

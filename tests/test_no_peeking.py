@@ -7,13 +7,13 @@ import reference
 import torch
 from driving import Forced, drive, encoder_of
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.layout import prefix_layout
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.attention.mask import training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.base import prefix_layout
 from simulmask_plugin.policies import make_policy, roll_out
-from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.streaming.unit_session import StreamingSession
 
 LAYERS = {"llama": "num_hidden_layers", "falcon": "num_hidden_layers", "bloom": "n_layer", "mpt": "n_layers"}
 CELLS = [("llama", "group"), ("falcon", "modified_alibi"), ("bloom", "modified_alibi"), ("mpt", "modified_alibi")]
@@ -82,7 +82,7 @@ def no_schedule(query_order, key_order, source_unit, num_read):
 def test_the_check_notices_a_wrong_mask(model_of, name, positions, mutation, monkeypatch):
     model = model_of(name, 450, 0, **{LAYERS[name]: 4})
     batch = batch_of("look_ahead", positions, make_policy("wait_k", k=1))
-    monkeypatch.setattr("simulmask_plugin.delivery.may_attend", mutation)
+    monkeypatch.setattr("simulmask_plugin.attention.mask.may_attend", mutation)
     with pytest.raises(AssertionError, match="a row has (not )?seen source unit"):
         check_that_unread_source_changes_nothing(model, batch)
 
@@ -156,6 +156,6 @@ def test_words_that_are_there_but_not_yet_to_be_seen_change_nothing(model_of, by
 
 
 def reference_row(words):
-    from simulmask_plugin.features import Row
+    from simulmask_plugin.batches.features import Row
 
     return Row(" ".join(words), "abcd the cat dog house xyzab", "English", "German")

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import simulmask_plugin
-from simulmask_plugin.versions import LOWEST
+from simulmask_plugin.attention.versions import LOWEST
 
 ROOT = Path(__file__).parents[1]
 HOOK_ERROR = r"simulmask_plugin: start-up hook not installed: .+\n"

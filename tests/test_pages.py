@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.cli import build_parser
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.evaluation_config import EvaluationConfig
-from simulmask_plugin.families import FAMILIES
-from simulmask_plugin.prompts import LATENCIES, OFFLINE_LATENCY
-from simulmask_plugin.sessions import Decision
-from simulmask_plugin.study import Study
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.evaluation.config import EvaluationConfig
+from simulmask_plugin.evaluation.study import Study
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import schedules, settings_of
 
-from simulmask_plugin.families import FAMILIES, tiny_model
-from simulmask_plugin.features import Row
-from simulmask_plugin.float64 import StayInFloat64
-from simulmask_plugin.layout import prefix_layout
-from simulmask_plugin.parity import (
+from simulmask_plugin.attention.families import FAMILIES, tiny_model
+from simulmask_plugin.attention.float64 import StayInFloat64
+from simulmask_plugin.batches.features import Row
+from simulmask_plugin.commands.random_rows import random_row
+from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.policies import roll_out
+from simulmask_plugin.streaming.parity import (
     EXACT,
     ParityResult,
     compare,
@@ -26,10 +28,8 @@ from simulmask_plugin.parity import (
     stock_difference,
     training_logits,
 )
-from simulmask_plugin.policies import roll_out
-from simulmask_plugin.random_rows import random_row
-from simulmask_plugin.streaming import StreamingSession
-from simulmask_plugin.units import split_units
+from simulmask_plugin.streaming.unit_session import StreamingSession
+from simulmask_plugin.text.units import split_units
 
 ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
 GAP = 1e-3

@@ -5,8 +5,8 @@ from driving import llama_factory
 from in_process import load, losses
 from safetensors.torch import load_file
 
-from simulmask_plugin.merge_check import verify_merge
-from simulmask_plugin.model_settings import ModelSettings
+from simulmask_plugin.commands.verify_merge import verify_merge
+from simulmask_plugin.config.model_settings import ModelSettings
 
 pytestmark = llama_factory
 

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import actions, average_lagging, lengths
 
-from simulmask_plugin import config
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.model_settings import ModelSettings
+from simulmask_plugin.config import block as config
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.policies import (
     POLICIES,
+    Action,
+    ReadSchedule,
     decide,
     make_policy,
     offline,
@@ -25,8 +27,7 @@ from simulmask_plugin.policies import (
     roll_out,
     wait_k,
 )
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.schedule import Action, ReadSchedule
+from simulmask_plugin.text.prompts import Prompt
 
 ks = st.integers(1, 12)
 policies = st.one_of(

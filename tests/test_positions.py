@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.layout import prefix_layout
-from simulmask_plugin.positions import key_rank, position_ids, target_start
-from simulmask_plugin.schedule import ReadSchedule
+from simulmask_plugin.attention.mask import key_rank
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.layouts.positions import position_ids, target_start
+from simulmask_plugin.policies import ReadSchedule
 
 POSITIONS = ("contiguous", "modified_alibi", "group")  # of the layout `prefix`
 

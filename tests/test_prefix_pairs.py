@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, schedules, settings_of
 
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import FEATURE_COLUMNS, Row, features_of
 from simulmask_plugin.cli import main
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.evaluation_config import check_evaluation, load_evaluation
-from simulmask_plugin.features import FEATURE_COLUMNS, Row, features_of
-from simulmask_plugin.parity import ParityResult, compare, promises_parity, training_logits
+from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.recompute_session import RecomputeSession
-from simulmask_plugin.sessions import Decision, open_session
-from simulmask_plugin.streaming import StreamingSession
-from simulmask_plugin.units import split_units
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.parity import ParityResult, compare, promises_parity, training_logits
+from simulmask_plugin.streaming.recompute_session import RecomputeSession
+from simulmask_plugin.streaming.unit_session import StreamingSession
+from simulmask_plugin.text.units import split_units
 
 VOCAB = 450
 IGNORED = -100

@@ -10,13 +10,14 @@ from datasets import Dataset
 from driving import data_row, encoder_of, llama_factory, processed, write_setup
 from reference import settings_of
 
-from simulmask_plugin import factory, training_data
-from simulmask_plugin.attention import compare_attention
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import FEATURE_COLUMNS, Row
 from simulmask_plugin.cli import main
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.features import FEATURE_COLUMNS, Row
+from simulmask_plugin.commands.attention import compare_attention
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.training_data import PROMPTS, count_prompts, row_of
+from simulmask_plugin.training import dataset as training_data
+from simulmask_plugin.training import llamafactory_seams as factory
+from simulmask_plugin.training.dataset import PROMPTS, count_prompts, row_of
 
 VOCAB = 450
 IGNORED = -100
@@ -86,8 +87,8 @@ def training(tmp_path_factory):
 def test_llama_factory_loads_the_pairs_and_says_how_many(training, monkeypatch, cutoff_len, num_pairs, said):
     from llamafactory.data import get_template_and_fix_tokenizer, loader
 
-    from simulmask_plugin.sft_run import SftRun
-    from simulmask_plugin.training_setup import load_training
+    from simulmask_plugin.commands.training_yaml import load_training
+    from simulmask_plugin.training.run import SftRun
 
     setup = load_training(str(training), [f"cutoff_len={cutoff_len}"])
     workflow = import_module("llamafactory.train.sft.workflow")

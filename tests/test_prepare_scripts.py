@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from run_script import ROOT, advice, run_script
 
-from simulmask_plugin.corpora import read_lines, read_pairs
+from simulmask_plugin.corpora.parallel_text import read_lines, read_pairs
 
 
 def without_place(pairs):

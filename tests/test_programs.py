@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from simulmask_plugin import programs
-from simulmask_plugin.programs import ProgramFailed, run_program
+from simulmask_plugin.evaluation import programs
+from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 
 
 def test_output_is_appended_to_the_log(tmp_path):
@@ -29,7 +29,7 @@ def test_program_that_outlives_its_caller_is_not_run_beside_itself(tmp_path):
     """The caller is killed; the program goes on, and holds the log."""
     log = tmp_path / "log"
     call = f"run_program('it', ['sh', '-c', 'echo begun; sleep 5'], pathlib.Path({str(log)!r}), {{}})"
-    code = f"import pathlib; from simulmask_plugin.programs import run_program; {call}"
+    code = f"import pathlib; from simulmask_plugin.evaluation.programs import run_program; {call}"
     caller = subprocess.Popen([sys.executable, "-c", code])
     while not log.is_file() or "begun" not in log.read_text():
         time.sleep(0.05)
@@ -48,7 +48,8 @@ import pathlib, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has its program ignore it
 from concurrent.futures import ThreadPoolExecutor
-from simulmask_plugin import cli, programs
+from simulmask_plugin import cli
+from simulmask_plugin.evaluation import programs
 child = "import subprocess; subprocess.run(['sleep', '60'])"
 def work(number):
     programs.run_program("it", [sys.executable, "-c", child], pathlib.Path(f"{sys.argv[1]}{number}"), {})

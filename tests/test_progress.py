@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.progress import Bars
+from simulmask_plugin.evaluation.progress import Bars
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.prompts import (
+from simulmask_plugin.text.prompts import (
     PLAIN_HEADER,
     PLAIN_INSTRUCTION,
     READ_END,

@@ -7,10 +7,10 @@ from driving import llama_factory
 from in_process import load, losses
 from torch import nn
 
-from simulmask_plugin import quantization
-from simulmask_plugin.families import FAMILIES, tiny_model
-from simulmask_plugin.merge_check import verify_merge
-from simulmask_plugin.quantization import check_quantized, num_quantized, quantizable
+from simulmask_plugin.attention.families import FAMILIES, tiny_model
+from simulmask_plugin.commands.verify_merge import verify_merge
+from simulmask_plugin.training import quantization
+from simulmask_plugin.training.quantization import check_quantized, num_quantized, quantizable
 
 pytestmark = llama_factory
 

@@ -5,9 +5,9 @@ import pytest
 from driving import encoder_of
 from tokenizer_kinds import KINDS, tokenizer_of
 
-from simulmask_plugin.config import MODEL_DRIVEN
-from simulmask_plugin.random_rows import long_row, random_row, random_text
-from simulmask_plugin.units import CHARACTER, WORD, split_units
+from simulmask_plugin.commands.random_rows import long_row, random_row, random_text
+from simulmask_plugin.config.block import MODEL_DRIVEN
+from simulmask_plugin.text.units import CHARACTER, WORD, split_units
 
 
 def test_words_are_real_ones_with_numbers_punctuation_capitals_and_other_scripts():

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulmask_plugin import corpora
 from simulmask_plugin.cli import build_parser
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.corpora import parallel_text as corpora
+from simulmask_plugin.options import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"

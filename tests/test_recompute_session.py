@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.policies import make_policy
-from simulmask_plugin.recompute_session import RecomputeSession
-from simulmask_plugin.sessions import Decision, open_session
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.recompute_session import RecomputeSession
 
 VOCAB = 320
 PLAIN = {"policy": "offline", "positions": "contiguous"}

@@ -5,12 +5,12 @@ import pytest
 from driving import encoder_of, llama_factory, session_of
 from test_cli import error
 
-from simulmask_plugin.families import tiny_config, tiny_model
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.parity import ParityResult, compare
-from simulmask_plugin.random_rows import random_row
-from simulmask_plugin.rope import check_rope, rope_types
-from simulmask_plugin.sessions import streaming_attention
+from simulmask_plugin.attention.families import tiny_config, tiny_model
+from simulmask_plugin.attention.rope import check_rope, rope_types
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.random_rows import random_row
+from simulmask_plugin.streaming.options import streaming_attention
+from simulmask_plugin.streaming.parity import ParityResult, compare
 
 LENGTH = 64
 LONG_FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "original_max_position_embeddings": LENGTH}
@@ -49,7 +49,7 @@ def difference(model):
 
 @pytest.mark.parametrize("kind", CHANGING)
 def test_what_is_refused_would_miss_parity_beyond_its_length(monkeypatch, kind):
-    monkeypatch.setattr("simulmask_plugin.feeding.check_rope", lambda config: None)
+    monkeypatch.setattr("simulmask_plugin.streaming.feeder.check_rope", lambda config: None)
     assert difference(scaled(CHANGING[kind])) > 1e-2
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from simulmask_plugin.programs import ProgramFailed
-from simulmask_plugin.runs import finish, predictions, work_left
+from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.evaluation.runs import finish, predictions, work_left
 
 NUM_SENTENCES = 4
 MADE_WITH = {"dtype": "float32", "source": "here", "files": {"source": "1", "model.safetensors": "2"}}

@@ -2,7 +2,7 @@
 
 import itertools
 
-from simulmask_plugin.sampling import ShuffledGroups
+from simulmask_plugin.training.batch_order import ShuffledGroups
 
 LENGTHS = [(7 * i) % 60 + 1 for i in range(1000)]
 STEP = 8

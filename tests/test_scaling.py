@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.families import tiny_config
+from simulmask_plugin.attention.families import tiny_config
+from simulmask_plugin.attention.mask import training_inputs
 
 ROOT = Path(__file__).parents[1]
 SCALING = runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"))

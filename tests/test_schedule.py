@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from reference import actions, schedules
 
-from simulmask_plugin.schedule import Action, ReadSchedule, parse_schedule
+from simulmask_plugin.policies import Action, ReadSchedule, parse_schedule
 
 R, W = Action.READ, Action.WRITE
 

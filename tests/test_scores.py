@@ -10,8 +10,8 @@ import pytest
 from reference import settings_of
 
 from simulmask_plugin import __version__, evaluation_config
-from simulmask_plugin.evaluation_config import EvaluationConfig, bleu_tokenizer, latency_unit
-from simulmask_plugin.scores import PACKAGES, metrics, score, signatures
+from simulmask_plugin.evaluation.config import EvaluationConfig, bleu_tokenizer, latency_unit
+from simulmask_plugin.evaluation.scores import PACKAGES, metrics, score, signatures
 
 KEYS = {"model": "model", "source": "s", "target": "t", "output": "o", "policies": ({"policy": "offline"},)}
 ENGLISH = EvaluationConfig(**KEYS, latency_unit="word", bleu_tokenize="13a")
@@ -90,7 +90,7 @@ def test_signatures_name_what_the_scores_were_made_with():
 
 
 def test_package_that_is_not_there_is_named_too(monkeypatch):
-    monkeypatch.setattr("simulmask_plugin.scores.PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("simulmask_plugin.evaluation.scores.PACKAGES", ("torch", "no-such-package"))
     assert signatures(ENGLISH)["no-such-package"] == "not installed"
 
 

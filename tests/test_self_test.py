@@ -10,12 +10,12 @@ from test_cli import error, llama_factory, write_setup
 from transformers import AutoConfig
 from transformers.models.llama import modeling_llama
 
-from simulmask_plugin import self_test
-from simulmask_plugin.alibi import SEAMS, _mpt_attention
-from simulmask_plugin.families import FAMILIES, tiny_config
-from simulmask_plugin.self_test import check_takes_mask, whole_models
-from simulmask_plugin.sessions import streaming_attention
-from simulmask_plugin.training_setup import load_training
+from simulmask_plugin.attention.alibi import SEAMS, _mpt_attention
+from simulmask_plugin.attention.families import FAMILIES, tiny_config
+from simulmask_plugin.commands.training_yaml import load_training
+from simulmask_plugin.streaming import self_test
+from simulmask_plugin.streaming.options import streaming_attention
+from simulmask_plugin.streaming.self_test import check_takes_mask, whole_models
 
 
 @pytest.fixture(autouse=True)

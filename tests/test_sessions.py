@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.policies import POLICIES
-from simulmask_plugin.prompts import LATENCIES
-from simulmask_plugin.sessions import Decision
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.text.prompts import LATENCIES
 
 counts = st.integers(1, 200)
 thresholds = st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True) | st.sampled_from([0.0001, 0.5, 1e-5])

@@ -8,10 +8,10 @@ import pytest
 from driving import write_checkpoint
 from test_cli import llama_factory, write_setup
 
-from simulmask_plugin import factory
-from simulmask_plugin.arguments import is_flat
-from simulmask_plugin.chunked import NOT_READ_END
-from simulmask_plugin.training_setup import load_training
+from simulmask_plugin.commands.training_yaml import load_training
+from simulmask_plugin.layouts.chunks import NOT_READ_END
+from simulmask_plugin.training import llamafactory_seams as factory
+from simulmask_plugin.training.arguments import is_flat
 
 pytestmark = llama_factory
 
@@ -24,7 +24,7 @@ def run_of(setup):
     """The run that LLaMA-Factory would do, and its workflow."""
     workflow = import_module("llamafactory.train.sft.workflow")
     loader = import_module("llamafactory.data.loader")
-    from simulmask_plugin.sft_run import SftRun
+    from simulmask_plugin.training.run import SftRun
 
     flat = is_flat(setup.model_args, setup.data_args)
     return workflow, SftRun(setup.settings.config, seed=0, flat=flat, logger=loader.logger)
@@ -275,7 +275,7 @@ def test_single_pair_of_the_data_is_the_one_to_stream(languages):
 
 @pytest.mark.parametrize("has_optimizer", [True, False])
 def test_resume_without_an_optimizer_is_said(training, warnings, monkeypatch, tmp_path, has_optimizer):
-    monkeypatch.setattr("simulmask_plugin.sft_run.SimulMaskTrainer", type("Ours", (), {}))
+    monkeypatch.setattr("simulmask_plugin.training.run.SimulMaskTrainer", type("Ours", (), {}))
     checkpoint = write_checkpoint(tmp_path / "checkpoint-20")
     if not has_optimizer:
         (checkpoint / "optimizer.pt").unlink()

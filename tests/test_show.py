@@ -8,12 +8,12 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from simulmask_plugin import drawing
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.prompts import Prompt
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.pictures import drawing
+from simulmask_plugin.text.prompts import Prompt
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

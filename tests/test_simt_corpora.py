@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_script import advice, run_script
 
-from simulmask_plugin.corpora import Cleaning, read_lines
-from simulmask_plugin.simt_corpora import clean_examples, read_offline, read_simt, space_chunks
+from simulmask_plugin.corpora.east_data import clean_examples, read_offline, read_simt, space_chunks
+from simulmask_plugin.corpora.parallel_text import Cleaning, read_lines
 
 
 def simt(source=("Ein Hund", "läuft"), target=("A dog", "runs"), latency="low", **changes):

@@ -9,20 +9,18 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from simulmask_plugin.alibi import prepare
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.config import ROWS, SimulMaskConfig
-from simulmask_plugin.delivery import training_inputs
-from simulmask_plugin.features import from_feature, to_feature
-from simulmask_plugin.layout import IGNORE_INDEX
-from simulmask_plugin.masks import may_attend
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.policies import make_policy, roll_out
-from simulmask_plugin.positions import position_ids
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.schedule import ReadSchedule
-from simulmask_plugin.slots import SlotPlanner, num_positions, slots_layout, slots_of
-from simulmask_plugin.training_data import COLUMNS, SimulMaskDatasetProcessor
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.attention.mask import may_attend, training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import from_feature, to_feature
+from simulmask_plugin.config.block import ROWS, SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.base import IGNORE_INDEX
+from simulmask_plugin.layouts.positions import position_ids
+from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_layout, slots_of
+from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
+from simulmask_plugin.text.prompts import Prompt
+from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
 IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
 slot_lengths = st.integers(1, 9)
@@ -334,7 +332,7 @@ def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(by
 
 
 def test_other_layouts_have_no_positions_of_slots():
-    from simulmask_plugin.layout import prefix_layout
+    from simulmask_plugin.layouts.base import prefix_layout
 
     example = example_of(reference.pieces_of(1, [1], 1, [1]))
     with pytest.raises(AssertionError, match="positions: slots belong to the layout slots"):

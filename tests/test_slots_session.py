@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import schedules, settings_of
 
-from simulmask_plugin.collator import lay_out
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.families import FAMILIES
-from simulmask_plugin.features import Row
-from simulmask_plugin.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
-from simulmask_plugin.policies import make_policy, roll_out
-from simulmask_plugin.schedule import Action, ReadSchedule
-from simulmask_plugin.sessions import Decision, open_session
-from simulmask_plugin.slots_session import SESSIONS, SlotsSession
-from simulmask_plugin.streaming import StreamingSession
+from simulmask_plugin.attention.families import FAMILIES
+from simulmask_plugin.batches.collator import lay_out
+from simulmask_plugin.batches.features import Row
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.policies import Action, ReadSchedule, make_policy, roll_out
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
+from simulmask_plugin.streaming.slots_session import SESSIONS, SlotsSession
+from simulmask_plugin.streaming.unit_session import StreamingSession
 
 SLOTS = {"layout": "slots", "positions": "slots"}
 KINDS = ["llama", "qwen3", "falcon", "mpt"]

@@ -6,17 +6,17 @@ import pytest
 import yaml
 from driving import llama_factory, write_setup
 
-from simulmask_plugin.chat_prompt import resolve_prompt
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.batches.features import Row
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.features import Row
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.model_settings import ModelSettings
-from simulmask_plugin.programs import ProgramFailed
-from simulmask_plugin.smoke import Options, _losses, _stream, adapt
-from simulmask_plugin.smoke_plan import Machine
-from simulmask_plugin.trained_on import TrainedOn
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.smoke import Options, _losses, _stream, adapt
+from simulmask_plugin.commands.smoke_plan import Machine
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.config.trained_on import TrainedOn
+from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulmask_plugin import machine
-from simulmask_plugin.smoke_plan import FOR_GPUS, Machine, apply, plan
+from simulmask_plugin.commands.smoke_plan import FOR_GPUS, Machine, apply, plan
+from simulmask_plugin.training import machine
 
 FOLDER = Path(__file__).parents[1] / "yaml_configs"
 YAMLS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yaml")}

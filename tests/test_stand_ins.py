@@ -5,11 +5,11 @@ import json
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from simulmask_plugin import stand_ins
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.families import FAMILIES, tiny_config
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.prompts import READ_END, WRITE_END
+from simulmask_plugin.attention.families import FAMILIES, tiny_config
+from simulmask_plugin.commands import stand_ins
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 WAIT_3 = {"policy": "wait_k", "k": 3}
 

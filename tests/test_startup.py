@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 INSTALL = "from simulmask_plugin.startup import install; install()\n"
-FACTORY = """
+SEAMS = "simulmask_plugin.training.llamafactory_seams"
+FACTORY = f"""
 import sys, types
 names = ("extend_parser", "extend_workflow", "extend_tuner", "extend_launcher", "extend_v1_parser")
-sys.modules["simulmask_plugin.factory"] = factory = types.ModuleType("simulmask_plugin.factory")
+sys.modules["{SEAMS}"] = factory = types.ModuleType("{SEAMS}")
 for name in names:
     setattr(factory, name, lambda module, name=name: print(name, module.__name__, module.EXECUTED))
 """

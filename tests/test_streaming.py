@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from simulmask_plugin.choosing import Chooser
-from simulmask_plugin.config import ROWS
-from simulmask_plugin.features import Row
-from simulmask_plugin.layout import prefix_layout
-from simulmask_plugin.parity import scored_rows, training_logits
-from simulmask_plugin.policies import make_policy, roll_out
-from simulmask_plugin.schedule import Action
+from simulmask_plugin.batches.features import Row
+from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.policies import Action, make_policy, roll_out
+from simulmask_plugin.streaming.decoding import Chooser
+from simulmask_plugin.streaming.parity import scored_rows, training_logits
 
 WAIT_1 = {"policy": "wait_k", "k": 1}
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
@@ -349,10 +348,10 @@ def test_another_k_at_inference_has_the_rows_that_training_with_it_would_have(ll
 
 
 def test_languages_of_the_session_reach_the_prompt(llama, byte_level):
-    from simulmask_plugin.config import SimulMaskConfig
-    from simulmask_plugin.features import ExampleEncoder
-    from simulmask_plugin.model_settings import ModelSettings
-    from simulmask_plugin.prompts import Prompt
+    from simulmask_plugin.batches.features import ExampleEncoder
+    from simulmask_plugin.config.block import SimulMaskConfig
+    from simulmask_plugin.config.model_settings import ModelSettings
+    from simulmask_plugin.text.prompts import Prompt
 
     settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", " {target_lang}:"))
     session = session_of(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulmask_plugin.study import load_study
+from simulmask_plugin.evaluation.study import load_study
 
 ROOT = Path(__file__).parents[1]
 STAGE1, STAGE2, MERGE = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.texts import check_sentences, is_blank, numbered_lines, read_text
+from simulmask_plugin.files.texts import check_sentences, is_blank, numbered_lines, read_text
 
 
 @pytest.mark.parametrize("text", ["", " \t", "\u200b", "\ufeff", "\u00a0\u2028", "\u200d\u00ad\x07"])

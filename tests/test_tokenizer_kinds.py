@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, SENTENCES, tokenizer_of
 
-from simulmask_plugin.features import ExampleEncoder, Row
-from simulmask_plugin.parity import ParityResult, compare
-from simulmask_plugin.units import CHARACTER, TOKEN, WORD, NotEncodable, UnitTokenizer, join_units, split_units
+from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.streaming.parity import ParityResult, compare
+from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, NotEncodable, UnitTokenizer, join_units, split_units
 
 TEXTS = [
     *SENTENCES,

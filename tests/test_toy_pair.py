@@ -7,7 +7,7 @@ import sys
 import pytest
 from run_script import ROOT, run_script
 
-from simulmask_plugin.corpora import read_lines, read_pairs
+from simulmask_plugin.corpora.parallel_text import read_lines, read_pairs
 
 SEED = 0
 

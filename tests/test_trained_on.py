@@ -9,17 +9,17 @@ from driving import encoder_of
 from reference import settings_of
 from test_agents import parse
 
-from simulmask_plugin import attention
 from simulmask_plugin.agents import SimulMaskAgent
+from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.cli import main
-from simulmask_plugin.features import ExampleEncoder
-from simulmask_plugin.matrix import byte_tokenizer
-from simulmask_plugin.merge_check import make_inputs
-from simulmask_plugin.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.prompts import Prompt
-from simulmask_plugin.random_rows import random_row
-from simulmask_plugin.sessions import Decision, open_session
-from simulmask_plugin.trained_on import TrainedOn
+from simulmask_plugin.commands import attention
+from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.random_rows import random_row
+from simulmask_plugin.commands.verify_merge import make_inputs
+from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.config.trained_on import TrainedOn
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.text.prompts import Prompt
 
 DE_FR, DE_EN, ZH_EN = ("German", "French"), ("German", "English"), ("Chinese", "English")
 ONE, SEVERAL = TrainedOn((DE_FR,)), TrainedOn((ZH_EN, DE_EN, DE_FR))

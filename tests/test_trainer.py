@@ -5,11 +5,11 @@ import torch
 from driving import encoder_of
 from transformers import Trainer, TrainerState, TrainingArguments
 
-from simulmask_plugin.chunked import NOT_READ_END
-from simulmask_plugin.collator import SimulMaskCollator
-from simulmask_plugin.families import tiny_model
-from simulmask_plugin.features import Row, to_feature
-from simulmask_plugin.trainer import SimulMaskTrainer
+from simulmask_plugin.attention.families import tiny_model
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import Row, to_feature
+from simulmask_plugin.layouts.chunks import NOT_READ_END
+from simulmask_plugin.training.trainer import SimulMaskTrainer
 
 SENTENCES = [(" ".join("abcdefgh"[: 1 + i % 8]), " ".join("hgfedcba"[: 1 + i % 7])) for i in range(24)]
 

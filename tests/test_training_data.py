@@ -2,16 +2,19 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 from test_cli import llama_factory, write_setup
 from test_sft_run import load_data
 
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.features import row_of
-from simulmask_plugin.training_data import COLUMNS, convert_row, parse_schedule
-from simulmask_plugin.training_setup import load_training, read_data
+import simulmask_plugin
+from simulmask_plugin.batches.features import row_of
+from simulmask_plugin.commands.training_yaml import load_training, read_data
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.training.dataset import COLUMNS, code_digest, convert_row, parse_schedule
 
 pytestmark = llama_factory
 
@@ -134,3 +137,25 @@ def test_latency_of_a_row_that_comes_whole_is_checked_as_well():
     assert row_of(values | {"latency": "low"}, config).latency == "low"
     with pytest.raises(ValueError, match=r"Unknown latency 'lowest'; expected one of low"):
         row_of(values | {"latency": "lowest"}, config)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_tokenized_again"),
+    [
+        ("layouts/slots.py", True),
+        ("text/units.py", True),
+        ("policies.py", True),
+        ("pictures/drawing.py", False),
+        ("commands/show.py", False),
+        ("training/trainer.py", False),
+    ],
+)
+def test_a_data_set_is_tokenized_again_after_an_edit_of_what_makes_features(tmp_path, file, is_tokenized_again):
+    copied = tmp_path / "package"
+    shutil.copytree(Path(simulmask_plugin.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    before = code_digest(copied)
+    assert before == code_digest()
+    with (copied / file).open("a") as code:
+        code.write("# edited\n")
+    code_digest.cache_clear()
+    assert (code_digest(copied) != before) == is_tokenized_again

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.units import CHARACTER, TOKEN, UNITS, WORD, NotEncodable, UnitTokenizer, join_units, split_units
+from simulmask_plugin.text.units import (
+    CHARACTER,
+    TOKEN,
+    UNITS,
+    WORD,
+    NotEncodable,
+    UnitTokenizer,
+    join_units,
+    split_units,
+)
 
 # Letters, marks, numbers, punctuation, symbols of all scripts; brackets are left out, in which special tokens stand.
 text_characters = st.characters(

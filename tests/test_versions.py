@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from simulmask_plugin.versions import HIGHEST, LOCKED, LOWEST
+from simulmask_plugin.attention.versions import HIGHEST, LOCKED, LOWEST
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from driving import llama_factory
 
-from simulmask_plugin import stand_ins
 from simulmask_plugin.cli import main
-from simulmask_plugin.config import SimulMaskConfig
-from simulmask_plugin.evaluation_config import load_evaluation
-from simulmask_plugin.prompts import LATENCIES, READ_END
-from simulmask_plugin.smoke_plan import apply
+from simulmask_plugin.commands import stand_ins
+from simulmask_plugin.commands.smoke_plan import apply
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.evaluation.config import load_evaluation
+from simulmask_plugin.text.prompts import LATENCIES, READ_END
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
@@ -40,8 +40,8 @@ ON_A_CPU = ["use_cpu=true", "deepspeed=null"]
 PARSE = f"""
 import json, sys
 from llamafactory.hparams import parser
-from simulmask_plugin.factory import training_arguments
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.training.llamafactory_seams import training_arguments
+from simulmask_plugin.options import read_yaml
 parsed = {{}}
 for name, (path, *overrides) in json.loads(sys.argv[1]).items():
     if path.endswith("_merge.yaml"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulmask_plugin.yaml_files import read_yaml
+from simulmask_plugin.options import read_yaml
 
 FAULTS = {
     "duplicate key": ("a: 1\nb: 2\na: 3\n", r"y is no valid YAML: .*duplicate key a"),

@@ -1,0 +1,245 @@
+"""One 4D float mask for every family, and how Falcon, BLOOM and MPT are brought to take it.
+
+RoPE families add a 4D mask to their scores as it is. For ALiBi families the mask holds the bias as well, and
+transformers refuses it, so `prepare` replaces a few functions of transformers, in the whole process, by ones
+that differ for 4D masks only:
+
+    Falcon  builds its own bias (now zero) and its own mask from it (now skipped).
+    BLOOM   builds its own bias (now zero).
+    MPT     casts every mask to bool (now kept as it is) and has an attention without a place for our bias.
+
+Nothing is kept between calls and all that a layer needs is in its arguments, which is what gradient
+checkpointing and PEFT ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce, wraps
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from simulmask_plugin.attention.families import family_of
+from simulmask_plugin.attention.versions import REMEDY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Function = Callable[..., Any]
+
+
+def alibi_slopes(config: PreTrainedConfig, device: torch.device | str = "cpu") -> Float[Tensor, " heads"]:
+    """Return the slope of each head, as the family itself computes it (Falcon's are rounded to bfloat16).
+
+    MPT's `attn_config.alibi_bias_max` has no effect, because transformers never reads it.
+    """
+    modeling = _modeling(config)
+    num_heads = config.num_attention_heads
+    if config.model_type == "mpt":
+        return -modeling.build_mpt_alibi_tensor(num_heads, 2, device=device)[:, 0, 0]
+    two_keys = torch.ones((1, 2), dtype=torch.long, device=device)
+    return modeling.build_alibi_tensor(two_keys, num_heads, torch.float32)[:, 0, 1]
+
+
+def additive_mask(
+    config: PreTrainedConfig,
+    may_attend: Bool[Tensor, "batch 1 query key"],
+    rank: Int[Tensor, "batch 1 query key"] | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch heads query key"]:
+    """Return what is added to the scores: finfo.min where a row may not attend, else 0 or the ALiBi bias.
+
+    A RoPE family has one mask for all heads (heads = 1) and needs no rank. BLOOM, slope 1/2, plain causal::
+
+        0.0  min  min
+        0.0  0.5  min
+        0.0  0.5  1.0
+
+    Falcon and BLOOM round as their stock code does. MPT's stock bias is fp32; ours is measured from the last
+    key of each row (softmax does not care), so that near keys keep their precision in bf16.
+
+    Args:
+        config: Of the model that gets the mask.
+        may_attend: True where the query may attend to the key.
+        rank: Place of each key as its query sees it, >= 0 where `may_attend`; in stock attention, its index.
+        dtype: The one that the model's attention computes in.
+    """
+    if family_of(config).position == "rope":
+        bias = torch.zeros(may_attend.shape, dtype=dtype, device=may_attend.device)
+    else:
+        assert rank is not None, f"{config.model_type} measures ALiBi distances and needs rank, got None."
+        bias = _alibi_bias(config, may_attend, rank, dtype)
+    return bias.masked_fill_(~may_attend, torch.finfo(dtype).min)
+
+
+def _alibi_bias(
+    config: PreTrainedConfig,
+    may_attend: Bool[Tensor, "batch 1 query key"],
+    rank: Int[Tensor, "batch 1 query key"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch heads query key"]:
+    """Return slope * rank, with the scaling and the roundings of the family."""
+    slopes = alibi_slopes(config, rank.device)[:, None, None]
+    match config.model_type:
+        case "falcon":
+            scale = math.sqrt(config.hidden_size // config.num_attention_heads)
+            return (slopes.bfloat16() * rank.bfloat16()).to(dtype).div_(scale)
+        case "bloom":
+            return (slopes * rank.float()).to(dtype)
+    last = (rank * may_attend).amax(dim=-1, keepdim=True)
+    return (slopes * (rank - last).float()).to(dtype)
+
+
+def prepare(model: PreTrainedModel) -> None:
+    """Let a model, PEFT-wrapped or not, take the masks of `additive_mask` as its `attention_mask`.
+
+    Calls with a 2D mask or none stay bit-identical, RoPE families are left alone, a second call does nothing.
+    Stock Falcon applies ALiBi twice under "eager"; our mask applies it once under both implementations, which
+    equals stock "sdpa".
+
+    Raises:
+        ValueError: If the family is not supported.
+        RuntimeError: If this version of transformers lacks a function that is to be replaced.
+    """
+    config = model.config
+    if family_of(config).position == "rope":
+        return
+    modeling = _modeling(config)
+    for seam, wrap in SEAMS[config.model_type].items():
+        *owners, name = seam.split(".")
+        try:
+            owner = reduce(getattr, owners, modeling)
+            stock = getattr(owner, name)
+        except AttributeError as error:
+            raise RuntimeError(
+                f"Expected {modeling.__name__}.{seam}, which transformers {transformers.__version__} lacks; "
+                f"without it {config.model_type} cannot take our mask. {REMEDY}"
+            ) from error
+        if stock not in _INSTALLED:
+            replacement = wrap(stock)
+            _INSTALLED.add(replacement)
+            setattr(owner, name, replacement)
+
+
+def _modeling(config: PreTrainedConfig) -> ModuleType:
+    return import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+
+
+def _no_second_bias(stock: Function) -> Function:
+    """Falcon, BLOOM: the bias is in the mask already, so the model's own is zero."""
+
+    @wraps(stock)
+    def build_alibi_tensor(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+        if attention_mask.ndim != 4:
+            return stock(attention_mask, num_heads, dtype)
+        batch_size, _, _, num_keys = attention_mask.shape
+        return attention_mask.new_zeros((batch_size * num_heads, 1, num_keys), dtype=dtype)
+
+    return build_alibi_tensor
+
+
+def _falcon_mask(stock: Function) -> Function:
+    """FalconModel writes its own bias over 4D masks; a fifth dimension of size 1 takes ours past it."""
+
+    @wraps(stock)
+    def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | None:
+        if attention_mask is not None and attention_mask.ndim == 4:
+            return attention_mask[None]
+        return stock(attention_mask=attention_mask, **inputs)
+
+    return create_causal_mask
+
+
+def _falcon_attention(stock: Function) -> Function:
+    """FalconAttention gets back the mask that `_falcon_mask` gave a fifth dimension."""
+
+    @wraps(stock)
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        alibi: Tensor | None,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if attention_mask is not None and attention_mask.ndim == 5:
+            attention_mask = attention_mask[0]
+        return stock(self, hidden_states, alibi, attention_mask, **options)
+
+    return forward
+
+
+@dataclass(frozen=True, slots=True)
+class _FloatMask:
+    """A mask that survives the `.to(torch.bool)` of MptModel."""
+
+    mask: Tensor
+
+    def to(self, _dtype: torch.dtype) -> Tensor:
+        return self.mask
+
+
+def _mpt_mask(stock: Function) -> Function:
+    """MptModel casts what this returns to bool, which would lose the bias."""
+
+    @wraps(stock)
+    def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | _FloatMask | None:
+        if attention_mask is not None and attention_mask.ndim == 4:
+            return _FloatMask(attention_mask)
+        return stock(attention_mask=attention_mask, **inputs)
+
+    return create_causal_mask
+
+
+def _mpt_attention(stock: Function) -> Function:
+    """MptAttention by sdpa, for a float mask, whose bias replaces `position_bias`; stock masks are bool."""
+
+    @wraps(stock)
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        position_bias: Tensor,
+        past_key_values: transformers.Cache | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: transformers.Cache | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        cache = past_key_values if cache is None else cache  # its new name in transformers
+        if attention_mask is None or attention_mask.dtype == torch.bool:
+            return stock(self, hidden_states, position_bias, cache, attention_mask, **options)
+        fused = self.Wqkv(hidden_states)
+        if self.clip_qkv:
+            fused = fused.clamp(min=-self.clip_qkv, max=self.clip_qkv)
+        query, key, value = fused.unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        dropout = self.attn_dropout_p if self.training else 0.0
+        context = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.softmax_scale
+        )
+        return self.out_proj(context.transpose(1, 2).flatten(2)), None
+
+    return forward
+
+
+SEAMS: Mapping[str, Mapping[str, Callable[[Function], Function]]] = {
+    "falcon": {
+        "build_alibi_tensor": _no_second_bias,
+        "create_causal_mask": _falcon_mask,
+        "FalconAttention.forward": _falcon_attention,
+    },
+    "bloom": {"build_alibi_tensor": _no_second_bias},
+    "mpt": {"create_causal_mask": _mpt_mask, "MptAttention.forward": _mpt_attention},
+}
+"""What `prepare` replaces in the modeling module of each ALiBi family, and by what."""
+
+_INSTALLED: set[Function] = set()

@@ -1,0 +1,1 @@
+"""Rows of data become examples, and examples become batches."""

@@ -1,0 +1,339 @@
+"""``simulmask attention``: the attention that a model pays in training and in streaming, on one example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from simulmask_plugin.attention.families import family_of
+from simulmask_plugin.batches.collator import lay_out
+from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.config.trained_on import Languages
+from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.layouts.base import SequenceLayout
+from simulmask_plugin.layouts.slots import place_order
+from simulmask_plugin.pictures.picture import (
+    LOOK_AHEAD_MARK,
+    Picture,
+    num_read_text,
+    picture_of,
+    shorten_prompt,
+    visible,
+)
+from simulmask_plugin.pictures.terminal import console, table, verdict
+from simulmask_plugin.policies import Policy, ReadSchedule, offline, parse_schedule, roll_out
+from simulmask_plugin.streaming.feeder import ORDER, Feeder
+from simulmask_plugin.streaming.parity import TOLERANCE, force, promises_parity, stream_forced
+from simulmask_plugin.streaming.parity import training_logits as run_training
+from simulmask_plugin.streaming.unit_session import TARGET_ORDER
+from simulmask_plugin.text.prompts import OFFLINE_LATENCY
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The attention probabilities of one example, (layers, heads, rows, keys), in the order of the training sequence.
+
+    Attributes:
+        layout: of the example.
+        schedule: by which it was laid out and streamed.
+        training: of the forward pass of training.
+        streaming: of the session; nan in rows that it does not feed: the end of sentence, in the layout
+            ``interleaved`` the write end before it, and source that no row before it sees.
+    """
+
+    layout: SequenceLayout
+    schedule: ReadSchedule
+    training: Tensor
+    streaming: Tensor
+
+    @property
+    def fed(self) -> Tensor:
+        """True for the rows that streaming feeds, and that are compared."""
+        return ~self.streaming.isnan().all(dim=-1).flatten(0, 1).all(dim=0)
+
+    @property
+    def differences(self) -> Tensor:
+        """How far both are apart, (layers, heads, fed rows, keys)."""
+        return (self.training - self.streaming)[:, :, self.fed].abs()
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The largest difference of two probabilities, over layers, heads, rows and keys."""
+        return self.differences.max().item()
+
+    def select(self, layer: int | None, head: int | None) -> Attention:
+        """Only one layer or head of both; None: all of them.
+
+        Raises:
+            ValueError: if the model has no such layer or head.
+        """
+        picked = [self.training, self.streaming]
+        for dimension, (name, index) in enumerate((("layer", layer), ("head", head))):
+            if index is None:
+                continue
+            count = self.training.shape[dimension]
+            if not 0 <= index < count:
+                raise ValueError(f"--{name} must lie in 0..{count - 1}, got {index}: the model has {count} {name}s.")
+            picked = [tensor.narrow(dimension, index, 1) for tensor in picked]
+        return Attention(self.layout, self.schedule, *picked)
+
+
+def compare_attention(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, policy: Policy | None = None
+) -> Attention:
+    """Run training and streaming with the same target, and record what each row attends to.
+
+    Args:
+        model: a causal language model in evaluation mode with eager attention.
+        encoder: of the model.
+        row: the example.
+        policy: gives the schedule where the row has none; None: all of the source is read first.
+
+    Raises:
+        ValueError: if there is no such comparison, the family returns no attention, or the text or schedule is wrong.
+    """
+    config = encoder.settings.config
+    if config.prefix_pairs:
+        raise ValueError(
+            "The attention is compared over whole sentences, but this model was trained with prefix_pairs: true, which "
+            "has none; `simulmask parity --model` compares its logits."
+        )
+    example = encoder.encode(row)
+    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
+    if row.schedule is None:
+        schedule = roll_out(policy or offline, num_source, num_target)
+    else:
+        schedule = ReadSchedule.from_column(row.schedule, num_source, num_target)
+    layout = lay_out(config, example, schedule)
+    calls: list[Tensor] = []
+    with _recorded(model, calls.append):
+        run_training(model, encoder.settings, layout)
+    return Attention(layout, schedule, calls[0], _stream(model, encoder, row, schedule, layout))
+
+
+@contextmanager
+def _recorded(model: PreTrainedModel, take: Callable[[Tensor], None]) -> Iterator[None]:
+    """Give the attention (layers, heads, rows, keys) of every call to ``take``."""
+
+    def hook(module: PreTrainedModel, inputs: Any, output: Any) -> None:
+        if not output.attentions or any(layer is None for layer in output.attentions):
+            raise ValueError(
+                f"{family_of(model.config).name} returns no attention under our mask, and there is nothing to compare; "
+                "`simulmask parity --model` compares its logits."
+            )
+        take(torch.stack([layer[0] for layer in output.attentions]).float().cpu())
+
+    before = model.config.output_attentions
+    model.config.output_attentions = True
+    handle = model.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+        model.config.output_attentions = before
+
+
+def _stream(
+    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
+) -> Tensor:
+    """The attention of streaming, its rows and keys at their places in the training sequence."""
+    session, rows, last = force(model, encoder, row, schedule, layout)
+    feeder = session.feeder
+    fed: dict[int, tuple[list[int], Tensor]] = {}  # by a row's order: the order of the keys, and its attention
+
+    def take(attention: Tensor) -> None:
+        keys = feeder.keys[ORDER, : feeder.num_keys].tolist()
+        for order, probabilities in zip(keys[-attention.shape[2] :], attention.unbind(dim=2), strict=True):
+            if order in fed:  # it was fed alone, at the end, as its own look-ahead row, and taken back
+                keys_then, then = fed[order]
+                fed[order - 1] = [*keys_then[:-1], order - 1], then
+            fed[order] = keys, probabilities
+
+    with _recorded(model, take):
+        stream_forced(session, row.source, rows, last)
+    places = _places(layout, encoder.settings.config.layout, feeder)
+    num_layers, num_heads, _ = next(iter(fed.values()))[1].shape
+    size = len(layout.input_ids)
+    result = torch.full((num_layers, num_heads, size, size), torch.nan)
+    for order, (keys, probabilities) in fed.items():
+        if order in places:
+            known = [i for i, key in enumerate(keys) if key in places]
+            result[:, :, places[order]] = 0
+            result[:, :, places[order], [places[keys[i]] for i in known]] = probabilities[:, :, known]
+    return result
+
+
+def _orders(layout: SequenceLayout, name: str) -> list[int]:
+    """The order under which a session of the layout ``name`` feeds each row of the training sequence.
+
+    It counts places, and from where look-ahead rows may stand it leaves one free before every kept row.
+    """
+    example = layout.example
+    if name in CHUNKED:  # they have no look-ahead rows
+        return layout.token.tolist()
+    places, start, shift = layout.token, example.source_end, TARGET_ORDER - place_order(example.source_end, kept=False)
+    if name == "slots":
+        assert layout.position is not None
+        places, start, shift = layout.position, example.num_prompt, 0
+    is_kept = (layout.source_unit != len(example.source_lengths)).tolist()
+    return [
+        place if place < start else shift + place_order(place, kept=kept)
+        for place, kept in zip(places.tolist(), is_kept, strict=True)
+    ]
+
+
+def _places(layout: SequenceLayout, name: str, feeder: Feeder) -> dict[int, int]:
+    """The place in the training sequence of every row that streaming may have fed, by its order.
+
+    A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
+    one that was fed beside it is none.
+    """
+    places = {order: place for place, order in enumerate(_orders(layout, name))}
+    for order in feeder.keys[ORDER, : feeder.num_keys].tolist():
+        if order not in places:
+            places[order] = places.pop(order + 1)
+    return places
+
+
+def run_attention(
+    folder: str,
+    *,
+    texts: tuple[str, str],
+    languages: Languages = (None, None),
+    latency: str | None = None,
+    decision: Mapping[str, Any],
+    schedule: str | None,
+    layer: int | None,
+    head: int | None,
+    png: str | None,
+    as_json: bool,
+) -> int:
+    """Compare, print and draw; return 1 if a model that promises parity misses it.
+
+    Args:
+        folder: of a trained model with its simulmask.json.
+        texts: source and target.
+        languages: source_lang and target_lang; None: whichever was trained, see ``ModelSettings.pair``.
+        latency: interleaved: for the prompt; None: offline unless that was never trained.
+        decision: policy, k and n to stream with, see ``ModelSettings.inference_policy``.
+        schedule: g per target unit in place of a policy; where the model decides, None: the whole source in one chunk.
+        layer: only this one; None: all.
+        head: only this one; None: all.
+        png: file to draw into.
+        as_json: print the numbers, and nothing else.
+
+    Raises:
+        ValueError: if the model, an option or a text is wrong.
+    """
+    settings = ModelSettings.load(folder).for_pair(*languages)
+    policy, column = _decide(settings, decision, schedule)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with weights_of(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+        ).eval()
+    row = Row(*texts, *settings.pair(), column, _latency(settings, latency))
+    attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
+    picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)
+    difference, read = attention.max_abs_diff, attention.schedule
+    promised = promises_parity(settings, whole_source=read.num_read[0] == read.num_source)
+    passed = difference <= TOLERANCE
+    maps = {name: getattr(attention, name).mean(dim=(0, 1)).numpy() for name in ("training", "streaming")}
+    num_fed, num_rows = int(attention.fed.sum()), len(picture.tokens)
+    heading = (
+        f"{_describe('layer', layer)}, {_describe('head', head)} | largest difference {difference:.1e} "
+        f"over {num_fed} of {num_rows} rows"
+    )
+    if png is not None:
+        from simulmask_plugin.pictures.drawing import save_attention_png
+
+        short, start = shorten_prompt(picture)
+        cut = {name: probabilities[start:, start:] for name, probabilities in maps.items()}
+        note = "probability" if not start else f"probability (without the first {start} tokens of the prompt)"
+        save_attention_png(short, cut, png, heading, note=note)
+    if as_json:
+        print(_to_json(picture, maps, difference, promised))
+    else:
+        _print(picture, maps, heading, promised, passed)
+        if png is not None:
+            console().print(f"Drawn into {png}")
+    return 0 if passed or not promised else 1
+
+
+def _latency(settings: ModelSettings, given: str | None) -> str | None:
+    """The latency for the prompt.
+
+    Raises:
+        ValueError: if the layout has none, or it was never trained.
+    """
+    if settings.config.layout != "interleaved":
+        if given is not None:
+            raise ValueError(f"--latency has no meaning for a model of layout: {settings.config.layout}; remove it.")
+        return None
+    if given is None and OFFLINE_LATENCY in (settings.trained_on.latencies or (OFFLINE_LATENCY,)):
+        return OFFLINE_LATENCY
+    return settings.trained_on.latency(given)
+
+
+def _decide(
+    settings: ModelSettings, decision: Mapping[str, Any], schedule: str | None
+) -> tuple[Policy | None, tuple[int, ...] | None]:
+    """The policy or the g to stream with; neither: the model decides, and its text comes whole.
+
+    Raises:
+        ValueError: if both are given, or one is wrong.
+    """
+    is_given = any(value is not None for value in decision.values())
+    if schedule is not None:
+        if is_given:
+            raise ValueError("Give --schedule, or a policy and its k or n, not both.")
+        return None, parse_schedule(schedule)
+    if settings.config.policy == MODEL_DRIVEN and not is_given:
+        return None, None
+    return settings.inference_policy(**decision), None
+
+
+def _describe(name: str, index: int | None) -> str:
+    return f"mean of all {name}s" if index is None else f"{name} {index}"
+
+
+def _to_json(picture: Picture, maps: Mapping[str, np.ndarray], difference: float, promised: bool) -> str:
+    content = {
+        "tokens": picture.tokens,
+        "regions": picture.regions,
+        "look_ahead": [picture.is_look_ahead(row) for row in range(len(picture.tokens))],
+        **{name: [None if np.isnan(line).any() else line.tolist() for line in rows] for name, rows in maps.items()},
+        "max_abs_diff": difference,
+        "schedule": list(picture.schedule),
+        "promised": promised,
+        "holds": difference <= TOLERANCE,
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _print(picture: Picture, maps: Mapping[str, np.ndarray], heading: str, promised: bool, passed: bool) -> None:
+    """A line for each row of header and target: what share it pays to the source, and how far both are apart."""
+    is_source = np.array([region in ("source", "slot") for region in picture.regions])
+    lines = []
+    for i, (token, region) in enumerate(zip(picture.tokens, picture.regions, strict=True)):
+        rows = [maps[name][i] for name in ("training", "streaming")]
+        if region not in ("header", "target") or np.isnan(rows[1]).any():
+            continue
+        label = f"{LOOK_AHEAD_MARK} {visible(token)}" if picture.is_look_ahead(i) else visible(token)
+        shares = [f"{row[is_source].sum():.4f}" for row in rows]
+        lines.append((label, region, num_read_text(picture, i), *shares, f"{np.abs(rows[0] - rows[1]).max():.1e}"))
+    out = console()
+    out.print(heading)
+    columns = ("row", "part", "num_read", "to the source: training", "streaming", "difference")
+    out.print(table(columns, lines))
+    out.print("Parity to", f"{TOLERANCE:g}:", verdict(passed) if promised else "no promise (docs/architecture.md)")

@@ -1,0 +1,349 @@
+"""``simulmask parity``: the parity of training and streaming on random examples, cell by cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, product
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from rich.text import Text
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from simulmask_plugin.attention.families import FAMILIES, Family, family_of, tiny_model
+from simulmask_plugin.attention.float64 import StayInFloat64
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.commands.random_rows import LETTERS, long_row, random_row
+from simulmask_plugin.commands.verify_merge import make_room
+from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.config.trained_on import Languages
+from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.pictures.terminal import console, table, verdict
+from simulmask_plugin.policies import SCHEDULE
+from simulmask_plugin.streaming.parity import (
+    STOCK_SHARE,
+    TOLERANCE,
+    ParityResult,
+    compare,
+    promises_parity,
+    stock_difference,
+)
+from simulmask_plugin.streaming.self_test import check_takes_mask
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
+from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD
+from simulmask_plugin.training.chat_prompt import resolve_prompt
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+LENGTHS = ((3, 6), (6, 3), (1, 4), (5, 1))
+"""Units of source and target: the target longer, the source longer, one word against several and the reverse."""
+
+WAIT_K = (1, 2, 4, 9)
+"""k from 1 to beyond the longest source."""
+
+POLICY_KEYS: tuple[Mapping[str, Any], ...] = (
+    {"policy": "wait_k", "k": WAIT_K},
+    {"policy": "read_n", "n": 2},
+    {"policy": "offline"},
+    {"policy": SCHEDULE},
+)
+UNIT_PAIRS = ((CHARACTER, WORD), (WORD, CHARACTER), (CHARACTER, CHARACTER), (TOKEN, WORD), (WORD, TOKEN))
+"""Units of source and target besides words, which the matrix tries on the families of `UNIT_FAMILIES`."""
+
+UNIT_FAMILIES = ("llama", "falcon")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model and the settings that it is tried with."""
+
+    family: Family
+    attention: str
+    load: Callable[[], PreTrainedModel]
+    tokenizer: Any
+    settings: tuple[ModelSettings, ...]
+    is_real: bool = False
+    """Somebody's model; what stock does to itself is measured beside it."""
+
+
+def run_parity(
+    config_path: str | None,
+    overrides: list[str],
+    *,
+    model_dir: str | None,
+    languages: Languages = (None, None),
+    families: list[str],
+    matrix: bool,
+    examples: int,
+    length: int,
+    seed: int,
+    float64: bool,
+    as_json: bool,
+) -> int:
+    """Measure every cell and print the records; return 1 if one that promises parity misses it.
+
+    Args:
+        config_path: a training YAML, whose model and block are tried.
+        overrides: ``key=value`` for keys of the YAML.
+        model_dir: a model with its simulmask.json.
+        languages: source_lang and target_lang for that; None: whichever was trained, see ``ModelSettings.pair``.
+        families: names of families, of which tiny random models are made; empty for all of them.
+        matrix: try every layout, positions and rows, and not only those of the block.
+        examples: random examples per cell.
+        length: tokens of one more, longer example in the first cell of every model; 0 for none.
+        seed: of models and examples.
+        float64: compute in float64, in which rounding is no excuse.
+        as_json: print the records as JSON.
+
+    Raises:
+        ValueError: if the sources contradict each other or one is wrong.
+    """
+    if sum(map(bool, (config_path, model_dir, families))) > 1:
+        raise ValueError("Give one of: a training YAML, --model, --family.")
+    if model_dir is None and any(languages):
+        raise ValueError("--source-lang and --target-lang go with --model; a training YAML names its own.")
+    if examples < 1:
+        raise ValueError(f"--examples must be at least 1, got {examples}.")
+    if length < 0:
+        raise ValueError(f"--length must be at least 0, got {length}.")
+    if config_path is not None:
+        subjects = [_subject_of_yaml(config_path, overrides, matrix)]
+    elif model_dir is not None:
+        subjects = [_subject_of_model(model_dir, languages, matrix)]
+    else:
+        torch.set_num_threads(1)  # more of them only wait for each other in a model so small
+        subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
+    records = list(measure(subjects, examples, seed, length=length, float64=float64))
+    if as_json:
+        print(json.dumps(records, indent=2))
+    else:
+        _print_records(records)
+    return 1 if any(record["promised"] and not record["holds"] for record in records) else 0
+
+
+def measure(
+    subjects: Iterable[Subject], examples: int, seed: int, *, length: int = 0, float64: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield one record per cell, with a progress bar on standard error."""
+    subjects = list(subjects)
+    precision = StayInFloat64() if float64 else nullcontext()
+    with precision, Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("parity", total=sum(len(subject.settings) for subject in subjects))
+        for subject in subjects:
+            progress.update(task, description=f"{subject.family.name} {subject.attention}")
+            model = subject.load()
+            if float64:
+                model = model.double()
+            for cell, settings in enumerate(subject.settings):
+                random = np.random.default_rng((seed, cell))
+                yield measure_cell(model, subject, settings, examples, random, length if cell == 0 else 0)
+                progress.advance(task)
+
+
+def measure_cell(
+    model: PreTrainedModel,
+    subject: Subject,
+    settings: ModelSettings,
+    examples: int,
+    random: np.random.Generator,
+    length: int = 0,
+) -> dict[str, Any]:
+    """Compare training and streaming over random examples of one cell; four show every length and every k."""
+    encoder = ExampleEncoder(subject.tokenizer, settings)
+    num_policies = max(1, len(settings.config.policies()))
+    shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
+    rows = [random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random) for i in range(examples)]
+    if length:
+        rows.append(long_row(encoder, length, random))
+    result, promised = ParityResult(model.dtype), promises_parity(settings)
+    for i, row in enumerate(rows):
+        compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
+    if subject.is_real or (promised and not result.holds):
+        result.stock_diff = max(stock_difference(model, encoder.encode(row).input_ids) for row in rows)
+    config = settings.config
+    return {
+        "family": subject.family.name,
+        "attention": subject.attention,
+        "layout": config.layout,
+        "positions": config.positions,
+        "rows": config.rows,
+        "policy": config.policy,
+        "source_units": config.source_units,
+        "target_units": config.target_units,
+        "max_abs_diff": result.max_abs_diff,
+        "stock_diff": result.stock_diff,
+        "max_logit": result.max_logit,
+        "promised": promised,
+        "holds": result.holds,
+    }
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer that was never trained: its only merges are a space with a letter.
+
+    So a word has as many tokens as letters, and every text can be encoded.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", letter) for letter in LETTERS]
+    pieces = [*SPECIAL_TOKENS, *alphabet, *map("".join, merges)]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    pad, bos, eos = SPECIAL_TOKENS
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos)
+    fast.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
+    return fast
+
+
+def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator[Subject]:
+    """A tiny random model of each family and attention implementation."""
+    tokenizer = byte_tokenizer()
+    for name in families:
+        if name not in FAMILIES:
+            raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
+        family = FAMILIES[name]
+        positions = "modified_alibi" if family.position == "alibi" else "group"
+        config = SimulMaskConfig(policy="offline", positions=positions)
+        settings = ModelSettings(config, resolve_prompt(config, None, tokenizer))
+        for attention in family.implementations:
+            load = partial(tiny_model, name, len(tokenizer), seed, attention)
+            cells = tuple(_cells(settings, family, matrix))
+            if matrix:
+                cells += tuple(
+                    chain.from_iterable(_cells(other, family, matrix) for other in _other_layouts(tokenizer))
+                )
+            if matrix and name in UNIT_FAMILIES and attention == family.implementations[0]:
+                cells += tuple(_unit_cells(settings))
+            yield Subject(family, attention, load, tokenizer, cells)
+
+
+def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
+    """The settings of the layouts besides `prefix`."""
+    for config in (
+        SimulMaskConfig.from_dict({"layout": "interleaved"}),
+        SimulMaskConfig.from_dict({"layout": "interleaved", "loss_on": "target"}),
+        SimulMaskConfig.from_dict({"layout": "turns", "policy": "offline"}),
+        SimulMaskConfig.from_dict({"layout": "slots", "policy": "offline"}),
+    ):
+        yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
+
+
+def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subject:
+    """A trained model with its simulmask.json, in fp32."""
+    settings = ModelSettings.load(folder).for_pair(*languages)
+    model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    family = family_of(model_config)
+    attention = family.attention
+    check_takes_mask(model_config, attention)
+    load = partial(_load_model, folder, attention)
+    return Subject(
+        family,
+        attention,
+        load,
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        tuple(_cells(settings, family, matrix)),
+        is_real=True,
+    )
+
+
+def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
+    """The model of a training YAML as training begins with it, and its block."""
+    from simulmask_plugin.commands.training_yaml import load_training
+
+    setup = load_training(path, overrides, to_run=False)
+    family, model_args = family_of(setup.model_config), setup.model_args
+    # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
+    attention = setup.attention if setup.attention in family.implementations else family.attention
+    check_takes_mask(setup.model_config, attention)
+    load = partial(
+        _load_model,
+        model_args.model_name_or_path,
+        attention,
+        num_tokens=len(setup.tokenizer),
+        adapters=model_args.adapter_name_or_path or (),
+    )
+    return Subject(family, attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)), True)
+
+
+def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterable[str] = ()) -> PreTrainedModel:
+    """A model in fp32, with room for so many tokens and the adapters merged into it."""
+    with weights_of(path):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+        )
+    make_room(model, num_tokens)
+    for adapter in adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.eval()
+
+
+def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:
+    """The settings under every policy; with ``matrix`` in every layout, positions and rows, too."""
+    config = settings.config
+    possible = [p for p in POSITIONS if p != "slots" and (p != "modified_alibi" or family.position == "alibi")]
+    if config.layout == "slots":
+        possible = ["slots"]
+    if config.layout in CHUNKED or config.prefix_pairs:
+        for policy in _policies(config):
+            yield _with(settings, **policy)
+        return
+    positions, rows = (possible, ROWS) if matrix else ([config.positions], (config.rows,))
+    for position, row, policy in product(positions, rows, _policies(config)):
+        yield _with(settings, positions=position, rows=row, **policy)
+
+
+def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:
+    """The keys of every policy, with the block's own k among those of wait-k."""
+    if config.policy == MODEL_DRIVEN:
+        yield {"policy": MODEL_DRIVEN}
+        return
+    own = config.k if isinstance(config.k, tuple) else (config.k,) if config.k else ()
+    for keys in POLICY_KEYS:
+        several = tuple(sorted({*own, *keys.get("k", ())}))
+        if "k" not in keys:
+            yield keys
+        elif config.prefix_pairs:  # each k has its own pairs
+            yield from ({**keys, "k": k} for k in several)
+        else:
+            yield {**keys, "k": several}
+
+
+def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:
+    """All rows in units other than words."""
+    for (source, target), row in product(UNIT_PAIRS, ROWS):
+        yield _with(settings, policy="wait_k", k=WAIT_K, rows=row, source_units=source, target_units=target)
+
+
+def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
+    """The settings with other keys, a policy's parameters among them."""
+    return replace(settings, config=settings.config.with_keys({"k": None, "n": None} | keys))
+
+
+def _print_records(records: list[dict[str, Any]]) -> None:
+    columns = (*"family attention layout positions rows policy units difference stock logits".split(), "")
+    out = console()
+    out.print(table(columns, map(_describe, records)))
+    promised = [record for record in records if record["promised"]]
+    missed = sum(not record["holds"] for record in promised)
+    out.print(
+        f"{len(promised)} of {len(records)} cells promise parity to {TOLERANCE:g}, or {STOCK_SHARE} times what stock "
+        f"does to itself where that is measured; {missed} of these miss it. The others have a known mismatch "
+        "(docs/architecture.md)."
+    )
+
+
+def _describe(record: dict[str, Any]) -> tuple[str | Text, ...]:
+    words = [record[key] for key in ("family", "attention", "layout", "positions", "rows", "policy")]
+    units = f"{record['source_units']}, {record['target_units']}"
+    outcome = verdict(record["holds"]) if record["promised"] else "no promise"
+    stock = "" if record["stock_diff"] is None else f"{record['stock_diff']:.1e}"
+    return (*words, units, f"{record['max_abs_diff']:.1e}", stock, f"{record['max_logit']:.1f}", outcome)

@@ -1,0 +1,1 @@
+"""The ``simulmask:`` block, and simulmask.json, which travels with every model."""

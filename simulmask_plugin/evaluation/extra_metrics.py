@@ -1,0 +1,116 @@
+"""Metrics of other programs (COMET, BLEURT, OmniSTEval): a command each, in whatever environment it needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.evaluation.programs import ProgramFailed, run_and_read
+from simulmask_plugin.files.atomic import write_text
+from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.text.prompts import placeholders
+
+FILES = ("source", "hypothesis", "reference", "instances")
+"""What a command may name in braces: three line-aligned texts, and SimulEval's instances.log."""
+
+KEYS = ("command", "after")
+
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraMetric:
+    """A command, and where its score stands in what it prints.
+
+    Attributes:
+        command: may name the files in braces; not run by a shell.
+        after: the score is the first number behind the last place of this text; None: the last number of all.
+    """
+
+    command: str
+    after: str | None = None
+
+    @classmethod
+    def from_value(cls, name: str, value: Any) -> ExtraMetric:
+        """Read a command, or a mapping with the keys command and after.
+
+        Raises:
+            ValueError: naming the metric, if the command is no text or names a file that does not exist.
+        """
+        keys = value if isinstance(value, Mapping) else {"command": value}
+        if not set(keys) <= set(KEYS) or not all(isinstance(text, str) and text.strip() for text in keys.values()):
+            raise ValueError(
+                f"extra_metrics.{name} must be a command, or a mapping of command and after; got {value!r}."
+            )
+        for file in placeholders(keys["command"]):
+            if file not in FILES:
+                known = ", ".join(f"{{{known}}}" for known in FILES)
+                raise ValueError(f"extra_metrics.{name}: unknown file {{{file}}}; expected {known}.")
+        return cls(**keys)
+
+
+def run_metrics(
+    metrics: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], directory: Path
+) -> dict[str, float]:
+    """Return the score of each metric.
+
+    A score is kept in extra_metrics.json beside the instances, and measured again only by another command.
+
+    Args:
+        metrics: name -> what `ExtraMetric.from_value` reads.
+        instances: SimulEval's log of the run.
+        directory: of the run.
+
+    Raises:
+        ProgramFailed: if a command fails or prints no score; the message holds the end of what it printed.
+    """
+    files = {name: directory / f"{name}.txt" for name in FILES[:3]} | {"instances": directory / "instances.log"}
+    if metrics:
+        for name, key in zip(FILES, ("source", "prediction", "reference"), strict=False):
+            # without the no-break spaces that SimulEval would have deleted as plain ones
+            write_text(files[name], "".join(" ".join(one[key].split()) + "\n" for one in instances))
+    store = directory / "extra_metrics.json"
+    known = _read(store)
+    for name, value in metrics.items():
+        metric = ExtraMetric.from_value(name, value)
+        if known.get(name, {}).get("metric") != asdict(metric):
+            known[name] = {"metric": asdict(metric), "score": _run(name, metric, files)}
+            write_text(store, json.dumps(known, indent=2) + "\n")
+    return {name: known[name]["score"] for name in metrics}
+
+
+def _read(store: Path) -> dict[str, Any]:
+    """What was measured before; of a file that is missing or damaged nothing, so that it is measured again."""
+    try:
+        known = read_json(store)
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:
+    words = [word.format(**files) for word in shlex.split(metric.command)]
+    try:
+        code, printed, errors = run_and_read(words)
+    except OSError as error:
+        raise ProgramFailed(f"extra_metrics.{name}: {words[0]} cannot be started: {error}") from error
+    score = _find_score(printed, metric.after)
+    if code or score is None:
+        missing = "printed no number" + (f" after {metric.after!r}" if metric.after else "")
+        reason = f"stopped with code {code}" if code else missing
+        tail = "\n".join((printed + errors).splitlines()[-15:])
+        raise ProgramFailed(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail}")
+    return score
+
+
+def _find_score(printed: str, after: str | None) -> float | None:
+    if after is None:
+        return float(numbers[-1]) if (numbers := NUMBER.findall(printed)) else None
+    _, found, behind = printed.rpartition(after)
+    match = NUMBER.search(behind) if found else None
+    return float(match.group()) if match else None

@@ -1,0 +1,44 @@
+"""How far the policies of an evaluation have come, in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from simulmask_plugin.pictures.terminal import console
+
+
+class Bars(Progress):
+    """A bar for every policy, which counts the sentences in its log; nothing where standard error is no terminal.
+
+    Args:
+        logs: name of the policy -> file with a line for every sentence; it need not be there yet.
+        total: sentences of each.
+    """
+
+    def __init__(self, logs: Mapping[str, Path], total: int) -> None:
+        out = console(stderr=True)
+        super().__init__(
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("sentences")),
+            console=out,
+            transient=True,
+            refresh_per_second=2,
+            disable=not (logs and out.is_terminal),
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe must go there
+        )
+        self._logs = {self.add_task(name, total=total): log for name, log in logs.items()}
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Count before every refresh."""
+        for task in self.tasks:
+            task.completed = num_lines(self._logs[task.id])
+        return super().get_renderables()
+
+
+def num_lines(path: Path) -> int:
+    """Lines of a file that have been written whole; 0 where there is none."""
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,141 @@
+"""The report of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config.block import DEFAULTS
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.config.trained_on import TrainedOn
+from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
+from simulmask_plugin.evaluation.measures import MEASURES, number_text
+from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.files.atomic import write_text
+from simulmask_plugin.options import yaml_text
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.text.languages import UNSPACED
+from simulmask_plugin.text.units import CHARACTER
+
+EXTRA_DIGITS = 4
+"""Of the scores of other programs, some of which lie in 0..1."""
+
+NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
+"""Values of an evaluation's keys that say nothing, besides None."""
+
+UNSAID: Mapping[str, Any] = {**DEFAULTS, **asdict(TrainedOn())}
+"""Values in simulmask.json that need not be listed."""
+
+
+def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """Name the runs that were streamed with another slot_length than trained with; empty where there are none."""
+    decisions = [Decision.from_dict(policy) for policy in config.policies]
+    others = [decision.name for decision in decisions if decision.streamed_with(settings) != settings]
+    trained = settings.config.slot_length
+    return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
+
+
+def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """Say what BLEU of Japanese and Korean counts where it is no words; empty elsewhere."""
+    if config.bleu_tokenize != UNSPACED.tokenizer:
+        return ""
+    tokenizer = counting(config, settings).tokenizer
+    if tokenizer not in TOKENIZER_PACKAGES:
+        return ""
+    install = f"pip install 'sacrebleu[{tokenizer[:2]}]'"
+    return f"BLEU counts characters (sacrebleu's tokenizer char); for words, {tokenizer}: `{install}`."
+
+
+def settings_that_matter(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that differ from their defaults, as one would write them into a YAML."""
+    return {key: yaml_text(value) for key, value in values.items() if value != defaults.get(key)}
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; a column whose title ends in a colon has its texts on the right."""
+    titles = [title.removesuffix(":") for title in columns]
+    sides = ["---:" if title.endswith(":") else "---" for title in columns]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (titles, sides, *rows))
+
+
+def score_table(scores: Sequence[Score]) -> str:
+    """Return the scores as a Markdown table."""
+    extra = list(scores[0].extra)
+    columns = ["policy", *(f"{measure.title}:" for measure in MEASURES.values()), *(f"{name}:" for name in extra)]
+    rows = (
+        [
+            score.name,
+            *(number_text(getattr(score, key), measure.digits) for key, measure in MEASURES.items()),
+            *(number_text(score.extra[name], EXTRA_DIGITS) for name in extra),
+        ]
+        for score in scores
+    )
+    return markdown_table(columns, rows)
+
+
+def code(text: str) -> str:
+    """The text as it is, in a cell of a Markdown table."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " * bool(longest)
+    return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
+def _settings_table(settings: Mapping[str, str]) -> str:
+    return markdown_table(["key", "value"], ([key, code(value)] for key, value in settings.items()))
+
+
+def write_report(
+    path: Path,
+    name: str,
+    config: EvaluationConfig,
+    settings: ModelSettings,
+    scores: Sequence[Score],
+    signatures: Mapping[str, str],
+) -> None:
+    """Write report.md: the table with its units, the curve, and every setting and version behind them.
+
+    Args:
+        path: of the file.
+        name: of the evaluation.
+        config: the evaluation, resolved: what was really used stands in the report, whoever decided on it.
+        settings: of the model.
+        scores: the table.
+        signatures: of the scores, and versions.
+    """
+    trained = asdict(settings.config) | asdict(settings.prompt) | asdict(settings.trained_on)
+    sections = [
+        f"# {name}",
+        f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
+        f"to {config.target_lang}, streamed by SimulEval under {len(scores)} policies. Reference: `{config.target}`. "
+        f"Report of {date.today().isoformat()}.",
+        "## Scores",
+        score_table(scores),
+        slot_length_note(config, settings),
+        tokenizer_note(config, settings),
+        _meanings(config, settings),
+        "![BLEU against LAAL](curve.png)",
+        "## Signatures and versions",
+        _settings_table(signatures),
+        "## How it was evaluated",
+        _settings_table(settings_that_matter(asdict(config) | {"policies": _names(config)}, NOTHING)),
+        "## How the model was trained",
+        "From its simulmask.json; a key of the block that is not listed has its default.",
+        _settings_table(settings_that_matter(trained, UNSAID)),
+    ]
+    write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _names(config: EvaluationConfig) -> str:
+    return ", ".join(Decision.from_dict(policy).name for policy in config.policies)
+
+
+def _meanings(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """The units of the columns."""
+    source = "characters" if settings.config.source_units == CHARACTER else "words"
+    target = {"word": "words", "char": "characters"}[str(config.latency_unit)]
+    unit = f"source {source} (the target is counted in {target})"
+    return "\n".join(f"- {m.title}: {m.meaning.format(unit=unit)}" for m in MEASURES.values())

@@ -1,0 +1,176 @@
+"""``simulmask eval``: SimulEval for every policy of a YAML, then the table, the curve and the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation.config import (
+    EvaluationConfig,
+    check_encodable,
+    check_evaluation,
+    check_texts,
+    load_evaluation,
+    resolve,
+)
+from simulmask_plugin.evaluation.curves import draw_curve
+from simulmask_plugin.evaluation.digests import Digests, model_files
+from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
+from simulmask_plugin.evaluation.progress import Bars
+from simulmask_plugin.evaluation.report import write_report
+from simulmask_plugin.evaluation.runs import LATENCY_METRICS, finish, predictions, work_left
+from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.training.machine import check_device
+
+PATHS = ("model", "source", "target")
+"""Results are those of another place as long as the files are the same."""
+
+
+def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
+    """Run what is missing of an evaluation YAML, and say where the results are; return the exit code.
+
+    Raises:
+        ValueError: if the YAML, the model or the files are wrong, or the output was made with other settings.
+        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
+    """
+    config = load_evaluation(path, overrides)
+    evaluate(config, Path(path).stem, has_bars=True)
+    print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
+    return 0
+
+
+def evaluate(
+    config: EvaluationConfig,
+    name: str,
+    title: str = "",
+    environment: Mapping[str, str] | None = None,
+    *,
+    has_bars: bool = False,
+) -> list[Score]:
+    """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
+
+    Args:
+        config: the evaluation.
+        name: of what is evaluated, in the legend of the curve and over the report.
+        title: stands before every line of progress.
+        environment: variables for SimulEval beside those of this process.
+        has_bars: whether a terminal shows how far every policy has come.
+
+    Raises:
+        ValueError: if the model, the files or the device are wrong, or the output was made with other settings.
+        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
+    """
+    settings = check_evaluation(config)
+    check_device(config.device)
+    resolved = resolve(config, settings)
+    check_encodable(config, settings)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    names = [Decision.from_dict(policy).name for policy in config.policies]
+    num_sentences = config.limit or check_texts(config)
+    made_with = _made_with(resolved, settings)
+
+    def run(index: int) -> Score:
+        policy, directory = config.policies[index], output / names[index]
+        directory.mkdir(exist_ok=True)
+        place = f"{title}[{index + 1}/{len(names)}] {names[index]}"
+        prepare = work_left(
+            directory,
+            {**made_with, "policy": dict(policy)},
+            free=PATHS,
+            say=lambda what: print(f"{place}: {what}", flush=True),
+        )
+        if prepare is not None:
+            _run_simuleval(resolved, policy, directory, environment or {}, prepare)
+            finish(directory, num_sentences)
+        of_run = score(resolved, directory)
+        print(f"{title}[{index + 1}/{len(names)}] {describe(of_run, config)}", flush=True)
+        return of_run
+
+    logs = {one: output / one / "sessions.jsonl" for one in names} if has_bars else {}
+    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, num_sentences):
+        scores = list(pool.map(run, range(len(names))))
+    write_scores(output / "scores.tsv", scores)
+    draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
+    write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
+    return scores
+
+
+def describe(of_run: Score, config: EvaluationConfig) -> str:
+    """The scores of a run in one line, and of how many sentences the translation is not whole."""
+    line = (
+        f"{of_run.name}: BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
+        f"({of_run.sentences} sentences, {of_run.calls_per_token:.2f} calls a token)"
+    )
+    if not of_run.truncated:
+        return line
+    return (
+        f"{line}\n  {of_run.truncated} of them were cut off at max_target_tokens: {config.max_target_tokens}; raise "
+        "it, or train for longer: a model that does not end its sentences has not learned to."
+    )
+
+
+def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
+    """All that results depend on, but the policy: settings, and the content of texts and model."""
+    free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
+    files = {side: Path(getattr(config, side)) for side in ("source", "target")}
+    files |= {path.name: path for path in model_files(config.model)}
+    digests = Digests(Path(config.output, "digests.json"))
+    made_with = {key: value for key, value in asdict(config).items() if key not in free} | {
+        "trained": json.loads(json.dumps(asdict(settings))),
+        "files": {name: digests.of(path) for name, path in files.items()},
+    }
+    digests.save()
+    return made_with
+
+
+def _run_simuleval(
+    config: EvaluationConfig,
+    policy: Mapping[str, Any],
+    directory: Path,
+    environment: Mapping[str, str],
+    prepare: Callable[[], None],
+) -> None:
+    command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
+    options = {
+        "model": config.model,
+        "source": config.source,
+        "target": config.target,
+        "output": directory,
+        "eval-latency-unit": config.latency_unit,
+        "end-index": config.limit,
+        "source-lang": config.source_lang,
+        "target-lang": config.target_lang,
+        "threads": config.threads,
+        "device": config.device,
+        "model-dtype": config.dtype,
+        "attn-implementation": config.attn_implementation,
+        "max-target-tokens": config.max_target_tokens,
+        "document-units": config.document_units,
+        "context-sentences": config.context_sentences,
+        "session-log": directory / "sessions.jsonl",
+        **{"read-n" if key == "n" else key.replace("_", "-"): value for key, value in policy.items()},
+    }
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
+    command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
+    command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
+    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    environment = {**environment, **threads, "PYTHONUTF8": "1"}  # SimulEval opens texts as the locale says
+    try:
+        log = directory / "simuleval.log"
+        run_program("SimulEval", command, log, environment, prepare=prepare)
+    except ProgramFailed as error:
+        written = predictions(directory)
+        if len(written) < (config.limit or check_texts(config)) or any(map(str.strip, written)):
+            raise
+        raise ProgramFailed(
+            f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "
+            "for longer, or with a policy nearer to this one."
+        ) from error

@@ -1,0 +1,167 @@
+"""The folder of one streamed run: what SimulEval and our agent leave there, and whether it is whole.
+
+A run is finished once ``finished.json`` holds the SHA-256 of all that it left; that file is written last, and whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.files.atomic import write_text
+from simulmask_plugin.files.json_files import parse_json, read_json
+
+INSTANCES, SESSIONS, SCORES = "instances.log", "sessions.jsonl", "scores.tsv"
+RESULTS = (INSTANCES, SESSIONS, SCORES)
+SETTINGS, FINISHED = "settings.json", "finished.json"
+DERIVED = ("extra_metrics.json", SCORES, FINISHED)
+"""Made from the logs of a run, and worth nothing once these change."""
+LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
+
+
+def work_left(
+    directory: Path, made_with: Mapping[str, Any], *, free: Collection[str], say: Callable[[str], None]
+) -> Callable[[], None] | None:
+    """Return None if the run is finished and whole; else what to do with its folder before SimulEval runs in it.
+
+    Args:
+        directory: of the run.
+        made_with: everything that its results depend on; JSON.
+        free: keys of it that may be another, such as paths.
+        say: prints why something that is there is made again.
+
+    Raises:
+        ValueError: if it holds results made with other settings, other texts or another model.
+    """
+    logs = [directory / name for name in (INSTANCES, SESSIONS)]
+    if not any(log.is_file() and log.stat().st_size for log in logs):  # nothing hangs on what else is there
+        return partial(_begin, directory, made_with)
+    settings = _read(directory / SETTINGS)
+    if settings is None:
+        say(f"{SETTINGS} is missing or cut, so that nobody knows what the results were made with; streaming again")
+        return partial(_begin, directory, made_with)
+    _check_same(directory, settings, made_with, free)
+    finished = _read(directory / FINISHED)
+    if finished is None:
+        return partial(_go_on, directory, say)
+    damaged = [name for name in RESULTS if finished.get(name) != _digest(directory / name)]
+    if not damaged:
+        return None
+    if damaged == [SCORES]:
+        say(f"{SCORES} is not as it was when the run ended; scoring again")
+        return partial(_go_on, directory, say)
+    say(f"{', '.join(damaged)}: not as they were when the run ended; streaming again")
+    return partial(_begin, directory, made_with)
+
+
+def finish(directory: Path, num_sentences: int) -> None:
+    """Declare a run finished.
+
+    Raises:
+        ProgramFailed: if SimulEval has not left a result for every sentence, and all scores.
+    """
+    for name, lines in zip((INSTANCES, SESSIONS), _whole_lines(directory), strict=True):
+        if len(lines) != num_sentences or "".join(lines) != (directory / name).read_text(encoding="utf-8"):
+            raise ProgramFailed(
+                f"{directory / name} holds {len(lines)} whole lines of {num_sentences} sentences; is the disk full? "
+                "Run the same command again: it goes on from there."
+            )
+    if fault := _fault_of_scores(directory / SCORES):
+        raise ProgramFailed(f"{directory / SCORES} {fault}; is the disk full? Run the same command again.")
+    digests = {name: _digest(directory / name) for name in RESULTS}
+    write_text(directory / FINISHED, json.dumps(digests, indent=2) + "\n")
+
+
+def predictions(directory: Path) -> list[str]:
+    """What a run has written so far, a text per sentence."""
+    return [json.loads(line)["prediction"] for line in _lines_while(directory / INSTANCES, _is_instance)]
+
+
+def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
+    changed = [key for key in now if key not in (*free, "files") and before.get(key) != now[key]]
+    files = before.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(
+            f"{directory} holds results of an earlier version, which did not note what texts and what model they were "
+            "made from; take another output directory, or delete this one."
+        )
+    changed += [name for name in sorted({*files, *now["files"]}) if files.get(name) != now["files"].get(name)]
+    if changed:
+        raise ValueError(
+            f"{directory} holds results made with other settings or files ({', '.join(changed)} changed); "
+            "take another output directory, or delete this one."
+        )
+
+
+def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:
+    for name in (INSTANCES, SESSIONS, *DERIVED):
+        (directory / name).unlink(missing_ok=True)
+    write_text(directory / SETTINGS, json.dumps(made_with, indent=2) + "\n")
+
+
+def _go_on(directory: Path, say: Callable[[str], None]) -> None:
+    """After a kill both logs may end in half a line, and one be shorter: keep the sentences that both have whole."""
+    for name in DERIVED:
+        (directory / name).unlink(missing_ok=True)
+    kept = _whole_lines(directory)
+    num_kept = min(map(len, kept))
+    for name, lines in zip((INSTANCES, SESSIONS), kept, strict=True):
+        write_text(directory / name, "".join(lines[:num_kept]))
+    say(f"goes on after {num_kept} sentences that were streamed before")
+
+
+def _whole_lines(directory: Path) -> tuple[list[str], list[str]]:
+    """Of both logs, the lines up to the first that is cut, missing or out of order."""
+    return _lines_while(directory / INSTANCES, _is_instance), _lines_while(directory / SESSIONS, _is_session)
+
+
+def _is_instance(value: Any, index: int) -> bool:
+    return value.get("index") == index and {"prediction", "reference", "source", "delays"} <= value.keys()
+
+
+def _is_session(value: Any, index: int) -> bool:
+    return {"seconds", "calls", "written_tokens", "flops", "truncated"} <= value.keys()
+
+
+def _lines_while(path: Path, holds: Callable[[Any, int], bool]) -> list[str]:
+    if not path.is_file():
+        return []
+    lines: list[str] = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            text = line.decode()
+            if not holds(parse_json(text, str(path)), len(lines)):
+                break
+        except (ValueError, AttributeError):  # half a line, or no object
+            break
+        lines.append(f"{text}\n")
+    return lines
+
+
+def _fault_of_scores(path: Path) -> str:
+    """What is wrong with SimulEval's table of one row; empty if nothing is."""
+    if not path.is_file():
+        return "is missing"
+    header, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    values = dict(zip(header.split("\t"), rest.rstrip("\n").split("\t"), strict=False))
+    if not rest.endswith("\n") or not set(LATENCY_METRICS) <= values.keys():
+        return f"is empty or cut; expected {', '.join(LATENCY_METRICS)} and their values"
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object that we wrote; None if it is missing or damaged."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,0 +1,142 @@
+"""Scores of a streamed test set: what they are made of, what stands behind them, and the file that keeps them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pandas
+from sacrebleu.metrics import BLEU, CHRF
+
+from simulmask_plugin import __version__
+from simulmask_plugin.evaluation.config import EvaluationConfig
+from simulmask_plugin.evaluation.extra_metrics import run_metrics
+from simulmask_plugin.files.atomic import write_text
+from simulmask_plugin.files.json_files import parse_json
+from simulmask_plugin.files.texts import numbered_lines
+
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "llamafactory", "sacrebleu", "simuleval")
+"""Whose versions are named; SimulEval needs no LLaMA-Factory, which may be installed elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One row of scores.tsv."""
+
+    name: str
+    sentences: int
+    bleu: float
+    chrf: float
+    al: float
+    laal: float
+    ap: float
+    dal: float
+    seconds_per_sentence: float
+    calls_per_token: float
+    gflops_per_sentence: float
+    truncated: int
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Scores of `extra_metrics`; columns of their own."""
+
+
+def score(config: EvaluationConfig, directory: Path) -> Score:
+    """Score one finished run: BLEU and chrF by sacrebleu, latency by SimulEval, cost by our own log.
+
+    Args:
+        config: the evaluation, resolved.
+        directory: of the run, with instances.log and scores.tsv of SimulEval, and sessions.jsonl of our agent.
+    """
+    instances, sessions = (read_jsonl(directory / name) for name in ("instances.log", "sessions.jsonl"))
+    latency = pandas.read_csv(directory / "scores.tsv", sep="\t").iloc[0]
+    predictions, references = translations(instances)
+    bleu, chrf = metrics(config)
+    written = sum(session["written_tokens"] for session in sessions)
+    return Score(
+        name=directory.name,
+        sentences=len(instances),
+        bleu=bleu.corpus_score(predictions, references).score,
+        chrf=chrf.corpus_score(predictions, references).score,
+        al=float(latency["AL"]),
+        laal=float(latency["LAAL"]),
+        ap=float(latency["AP"]),
+        dal=float(latency["DAL"]),
+        seconds_per_sentence=mean(session["seconds"] for session in sessions),
+        calls_per_token=sum(session["calls"] for session in sessions) / max(written, 1),
+        gflops_per_sentence=mean(session["flops"] for session in sessions) / 1e9,
+        truncated=sum(session["truncated"] for session in sessions),
+        extra=run_metrics(config.extra_metrics, instances, directory),
+    )
+
+
+def translations(instances: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the predictions and, as sacrebleu takes them, the references of a run's instances.log."""
+    pairs = [(instance["prediction"], instance["reference"].strip()) for instance in instances]
+    return [prediction for prediction, _ in pairs], [[reference for _, reference in pairs]]
+
+
+def metrics(config: EvaluationConfig) -> tuple[BLEU, CHRF]:
+    """The quality metrics of a resolved evaluation."""
+    return BLEU(tokenize=config.bleu_tokenize), CHRF()
+
+
+def signatures(config: EvaluationConfig) -> dict[str, str]:
+    """What stands behind the scores of a resolved evaluation: sacrebleu's signatures, latency unit and versions."""
+    bleu, chrf = metrics(config)
+    for metric in (bleu, chrf):
+        metric.corpus_score(["a"], [["a"]])  # a signature knows its number of references only after a score
+    return {
+        "BLEU": str(bleu.get_signature()),
+        "chrF": str(chrf.get_signature()),
+        "latency unit": str(config.latency_unit),
+        "Python": platform.python_version(),
+        "simulmask_plugin": __version__,
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Write scores.tsv."""
+    rows = [{k: v for k, v in asdict(score).items() if k != "extra"} | dict(score.extra) for score in scores]
+    write_text(path, pandas.DataFrame(rows).to_csv(sep="\t", index=False, float_format="%.4f", na_rep="nan"))
+
+
+def read_scores(folder: str | Path) -> list[Score]:
+    """Read the scores.tsv of an evaluation.
+
+    Raises:
+        ValueError: if the folder has none, or it is damaged.
+    """
+    path = Path(folder, "scores.tsv")
+    if not path.is_file():
+        raise ValueError(f"{folder} has no scores.tsv; expected the output of `simulmask eval`.")
+    names = [field.name for field in fields(Score) if field.name != "extra"]
+    try:
+        rows = pandas.read_csv(path, sep="\t", dtype={"name": str}).to_dict("records")
+        scores = [Score(**{name: row.pop(name) for name in names}, extra=row) for row in rows]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run `simulmask eval` again, which writes it anew.") from error
+    if not scores:
+        raise ValueError(f"{path} holds no scores; run `simulmask eval` again, which writes it anew.")
+    return scores
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a log of one JSON object a line.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: naming the line that is no JSON.
+    """
+    return [parse_json(line, str(path), line=number) for number, (line, _) in enumerate(numbered_lines(path), 1)]

@@ -1,0 +1,233 @@
+"""A study: models to train, and systems that stream them, to be compared on one test set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.corpora.dataset_info import listed_entries
+from simulmask_plugin.evaluation.config import EvaluationConfig, check_for_model
+from simulmask_plugin.evaluation.digests import Digests, model_files
+from simulmask_plugin.options import MOST_AT_ONCE, check_integer, check_keys, check_name, read_yaml, yaml_text
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.text.prompts import Prompt
+
+KINDS = ("train", "export")
+SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
+"""Of an evaluation: runs over other sentences cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of ``llamafactory-cli``: a training, or the export that merges an adapter.
+
+    Attributes:
+        kind: train or export.
+        values: the keys of its YAML, but for the folders that the study gives it.
+    """
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def summary(self, keys: Iterable[str]) -> str:
+        """Its kind, and what its YAML says of these keys, e.g. "train: finetuning_type: full, max_steps: 100"."""
+        said = ", ".join(f"{key}: {yaml_text(self.values[key])}" for key in keys if key in self.values)
+        return f"{self.kind}: {said}" if said else self.kind
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether what it makes is no model without its base."""
+        return self.kind == "train" and self.values.get("finetuning_type", "lora") != "full"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A way of streaming a model.
+
+    Attributes:
+        model: name of the model.
+        evaluation: as `simulmask eval` takes it.
+    """
+
+    model: str
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """The keys of a study YAML; a key that is not listed here is an error."""
+
+    output: str
+    """Directory of everything that the study makes."""
+    models: Mapping[str, tuple[Stage, ...]]
+    """Name -> its stages in order, each a mapping: {train: YAML} or {export: YAML}, and overrides of that YAML, e.g.
+    {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it."""
+    systems: Mapping[str, System]
+    """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
+    plain: str
+    """Name of the model whose training stands for plain fine-tuning: time and tokens are given as multiples of its."""
+    reference: str
+    """SYSTEM: BLEU is tested against its run with the same policy; or SYSTEM/RUN: all against this one."""
+    title: str = ""
+    """Of the figure and the report; default: the name of the YAML."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides for the first stage of every model, e.g. model_name_or_path and dataset_dir."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of an evaluation YAML that all systems share, e.g. source and target."""
+    jobs: int = 1
+    """Models that are trained, and then streamed, side by side."""
+    threads: int | None = None
+    """CPU threads of each."""
+
+    @property
+    def reference_run(self) -> tuple[str, str | None]:
+        """System and run of the reference; None: the run with the same policy."""
+        system, _, run = self.reference.partition("/")
+        return system, run or None
+
+
+def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
+    """Read a study, with ``key=value`` overrides, and check all that can be checked before anything runs.
+
+    Raises:
+        ValueError: saying what is wrong, and where.
+    """
+    values = read_yaml(path, list(overrides))
+    needed = ("output", "models", "systems", "plain", "reference")
+    check_keys(values, known=(f.name for f in fields(Study)), needed=needed, where=path)
+    values = {key: value for key, value in values.items() if value is not None}  # an empty key is its default
+    for key in ("models", "systems", "training", "evaluation"):
+        if not isinstance(values.get(key, {}), dict):
+            raise ValueError(f"{path}: {key} must be a mapping of keys to values, got {values[key]!r}.")
+    for key in ("output", "plain", "reference", "title"):
+        if not isinstance(values.get(key, ""), str):
+            raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
+    for key in ("jobs", "threads"):
+        if key in values:
+            check_integer(f"{path}: {key}", values[key], least=1, most=MOST_AT_ONCE)
+    for key in ("models", "systems"):
+        for name in values[key]:
+            check_name(f"{path}: {key}.{name}", str(name))
+    folders: dict[Path, str] = {}
+    for name in values["models"]:
+        folder = model_folder(Path(values["output"]), name, 1)
+        if folder in folders:
+            raise ValueError(f"{path}: models {folders[folder]!r} and {name!r} would share a folder; rename one.")
+        folders[folder] = name
+    training = values.get("training", {})
+    models = {
+        name: _read_stages(stages, training, f"{path}: models.{name}") for name, stages in values["models"].items()
+    }
+    folder = Path(values["output"])
+    systems = {
+        name: _read_system(system, values, folder / "systems" / name, f"{path}: systems.{name}")
+        for name, system in values["systems"].items()
+    }
+    study = Study(**{**values, "models": models, "systems": systems})
+    _check(study, path)
+    return study
+
+
+def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        raise ValueError(f"{where} must be a list of stages such as [{{train: stage1.yaml, simulmask.k: 3}}].")
+    result: list[Stage] = []
+    for number, stage in enumerate(stages, 1):
+        kinds = [kind for kind in KINDS if isinstance(stage.get(kind), str)]
+        if len(kinds) != 1:
+            raise ValueError(f"{where}, stage {number}: expected one of {' and '.join(KINDS)}, got {dict(stage)!r}.")
+        own = {key: value for key, value in stage.items() if key != kinds[0]}
+        given = {**({} if result else training), **own}
+        try:
+            values = read_yaml(stage[kinds[0]], [f"{key}={json.dumps(value)}" for key, value in given.items()])
+            if kinds[0] == "train":
+                SimulMaskConfig.from_dict(values.get("simulmask", {}))
+        except ValueError as error:
+            raise ValueError(f"{where}, stage {number}: {error}") from error
+        made = Stage(kinds[0], values)
+        follows_adapter = bool(result) and result[-1].makes_adapter
+        if (made.kind == "export") != follows_adapter:
+            expected = "an export behind the training of an adapter" if follows_adapter else "a training"
+            raise ValueError(f"{where}, stage {number}: expected {expected}, got {kinds[0]}: {stage[kinds[0]]}.")
+        result.append(made)
+    if not result or result[-1].makes_adapter:
+        raise ValueError(f"{where} ends without a whole model; add a stage export: YAML, which merges the adapter.")
+    return tuple(result)
+
+
+def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: str) -> System:
+    if not isinstance(system, Mapping) or "model" not in system:
+        raise ValueError(f"{where} must be a mapping such as {{model: NAME, policies: [{{policy: wait_k, k: 3}}]}}.")
+    if not isinstance(system["model"], str) or system["model"] not in values["models"]:
+        raise ValueError(f"{where}: unknown model {system['model']!r}; expected one of {', '.join(values['models'])}.")
+    own = {key: value for key, value in system.items() if key != "model"}
+    for key in SAME_FOR_ALL:
+        if key in own:
+            raise ValueError(f"{where}: {key} must be the same for all systems; set it in evaluation:.")
+    shared = {"threads": values.get("threads"), **values.get("evaluation", {})}
+    model = model_folder(Path(values["output"]), system["model"], len(values["models"][system["model"]]))
+    config = EvaluationConfig.from_dict({**shared, **own, "model": str(model), "output": str(output)}, where)
+    return System(system["model"], config)
+
+
+def model_folder(output: Path, name: str, stage: int) -> Path:
+    """Folder of what a stage of a model makes; stages count from 1. It has no spaces, which torchrun cannot take."""
+    return output / "models" / str(name).replace(" ", "_") / f"stage{stage}"
+
+
+def stage_content(values: Mapping[str, Any], digests: Digests) -> dict[str, str]:
+    """What a stage is made from, by content: data sets and their columns, models, adapters, DeepSpeed's file.
+
+    What lies on a hub is left out.
+
+    Args:
+        values: of its YAML.
+        digests: of files.
+
+    Returns:
+        A name that says which -> SHA-256, or for the columns the entry itself.
+
+    Raises:
+        ValueError: if dataset_info.json is no JSON object.
+    """
+    files: dict[str, Path] = {}
+    for key in ("model_name_or_path", "adapter_name_or_path"):
+        for folder in _listed(values.get(key)):
+            files |= {f"{key}: {path.name}": path for path in model_files(folder)}
+    names = [name for key in ("dataset", "eval_dataset") for name in _listed(values.get(key))]
+    entries = listed_entries(Path(str(values.get("dataset_dir") or "data")), names)
+    for name, (_, paths) in entries.items():
+        files |= {f"dataset {name}: {path.name}": path for path in paths}
+    if isinstance(values.get("deepspeed"), str):
+        files["deepspeed"] = Path(values["deepspeed"])
+    columns = {f"dataset_info.json: {name}": json.dumps(entry) for name, (entry, _) in entries.items()}
+    return columns | {name: digests.of(path) for name, path in files.items() if path.is_file()}
+
+
+def _listed(value: Any) -> list[str]:
+    """What LLaMA-Factory takes as a list, or as a text with commas."""
+    listed = value if isinstance(value, list) else str(value or "").split(",")
+    return [str(one).strip() for one in listed if str(one).strip()]
+
+
+def _check(study: Study, path: str) -> None:
+    if study.plain not in study.models:
+        raise ValueError(f"{path}: plain: unknown model {study.plain!r}; expected one of {', '.join(study.models)}.")
+    for name, system in study.systems.items():
+        trained = [stage for stage in study.models[system.model] if stage.kind == "train"][-1]
+        # of the prompt, which only the tokenizer can tell, no policy needs anything
+        settings = ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
+        try:
+            check_for_model(system.evaluation, settings)
+        except ValueError as error:
+            raise ValueError(f"{path}: systems.{name}: {error}") from error
+    reference, run = study.reference_run
+    runs = {name: [Decision.from_dict(p).name for p in s.evaluation.policies] for name, s in study.systems.items()}
+    if reference not in runs or run not in (None, *runs[reference]):
+        known = ", ".join(f"{name}, {', '.join(f'{name}/{run}' for run in runs[name])}" for name in runs)
+        raise ValueError(f"{path}: reference: no system or run {study.reference!r}; expected one of {known}.")

@@ -1,0 +1,1 @@
+"""Examples and masks, drawn and typed."""

@@ -1,0 +1,104 @@
+"""Beam search inside a WRITE with a kept cache: the hypotheses are branches of one sequence, and only one stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
+
+
+class Scores(Protocol):
+    """Log-probabilities of the next token."""
+
+    def __call__(self, logits: Tensor, *, opens_word: bool) -> Tensor:
+        """Map logits (..., vocabulary) to log-probabilities, -inf where a token cannot stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hypothesis:
+    """A branch: its tokens, their entries in the cache, and the sum of their log-probabilities."""
+
+    ids: tuple[int, ...]
+    entries: tuple[int, ...]
+    score: float
+
+    @property
+    def mean_score(self) -> float:
+        """What finished hypotheses are compared by: the score per token, the end among them."""
+        return self.score / (len(self.ids) + 1)
+
+
+def beam_search(
+    feeder: Feeder,
+    logits: Tensor,
+    scores: Scores,
+    *,
+    width: int,
+    limit: int,
+    ends: Sequence[int],
+    opens_word: bool,
+    order: int,
+    position: int,
+) -> list[int]:
+    """Search for the best continuation; its tokens are in the cache afterwards, as if they had been fed one by one.
+
+    All live hypotheses are fed in one call. A row sees what was there before the search and its own branch. The
+    search stops when ``width`` hypotheses have ended, or none that lives would be better than the best of them if it
+    ended now.
+
+    Args:
+        feeder: holds the cache.
+        logits: (vocabulary,) for the first token.
+        scores: log-probabilities from logits.
+        width: live hypotheses.
+        limit: largest number of tokens.
+        ends: ids that end a hypothesis; they are not fed.
+        opens_word: whether the first token has to open a word.
+        order: place of the first token in the training sequence.
+        position: its position.
+
+    Returns:
+        The tokens, without the end.
+    """
+    start = feeder.num_keys
+    live = [_Hypothesis((), (), 0.0)]
+    finished: list[_Hypothesis] = []
+    next_scores = scores(logits, opens_word=opens_word)[None]
+    for depth in range(limit):
+        grown: list[_Hypothesis] = []
+        for parent, token, score in _best(live, next_scores, width * (1 + len(ends))):
+            if len(grown) == width:
+                break
+            if token in ends:
+                finished.append(_Hypothesis(parent.ids, parent.entries, score))
+            else:
+                entry = feeder.num_keys + len(grown)
+                grown.append(_Hypothesis((*parent.ids, token), (*parent.entries, entry), score))
+        best = max((h.mean_score for h in finished), default=-torch.inf)
+        if len(finished) >= width or all(h.mean_score <= best for h in grown):
+            break
+        live = grown
+        visible = torch.zeros((len(live), feeder.num_keys + len(live)), dtype=torch.bool, device=logits.device)
+        visible[:, :start] = True
+        for row, hypothesis in enumerate(live):
+            visible[row, list(hypothesis.entries)] = True
+        rows = [FedRow(h.ids[-1], order + depth, -1, ALL, position + depth) for h in live]
+        fed = feeder.feed(rows, num_predicting=len(rows), visible=visible[None, None])
+        next_scores = scores(fed, opens_word=False)
+    winner = max(finished or live, key=lambda h: h.mean_score)
+    feeder.keep(start, winner.entries)
+    return list(winner.ids)
+
+
+def _best(live: Sequence[_Hypothesis], scores: Tensor, count: int) -> Iterator[tuple[_Hypothesis, int, float]]:
+    """Yield (hypothesis, next token, sum of log-probabilities) of the best continuations that are possible."""
+    totals = scores + torch.tensor([[h.score] for h in live], device=scores.device)
+    best = totals.flatten().topk(min(count, totals.numel()))
+    for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        if score > -torch.inf:
+            yield live[index // totals.shape[1]], index % totals.shape[1], score

@@ -1,0 +1,95 @@
+"""What a session takes from the logits: the next target token, and in ``interleaved`` whether to WRITE; greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.text.units import TOKEN, WORD
+
+
+def inside_words(encoder: ExampleEncoder, device: torch.device) -> Bool[Tensor, " tokens"]:
+    """True for the tokens that cannot open a target unit; none where units are not words.
+
+    It has the length of the tokenizer. A model may have more rows (its vocabulary padded), which are no tokens.
+    """
+    if encoder.target.unit != WORD:
+        return torch.zeros(len(encoder.tokenizer), dtype=torch.bool, device=device)
+    return ~torch.tensor(encoder.target.opens_word, device=device)
+
+
+class Chooser:
+    """Picks the next target token, with units that can only begin where one may begin.
+
+    Args:
+        encoder: of the model.
+        written: the target tokens so far; grows as the session writes.
+    """
+
+    def __init__(self, encoder: ExampleEncoder, written: Sequence[int]) -> None:
+        self._target, self._written = encoder.target, written
+        self._num_tokens = len(encoder.tokenizer)
+        self._forbidden: dict[str, Tensor] = {}
+
+    def __call__(self, logits: Float[Tensor, " vocabulary"], index: int, opening: bool) -> int:
+        """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
+        logits = logits[: self._num_tokens]  # a model may have more rows (its vocabulary padded), which are no tokens
+        if opening and index and self._target.unit != TOKEN:
+            # a tokenizer may have more tokens than the model has rows: those can never be chosen
+            logits = logits.masked_fill(self._inside_unit(logits.device)[: len(logits)], -torch.inf)
+        return int(logits.argmax())
+
+    def _inside_unit(self, device: torch.device) -> Bool[Tensor, " tokens"]:
+        """True for the tokens that cannot open a unit behind what is written."""
+        kind = self._target.kind_of(self._written)
+        if kind not in self._forbidden:
+            self._forbidden[kind] = ~torch.tensor(self._target.opens_unit(kind), device=device)
+        return self._forbidden[kind]
+
+
+class ChunkChooser:
+    """Decides on READ or WRITE, and picks target tokens, in the layouts of chunks.
+
+    Args:
+        encoder: of the model.
+        device: of the logits.
+        read_end: id of the end of read, which is never written; None in the layout ``turns``.
+        ends: ids that end a WRITE.
+        threshold: WRITE when P(end of read) reaches it; None: when no other token is likelier.
+    """
+
+    def __init__(
+        self,
+        encoder: ExampleEncoder,
+        device: torch.device,
+        *,
+        read_end: int | None,
+        ends: Sequence[int],
+        threshold: float | None,
+    ) -> None:
+        self.read_end, self.threshold = read_end, threshold
+        self._not_at_start = inside_words(encoder, device)
+        self._not_at_start[list(ends)] = False
+        self._never = torch.zeros_like(self._not_at_start)
+        if read_end is not None:
+            self._never[read_end] = self._not_at_start[read_end] = True
+
+    def ends_read(self, logits: Tensor) -> bool:
+        """Whether to WRITE, from the logits of the last token of a source unit."""
+        logits = logits[: len(self._never)]
+        if self.threshold is None:
+            return int(logits.argmax()) == self.read_end
+        return float(logits.softmax(dim=-1)[self.read_end]) >= self.threshold
+
+    def scores(self, logits: Tensor, *, opens_word: bool) -> Tensor:
+        """Log-probabilities (..., tokens) of the next target token; -inf where it cannot stand."""
+        forbidden = (self._not_at_start if opens_word else self._never)[: logits.shape[-1]]
+        return logits[..., : len(forbidden)].log_softmax(dim=-1).masked_fill(forbidden, -torch.inf)
+
+    def next_token(self, logits: Tensor, *, opens_word: bool) -> int:
+        """The likeliest next target token."""
+        return int(self.scores(logits, opens_word=opens_word).argmax())

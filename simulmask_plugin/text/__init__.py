@@ -1,0 +1,1 @@
+"""Text becomes units, and units become tokens; the prompt around them."""

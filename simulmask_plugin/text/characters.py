@@ -1,0 +1,67 @@
+"""Units of text whose script puts no space between words, and where one ends that is written token by token."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from simulmask_plugin.text.pieces import whole_characters
+
+UNSPACED = (
+    r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+    r"\u3000-\u303F\u3099-\u309C\u30FB\u30FC\uFE30-\uFE4F\uFF00-\uFFEF"
+)
+"""Characters of these scripts and of their punctuation, as the inside of a regular expression's class."""
+
+if TYPE_CHECKING:
+    import regex
+
+_BEGIN_CHARACTERS = (*(bytes([lead]) for lead in range(0xE3, 0xEA)), b"\xef\xbc", b"\xef\xbd")
+"""UTF-8 of which a part is enough: kana, ideographs and their punctuation. Others may become a mark, or a letter."""
+
+AN_IDEOGRAPH, A_RUN = "\u6211", "a"
+"""A unit of each kind. What may follow one depends on nothing but its kind."""
+
+
+@cache
+def _units() -> regex.Pattern[str]:
+    import regex  # here, because few texts are in characters, and the command line starts without it
+
+    return regex.compile(rf"(?=[{UNSPACED}])\X|(?:(?=[^{UNSPACED}\s])\X)+")
+
+
+@cache
+def _unspaced() -> regex.Pattern[str]:
+    import regex
+
+    return regex.compile(f"[{UNSPACED}]")
+
+
+def split_characters(word: str) -> list[str]:
+    """Cut text without white space into characters of unspaced scripts and whole runs of all others.
+
+    A character keeps its combining marks, and an emoji what is joined to it.
+    """
+    return _units().findall(word)
+
+
+def needs_space(before: str, after: str) -> bool:
+    """Whether text would be cut elsewhere than between these units without a space, as with "iPhone" and "15"."""
+    return all(match.start() != len(before) for match in _units().finditer(before + after))
+
+
+def kind_of(text: str) -> str:
+    """AN_IDEOGRAPH or A_RUN, by the last unit of the text."""
+    units = split_characters(text)
+    return AN_IDEOGRAPH if units and _unspaced().match(units[-1]) else A_RUN
+
+
+def ends_character(unit: bytes, following: bytes) -> bool:
+    """Whether a unit is complete, given the bytes of the token behind it, which may be a part of a character."""
+    before, missing = whole_characters(unit)
+    if missing or not before.strip():
+        return False
+    after, part = whole_characters(following)
+    if not after:
+        return part.startswith(_BEGIN_CHARACTERS)
+    return after[0].isspace() or not needs_space(before.lstrip(), after)

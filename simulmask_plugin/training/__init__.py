@@ -1,0 +1,1 @@
+"""LLaMA-Factory, driven from outside: its seams, the data set, the trainer."""

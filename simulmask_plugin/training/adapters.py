@@ -1,0 +1,118 @@
+"""What an adapter trains beside its own layers: the embeddings of special tokens, and embeddings that are tied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
+
+REMEDIES = {
+    "freeze": "set freeze_extra_modules: {names}, or finetuning_type: lora or full",
+    "oft": "set additional_target: {names}, or finetuning_type: lora or full",
+    "lora": "set create_new_adapter: true, since the adapter that goes on was made without them",
+}
+"""How a training gets to train the special tokens, by finetuning_type; full always does."""
+
+
+def embedding_names(model: Any) -> tuple[str, ...]:
+    """Last parts of the names of the input embedding and of the head, of the embedding alone where they are tied."""
+    layers = [model.get_input_embeddings()] + ([] if is_tied(model) else [model.get_output_embeddings()])
+    return tuple(next(name for name, one in model.named_modules() if one is layer).split(".")[-1] for layer in layers)
+
+
+def is_tied(model: Any) -> bool:
+    """Whether input embedding and head are one matrix."""
+    return model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def lora_config(
+    stock: Any,
+    model: Any,
+    token_ids: Sequence[int],
+    *,
+    target_modules: Iterable[str],
+    modules_to_save: Iterable[str] | None,
+    **kwargs: Any,
+) -> Any:
+    """Return the LoRA configuration that trains these tokens, if any, and keeps tied heads tied.
+
+    PEFT ties copies of whole layers by their names, and only some of them; the rows of tokens it ties always, in
+    training, when it loads and when it merges. So where the YAML has a tied embedding or head trained as a whole
+    (``additional_target``, ``resize_vocab``), it becomes the rows of all tokens.
+
+    Args:
+        stock: PEFT's class.
+        model: that gets the adapter.
+        token_ids: of the special tokens.
+        target_modules: names of the layers that get the adapter.
+        modules_to_save: names of the layers that are trained as a whole.
+        kwargs: the rest of LLaMA-Factory's configuration.
+
+    Raises:
+        ValueError: if tied embeddings were to get an adapter of their own.
+    """
+    saved, targets = list(modules_to_save or ()), list(target_modules)
+    names = embedding_names(model)
+    rows = {name: list(token_ids) for name in names if not _holds(saved, name) and not _holds(targets, name)}
+    if is_tied(model):
+        both = (*names, _name_of_head(model))
+        if any(_holds(targets, name) for name in both):
+            raise ValueError(
+                f"lora_target names {' or '.join(both)}, which are one matrix in this model: an adapter on it would "
+                f"change both in the merge, but one in training; set additional_target: {names[0]} to train it whole."
+            )
+        if any(_holds(saved, name) for name in both):
+            saved = [one for one in saved if not any(_holds([one], name) for name in both)]
+            rows = {names[0]: list(range(model.get_input_embeddings().num_embeddings))}
+    indices = {name: ids for name, ids in rows.items() if ids}
+    return stock(
+        **kwargs,
+        target_modules=targets,
+        modules_to_save=saved or None,
+        trainable_token_indices=indices or None,
+    )
+
+
+def check_oft(model: Any, modules_to_save: Iterable[str] | None) -> None:
+    """Refuse OFT for tied embeddings that are trained, too, since PEFT would train two copies of them.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    names = (*embedding_names(model), _name_of_head(model))
+    if is_tied(model) and any(_holds(list(modules_to_save or ()), name) for name in names):
+        raise ValueError(
+            f"finetuning_type: oft cannot train {' and '.join(dict.fromkeys(names))}, which are one matrix in this "
+            "model, and would make two of them; set finetuning_type: lora, or remove additional_target and "
+            "resize_vocab."
+        )
+
+
+def check_tokens_trained(model: Any, finetuning_type: str) -> None:
+    """Refuse a training that would leave the embeddings of the two special tokens of ``interleaved`` as they are.
+
+    Raises:
+        ValueError: naming the key that trains them.
+    """
+    tied = model.config.tie_word_embeddings
+    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
+    if all(any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers):
+        return
+    remedy = REMEDIES[finetuning_type].format(names=",".join(embedding_names(model)))
+    if finetuning_type == "oft" and tied:
+        remedy = "set finetuning_type: lora or full"
+    raise ValueError(
+        f"finetuning_type: {finetuning_type} would not train the embeddings of {READ_END} and {WRITE_END}, by which "
+        f"the model decides; {remedy}."
+    )
+
+
+def _holds(modules: Iterable[str], name: str) -> bool:
+    """Whether one of these names, which may be whole paths, is a layer's."""
+    return any(module.split(".")[-1] == name for module in modules)
+
+
+def _name_of_head(model: Any) -> str:
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head).split(".")[-1]

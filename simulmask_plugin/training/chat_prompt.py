@@ -1,0 +1,85 @@
+"""The prompt of a training as text: the block's own, or LLaMA-Factory's chat template around it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.text.prompts import Prompt, escape, interleaved_prompt, plain_prompt
+
+SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for the user's text while a chat template is taken apart."""
+
+
+def trained_settings(config: SimulMaskConfig, template: Any, tokenizer: Any, *, name: str | None) -> ModelSettings:
+    """Return what streaming will have to know of a training.
+
+    Args:
+        config: the block.
+        template: LLaMA-Factory's, which may have changed the tokenizer's end of sentence.
+        tokenizer: as that template left it.
+        name: LLaMA-Factory's key ``template``; None: not set.
+    """
+    prompt = resolve_prompt(config, template, tokenizer)
+    return ModelSettings(config, prompt, template=name, end_of_sentence=tokenizer.eos_token)
+
+
+def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Prompt:
+    """Return the prompt as text: the block's own (plain), or LLaMA-Factory's chat template around it.
+
+    Raises:
+        ValueError: if the template does not keep the text of a user turn in one piece.
+    """
+    has_turns = config.layout in ("turns", "slots")
+    if config.prompt == "plain":
+        bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
+        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
+        return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
+    first, answer, second = rendered_turns(template, tokenizer)
+    before, sentinel, header = first.partition(SENTINEL)
+    if not sentinel or SENTINEL in header or not header:
+        raise ValueError(
+            f"The chat template does not leave a header between the user's text and the answer ({first!r}); "
+            "use prompt: plain or another template."
+        )
+    if config.layout == "interleaved":
+        return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
+    next_header = ""
+    if has_turns:
+        next_header = (answer.partition(SENTINEL)[2] + second).partition(SENTINEL)[0]
+    if config.layout == "slots":
+        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
+    return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
+
+
+def rendered_turns(template: Any, tokenizer: Any) -> tuple[str, str, str]:
+    """The text that LLaMA-Factory would encode of two turns: the first user's, its answer, and the second user's.
+
+    Sentinels stand for what user and assistant say. The template itself puts the turns together, with the system's
+    message and, where thinking is switched off, an empty thought before each answer; only its last step, which makes
+    ids, is left out.
+    """
+    written = copy.copy(template)
+    written._convert_elements_to_ids = lambda tokenizer, elements: list(elements)
+    written.get_thought_word_ids = lambda tokenizer: [template.add_thought()]
+    messages = [{"role": role, "content": SENTINEL} for role in ("user", "assistant")] * 2
+    (first, answer), (second, _) = written.encode_multiturn(tokenizer, messages)
+    first, answer, second = ("".join(_element_text(e, tokenizer) for e in turn) for turn in (first, answer, second))
+    return first, answer, second
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a").input_ids
+    return bool(ids) and ids[0] == tokenizer.bos_token_id
+
+
+def _element_text(element: Any, tokenizer: Any) -> str:
+    if isinstance(element, str):
+        return element
+    if isinstance(element, dict):
+        return element["token"]
+    if "bos_token" in element and tokenizer.bos_token:
+        return tokenizer.bos_token
+    return (tokenizer.eos_token or "") if "eos_token" in element else ""  # it knows no other names

@@ -1,0 +1,53 @@
+"""The loss of the layout ``interleaved``: a weight for the special tokens, and decisions that no token labels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.layouts.base import IGNORE_INDEX
+from simulmask_plugin.layouts.chunks import NOT_READ_END
+
+
+def has_own_loss(config: SimulMaskConfig) -> bool:
+    """Whether the loss is another than the cross entropy of the labels."""
+    return config.loss_on == "target" or config.special_token_weight != 1
+
+
+def interleaved_loss(
+    logits: Float[Tensor, "batch tokens vocabulary"],
+    labels: Int[Tensor, "batch tokens"],
+    *,
+    read_end: int,
+    write_end: int,
+    weight: float,
+    num_items: Tensor | int | None,
+) -> Float[Tensor, ""]:
+    """Return the mean over the labelled rows of -log P(label), times ``weight`` for the two special tokens.
+
+    A row whose label is `NOT_READ_END` costs -log(1 - P(read end)), with the weight of the special tokens: the source
+    goes on, and with which word is not for the model to say.
+
+    Args:
+        logits: of the model.
+        labels: in the place of the row *after* the one that predicts (the shift of transformers).
+        read_end: id of the end of read.
+        write_end: id of the end of write.
+        weight: of the special tokens.
+        num_items: labelled rows of the whole step (gradient accumulation, all devices); None: of this batch.
+    """
+    targets = labels[:, 1:]
+    is_labelled = targets != IGNORE_INDEX
+    # Cast what is labelled only: with a large vocabulary a copy of all logits is gigabytes.
+    rows, targets = logits[:, :-1][is_labelled].float(), targets[is_labelled]
+    goes_on = targets == NOT_READ_END
+    special = goes_on | (targets == read_end) | (targets == write_end)
+    log_p = rows.log_softmax(dim=-1)
+    log_label = log_p.gather(1, torch.where(goes_on, read_end, targets)[:, None])[:, 0]
+    # log(1 - P) summed from the other tokens, so that P = 1 to rounding still has a loss and a gradient.
+    others = log_p[goes_on].index_fill(1, targets.new_tensor([read_end]), -torch.inf).logsumexp(dim=-1)
+    losses = -log_label.masked_scatter(goes_on, others)
+    total = (losses * torch.where(special, weight, 1.0)).sum()
+    return total / (num_items if num_items is not None else max(len(targets), 1))

@@ -1,0 +1,79 @@
+"""PiSSA: adapters that start as the largest part of the weights, and what their conversion to LoRA leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.json_files import read_json
+
+BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
+"""Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and as plain LoRA over the base."""
+
+WEIGHTS = "adapter_model.safetensors"
+EXACT = -1
+"""pissa_iter: the singular values are computed, and not estimated by a random method."""
+
+
+def check_pissa(finetuning_args: Any, training_args: Any) -> None:
+    """Refuse PiSSA whose adapter would be of use in this process alone.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if finetuning_args.pissa_init and not finetuning_args.pissa_convert and finetuning_args.pissa_iter != EXACT:
+        raise ValueError(
+            f"pissa_init with pissa_iter: {finetuning_args.pissa_iter} estimates what it takes out of the weights by a "
+            "random method, and a merge would take out something else; set pissa_convert: true and merge "
+            f"output_dir/{CONVERTED}, or set pissa_iter: {EXACT}."
+        )
+    if finetuning_args.pissa_convert and training_args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "pissa_convert takes the adapter that a training goes on from for the one that it began with, and would "
+            f"convert it into something else; train from the start, or with pissa_iter: {EXACT} and pissa_convert: "
+            "false, which can go on."
+        )
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse to merge, or to go on with, an adapter over weights that cannot be made again.
+
+    Raises:
+        ValueError: naming the folder to take instead.
+    """
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        start = read_json(path).get("init_lora_weights")
+        if isinstance(start, str) and start.startswith("pissa_niter"):
+            raise ValueError(
+                f"{folder} is a PiSSA adapter over weights that were estimated by a random method; take {CONVERTED} in "
+                "the output_dir of its training, which pissa_convert: true writes."
+            )
+
+
+class PissaCallback(TrainerCallback):
+    """Completes the converted adapter, of which PEFT writes the LoRA layers alone."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the trained embeddings and simulmask.json; LLaMA-Factory's own callback has been called before."""
+        if args.should_save:
+            complete_conversion(Path(str(args.output_dir)), self.settings)
+
+
+def complete_conversion(output_dir: Path, settings: ModelSettings) -> None:
+    """Give the converted adapter all weights that are no LoRA layers, and the settings."""
+    from safetensors.torch import load_file, save_file
+
+    converted = output_dir / CONVERTED
+    weights = load_file(converted / WEIGHTS)
+    trained = load_file(output_dir / BACKUP / WEIGHTS)
+    save_file(trained | weights, converted / WEIGHTS, metadata={"format": "pt"})
+    settings.save(converted)

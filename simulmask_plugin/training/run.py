@@ -1,0 +1,216 @@
+"""A run of LLaMA-Factory's supervised fine-tuning with the ``simulmask:`` block, member by member.
+
+Nothing of LLaMA-Factory is imported here: ``factory.py`` hands each member over and puts it back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from simulmask_plugin.attention.families import check_attention, text_config
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.batches.features import check_rows, check_special_tokens
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
+from simulmask_plugin.training.adapters import check_oft, check_tokens_trained, lora_config
+from simulmask_plugin.training.chat_prompt import trained_settings
+from simulmask_plugin.training.checkpoints import has_optimizer
+from simulmask_plugin.training.dataset import (
+    PROMPTS,
+    SimulMaskDatasetProcessor,
+    align_dataset,
+    count_prompts,
+    trained_on,
+)
+from simulmask_plugin.training.pissa import PissaCallback
+from simulmask_plugin.training.quantization import check_quantized, quantizable
+from simulmask_plugin.training.trainer import SimulMaskTrainer
+
+MOST_REFUSED = 0.01
+"""Share of the examples from which those that cannot be encoded are no accident."""
+
+
+class SftRun:
+    """What a run does differently: a method for each member of LLaMA-Factory, which it takes as ``stock``.
+
+    Args:
+        config: the block.
+        seed: of the draws per example and epoch.
+        flat: whether batches are LLaMA-Factory's own (`arguments.is_flat`).
+        logger: LLaMA-Factory's.
+    """
+
+    tokenizer: Any
+    settings: ModelSettings
+    """Both known once LLaMA-Factory has made tokenizer and template."""
+
+    def __init__(self, config: SimulMaskConfig, *, seed: int, flat: bool, logger: Any) -> None:
+        self.config = config
+        self.seed = seed
+        self.flat = flat
+        self.logger = logger
+        self.prompts: Counter[str] = Counter()  # what those of the training data name
+        self.special_tokens: list[int] = []
+        self.base: Any = None  # the model that gets an adapter
+
+    # Data
+
+    def get_dataset(
+        self,
+        stock: Callable[..., Any],
+        template: Any,
+        model_args: Any,
+        data_args: Any,
+        *args: Any,
+        tokenizer: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Learn tokenizer and template first, and then what the data has named in their prompts."""
+        self.tokenizer = tokenizer
+        self.settings = trained_settings(self.config, template, tokenizer, name=data_args.template)
+        if self.config.layout == "interleaved":
+            check_special_tokens(tokenizer)
+            self.special_tokens = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+        module = stock(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
+        found = trained_on(self.prompts)
+        self.settings = self.settings.after_training_on(found)
+        self.logger.info_rank0(f"simulmask: the data translates {found.described()}.")
+        return module
+
+    def align_dataset(self, stock: Callable[..., Any], *args: Any) -> Any:
+        """Take our columns instead of LLaMA-Factory's."""
+        return align_dataset(*args)
+
+    def make_processor(self, stock: type, template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
+        """Encode rows ourselves; where batches are LLaMA-Factory's own, its processor goes on with their tokens."""
+        rows = SimulMaskDatasetProcessor(tokenizer, self.settings, data_args.cutoff_len)
+        return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
+
+    def preprocess(
+        self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any
+    ) -> Any:
+        """Say how many examples were dropped, and how many prefix pairs were made; keep what the prompts name."""
+        processed = stock(dataset, data_args, *args, is_eval=is_eval, **kwargs)
+        if processed is None:
+            return None
+        prompts, processed = count_prompts(processed), processed.remove_columns(PROMPTS)
+        if not is_eval:
+            self.prompts += prompts
+        num_kept = prompts.total()
+        if num_kept < len(dataset):
+            self._report_dropped(dataset, num_kept, data_args.cutoff_len)
+        if self.config.prefix_pairs:
+            self.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
+        return processed
+
+    def _report_dropped(self, dataset: Any, num_kept: int, cutoff_len: int) -> None:
+        """Say how many examples were dropped and why.
+
+        Raises:
+            ValueError: if more than MOST_REFUSED of them cannot be encoded: then it is no accident of the data.
+        """
+        refused = list(SimulMaskDatasetProcessor(self.tokenizer, self.settings, cutoff_len).refused(dataset))
+        too_long = len(dataset) - num_kept - len(refused)
+        if too_long:
+            self.logger.warning_rank0(
+                f"simulmask: {too_long} of {len(dataset)} examples are longer than cutoff_len {cutoff_len} and were "
+                "dropped; raise cutoff_len to keep them."
+            )
+        if refused:
+            first = "\n".join(refused[:3])
+            message = f"{len(refused)} of {len(dataset)} examples cannot be encoded, the first of them:\n{first}\n"
+            if len(refused) > MOST_REFUSED * len(dataset):
+                raise ValueError(
+                    f"{message}That is more than {MOST_REFUSED:.0%}; take another tokenizer or other units, or clean "
+                    "the data."
+                )
+            self.logger.warning_rank0(f"simulmask: {message}They were dropped.")
+
+    def make_collator(
+        self, stock: Callable[..., Any], *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any
+    ) -> Any:
+        """Lay examples out in batches, unless LLaMA-Factory's own batches will do."""
+        if self.flat:
+            return stock(tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
+        return SimulMaskCollator(
+            self.settings, pad_token_id=tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of, seed=self.seed
+        )
+
+    # Model and trainer
+
+    def load_model(
+        self, stock: Callable[..., Any], tokenizer: Any, model_args: Any, finetuning_args: Any, is_trainable: bool
+    ) -> Any:
+        """Look at what the libraries have made of the YAML: the attention, quantized layers, what is trained."""
+        with quantizable() if model_args.quantization_bit else nullcontext():
+            model = stock(tokenizer, model_args, finetuning_args, is_trainable)
+        check_rows(tokenizer, self.settings, text_config(model.config).vocab_size)
+        if not self.flat:
+            check_attention(model.config, model.config._attn_implementation)
+        if model_args.quantization_bit:
+            count = check_quantized(model, f"quantization_bit: {model_args.quantization_bit}")
+            self.logger.info_rank0(f"simulmask: {count} layers are quantized to {model_args.quantization_bit} bits.")
+        if is_trainable and self.special_tokens:
+            check_tokens_trained(model, finetuning_args.finetuning_type)
+        return model
+
+    def set_up_lora(self, stock: Callable[..., Any], model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Remember the model for the configuration that LLaMA-Factory makes in here."""
+        self.base = model
+        return stock(model_config, model, *args, **kwargs)
+
+    def make_lora_config(self, stock: Callable[..., Any], **kwargs: Any) -> Any:
+        """Let LoRA train the embeddings of the special tokens, which it would freeze, and keep tied heads tied."""
+        return lora_config(stock, self.base, self.special_tokens, **kwargs)
+
+    def make_oft_config(self, stock: Callable[..., Any], *, modules_to_save: Any, **kwargs: Any) -> Any:
+        """Refuse what OFT would untie."""
+        check_oft(self.base, modules_to_save)
+        return stock(modules_to_save=modules_to_save, **kwargs)
+
+    def make_trainer(self, stock: type, **kwargs: Any) -> Any:
+        """Compose our trainer and LLaMA-Factory's; say where a training goes on without its optimizer."""
+        resumed = kwargs["args"].resume_from_checkpoint
+        if isinstance(resumed, str) and not has_optimizer(Path(resumed)):
+            self.logger.warning_rank0(
+                f"simulmask: {resumed} holds no optimizer (save_only_model, or a save that was cut): the training goes "
+                "on from its weights, but optimizer and learning rate begin as at step 0. Take another checkpoint to "
+                "go on as if nothing had happened."
+            )
+        composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
+        trainer = composed(**kwargs)
+        if kwargs["finetuning_args"].pissa_convert:
+            trainer.add_callback(PissaCallback(self.settings))
+        return trainer
+
+
+def flatten(stock: Any) -> Any:
+    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
+
+    class FlatProcessor(stock):
+        def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
+            super().__init__(template, tokenizer, processor, data_args)
+            self.rows = rows
+
+        def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            """Give LLaMA-Factory each encoded row as the only message of a prompt, and count them."""
+            prompts = [[feature] for feature in self.rows.encode(examples)]
+            rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
+            features = super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})
+            num_features = len(features["input_ids"])
+            named = [prompt for (feature,) in prompts for prompt in feature[PROMPTS]]
+            return {**features, PROMPTS: [named, *[[]] * num_features][:num_features]}
+
+        def _encode_data_example(self, prompt: list[Any], **kwargs: Any) -> tuple[list[int], list[int]]:
+            layout = SimulMaskCollator(self.rows.settings, pad_token_id=0).lay_out(prompt[0])
+            return layout.input_ids.tolist(), layout.labels.tolist()
+
+        def print_data_example(self, example: Mapping[str, Any]) -> None:
+            self.rows.print_data_example(example)
+
+    return FlatProcessor

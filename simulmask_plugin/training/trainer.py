@@ -1,0 +1,149 @@
+"""The two things that a trainer has to do differently: call the model with our mask, and save simulmask.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.attention.families import is_multimodal
+from simulmask_plugin.attention.mask import MASK_FIELDS, training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.base import IGNORE_INDEX
+from simulmask_plugin.layouts.chunks import NOT_READ_END
+from simulmask_plugin.text.prompts import READ_END, WRITE_END
+from simulmask_plugin.training.batch_order import ShuffledGroups
+from simulmask_plugin.training.losses import has_own_loss, interleaved_loss
+
+
+class SimulMaskTrainer(Trainer):
+    """A mixin to stand before any transformers Trainer; its collator is a SimulMaskCollator, or makes plain batches.
+
+    ``settings`` is a class attribute, set by whoever composes the class.
+    """
+
+    settings: ModelSettings
+    model: PreTrainedModel  # or PEFT's wrapper of one, which hands its attributes through
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._epochs = EpochCallback()
+        self.add_callback(self._epochs)
+        if isinstance(self.data_collator, SimulMaskCollator):
+            prepare(self.model)
+            self._epochs.followers.append(self.data_collator)
+        if has_own_loss(self.settings.config):
+            self.compute_loss_func = self._interleaved_loss
+        elif is_multimodal(self.model.config) and self.compute_loss_func is None:
+            self.compute_loss_func = _causal_loss  # its own takes the mask for a 2D one
+
+    def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        (read_end,), (write_end,) = (tokenizer.encode(t, add_special_tokens=False) for t in (READ_END, WRITE_END))
+        return interleaved_loss(
+            outputs["logits"],
+            labels,
+            read_end=read_end,
+            write_end=write_end,
+            weight=self.settings.config.special_token_weight,
+            num_items=num_items_in_batch,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With ``group_by_length``, shuffle the steps as well."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        step_size = sampler.batch_size * self.args.world_size
+        groups = ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
+        # Of several processes that resume, accelerate finds no sampler in the loader that skips what was seen.
+        self._epochs.followers.append(groups)
+        return groups
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Draw what is drawn per epoch once and for all."""
+        with self._held_out():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Likewise."""
+        with self._held_out():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _held_out(self) -> Iterator[None]:
+        collator = self.data_collator
+        if isinstance(collator, SimulMaskCollator):
+            self.data_collator = collator.for_evaluation()
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Hide from metrics the labels that are no token."""
+        loss, logits, labels = super().prediction_step(*args, **kwargs)
+        if isinstance(labels, torch.Tensor):
+            labels = labels.masked_fill(labels == NOT_READ_END, IGNORE_INDEX)
+        return loss, logits, labels
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Turn the integers of the batch into the mask, on the device, once per batch."""
+        prepared = super()._prepare_inputs(inputs)
+        if MASK_FIELDS[0] not in prepared:  # packed, or for an attention that makes the causal mask itself
+            return prepared
+        return training_inputs(prepared, self.model.config, self._attention_dtype())
+
+    def _attention_dtype(self) -> torch.dtype:
+        if self.args.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.fp16 else self.model.dtype
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the checkpoint and, beside it, how the model has to be streamed."""
+        super()._save(output_dir, state_dict)
+        directory = output_dir if output_dir is not None else self.args.output_dir
+        assert directory is not None
+        self.settings.save(directory)
+
+
+def _causal_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """The loss of every text model in transformers."""
+    logits = outputs["logits"]
+    return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
+
+
+class FollowsEpoch(Protocol):
+    """What draws anew in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch begins."""
+
+
+class EpochCallback(TrainerCallback):
+    """Tells collator and sampler the epoch, from which their draws are derived."""
+
+    def __init__(self) -> None:
+        self.followers: list[FollowsEpoch] = []
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Round: the state counts epochs in floating point."""
+        for follower in self.followers:
+            follower.set_epoch(int((state.epoch or 0) + 1e-6))

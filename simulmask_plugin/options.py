@@ -1,4 +1,12 @@
-"""YAML files with ``key=value`` overrides, and checks of what users write in them."""
+"""YAML files with ``key=value`` overrides, and dataclasses made from what users write in them.
+
+The annotation of a field says what its key may hold, and `read` checks it: texts, booleans, integers, finite numbers,
+choices, lists (``tuple[X, ...]``), mappings and other dataclasses, each of them ``| None``, and what they must beside::
+
+    k: Annotated[int, between(1, MOST_UNITS, "source units")]
+    look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+"""
 
 from __future__ import annotations
 
@@ -7,10 +15,18 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from simulmask_plugin.files.texts import read_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 NAME = re.compile(r"\w[\w.+-]*(?: [\w.+-]+)*")
 """Of what becomes a file or folder, and may stand in a list that commas part."""
@@ -23,36 +39,150 @@ MOST_TOKENS = 1_000_000
 """Of a slot, an offset or what a sentence may write: the longest context that any model has."""
 
 
-def check_integer(what: str, value: object, *, least: int, most: int | None = None, unit: str = "") -> None:
-    """Raise a ValueError unless value is an integer of at least ``least`` (and at most ``most``).
+@dataclass(frozen=True, slots=True)
+class Must:
+    """What a value must, beside being of its type.
+
+    Attributes:
+        expected: in words, e.g. "lie in 0..1".
+        holds: whether a value of the type does.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+    def check(self, name: str, value: object) -> None:
+        """Raise a ValueError that names the value unless it does."""
+        if not self.holds(value):
+            raise ValueError(f"{name} must {self.expected}, got {value!r}.")
+
+
+def between(least: int, most: int | None = None, unit: str = "") -> Must:
+    """Of an integer: the smallest and the largest that make sense (None: there is none), and what it counts."""
+    end = "" if most is None else f" and at most {most}"
+    counted = f" ({unit})" if unit else ""
+    return Must(
+        f"be an integer of at least {least}{end}{counted}",
+        lambda value: value >= least and (most is None or value <= most),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+KINDS: Mapping[Any, Must] = {
+    Any: Must("hold something", lambda value: True),
+    str: Must("be a text", lambda value: isinstance(value, str)),
+    bool: Must("be true or false", lambda value: isinstance(value, bool)),
+    int: Must("be an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: Must("be a number", _is_number),
+    tuple: Must("be a list", lambda value: isinstance(value, list | tuple)),
+    Mapping: Must("be a mapping of keys to values", lambda value: isinstance(value, Mapping)),
+}
+"""By type, what every value of it must."""
+
+
+def read(cls: type[T], values: object, where: str) -> T:
+    """Make a dataclass from a mapping, as its annotations say.
 
     Args:
-        what: is to be checked: a key.
-        value: its value.
-        least: the smallest that makes sense.
-        most: the largest; None: there is none.
-        unit: says what it counts.
+        cls: the dataclass; its fields are the keys.
+        values: the mapping.
+        where: what stands before a key in messages: "simulmask.", or "eval.yaml: ".
+
+    Raises:
+        ValueError: naming the key that is unknown, is missing or holds what it must not, and what was expected.
     """
-    end = ""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        if most is None or value <= most:
-            return
-        end = f" and at most {most}"
-    counted = f" ({unit})" if unit else ""
-    raise ValueError(f"{what} must be an integer of at least {least}{end}{counted}, got {value!r}.")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where.rstrip('.: ')} must {KINDS[Mapping].expected}, got {values!r}.")
+    hints = _hints(cls)
+    check_known(values, hints, where)
+    for field in fields(cls):
+        is_required = field.default is MISSING and field.default_factory is MISSING
+        if is_required and values.get(field.name) is None:
+            _, must = _rule(hints[field.name])
+            raise ValueError(f"{where}{field.name} is missing or empty; it must {must.expected}.")
+    return cls(**{key: _read_value(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def check_fields(instance: DataclassInstance, where: str) -> None:
+    """Check a dataclass that was made in Python as `read` checks one; for its ``__post_init__``.
+
+    Raises:
+        ValueError: naming the field that holds what it must not, and what was expected.
+    """
+    for name, hint in _hints(type(instance)).items():
+        _read_value(hint, getattr(instance, name), f"{where}{name}")
+
+
+def check_known(values: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Raise a ValueError that lists the known keys if one of a mapping is unknown; where: as `read`."""
+    known = list(known)
+    for key in values:
+        if key not in known:
+            place = where.rstrip(".: ")
+            unknown = f"unknown key {key!r}; known keys: {', '.join(known)}."
+            raise ValueError(f"{place}: {unknown}" if place else unknown)
+
+
+def check_choice(name: str, value: object, known: Iterable[object]) -> None:
+    """Raise a ValueError that lists the known values if a value is none of them."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{name}: unknown value {value!r}; expected one of {', '.join(map(str, known))}.")
+
+
+@cache
+def _hints(cls: type[DataclassInstance]) -> dict[str, Any]:
+    """The annotations of the fields, in their order."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def _rule(hint: Any) -> tuple[Any, Must]:
+    """The bare type of an annotation, and all that a value must."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        (hint,) = (one for one in inner if one is not NoneType)
+        return _rule(hint)
+    if kind is Annotated:
+        bare, of_type = _rule(inner[0])
+        must = inner[1]
+        return bare, Must(must.expected, lambda value: of_type.holds(value) and must.holds(value))
+    if kind is Literal:
+        return hint, Must(f"be one of {', '.join(inner)}", lambda value: value in inner)
+    if (kind or hint) in KINDS:
+        return hint, KINDS[kind or hint]
+    return hint, Must(KINDS[Mapping].expected, lambda value: isinstance(value, Mapping | hint))
+
+
+def _read_value(hint: Any, value: Any, name: str) -> Any:
+    """A value as its annotation has it: of a list the tuple, of a mapping the dataclass."""
+    if value is None and NoneType in get_args(hint):
+        return None
+    bare, must = _rule(hint)
+    kind, inner = get_origin(bare), get_args(bare)
+    if kind is Literal:
+        check_choice(name, value, inner)
+    must.check(name, value)
+    if kind is tuple:
+        return tuple(_read_value(inner[0], one, f"{name}, entry {number}") for number, one in enumerate(value, 1))
+    if kind is Mapping:
+        return {key: _read_value(inner[1], one, f"{name}.{key}") for key, one in value.items()}
+    if isinstance(value, Mapping) and bare not in KINDS:
+        return read(bare, value, f"{name}.")
+    return value
+
+
+def check_integer(what: str, value: object, *, least: int, most: int | None = None, unit: str = "") -> None:
+    """Raise a ValueError unless value, the key ``what``, is such an integer, see `between`."""
+    _read_value(Annotated[int, between(least, most, unit)], value, what)
 
 
 def check_number(what: str, value: object, *, expected: str, holds: Callable[[float], bool]) -> None:
-    """Raise a ValueError unless value is a finite number that ``holds``.
-
-    Args:
-        what: is to be checked: a key.
-        value: its value.
-        expected: what it must, e.g. "lie in 0..1".
-        holds: whether it does.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
-        raise ValueError(f"{what} must {expected}, got {value!r}.")
+    """Raise a ValueError unless value, the key ``what``, is a finite number that ``holds``, see `Must`."""
+    _read_value(Annotated[float, Must(expected, holds)], value, what)
 
 
 def check_name(what: str, value: object) -> None:

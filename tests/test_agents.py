@@ -33,7 +33,7 @@ def test_gemma_2_is_streamed_with_the_soft_capping_of_training(model_of, byte_le
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--document-units", "0"], "document_units must be an integer of at least 1, got 0"),
+        (["--document-units", "0"], "document_units must be an integer of at least 1 and at most 10000, got 0"),
         (["--context-sentences", "1"], "context_sentences is 1, but without document_units every line is one sentence"),
         (["--document-units", "5", "--latency", "low", "--beam-width", "0"], "beam_width must be an integer of at le"),
     ],

@@ -389,7 +389,11 @@ DECISIONS = {
         r"latency has no meaning for a model of layout: prefix; remove it",
     ),
     "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
-    "no beam": (INTERLEAVED, {"beam_width": 0}, r"^beam_width must be an integer of at least 1, got 0\.$"),
+    "no beam": (
+        INTERLEAVED,
+        {"beam_width": 0},
+        r"^beam_width must be an integer of at least 1 .*, got 0\.$",
+    ),
     "beams that are no number": (INTERLEAVED, {"beam_width": "4"}, r"beam_width must be an integer .*, got '4'"),
     "beams that are a boolean": (INTERLEAVED, {"beam_width": True}, r"beam_width must be an integer .*, got True"),
     "recompute of slots": (
@@ -422,7 +426,7 @@ DECISIONS = {
     "slot_length of zero": (
         SLOTS_3,
         {"slot_length": 0},
-        r"slot_length must be an integer of at least 1 \(tokens\), got 0",
+        r"slot_length must be an integer of at least 1 .*\(tokens\), got 0",
     ),
     "slot_length is no integer": (SLOTS_3, {"slot_length": "8"}, r"slot_length must be an integer .*, got '8'"),
     "slot_length is a boolean": (SLOTS_3, {"slot_length": True}, r"slot_length must be an integer .*, got True"),

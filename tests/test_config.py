@@ -78,11 +78,14 @@ def test_simulmask_json_is_readable_and_says_who_wrote_it(tmp_path):
         ({"policy": "offline", "look_ahead_rate": True}, r"look_ahead_rate must lie in 0\.\.1, got True"),
         ({"policy": "offline", "look_ahead_rate": "all"}, r"look_ahead_rate must lie in 0\.\.1, got 'all'"),
         ({"policy": "offline", "look_ahead_rate": None}, r"look_ahead_rate must lie in 0\.\.1, got None"),
-        ({"policy": "offline", "group_offset": -1}, "group_offset must be an integer of at least 0, got -1"),
-        ({"policy": "offline", "group_offset": 0.5}, "group_offset must be an integer of at least 0, got 0.5"),
-        ({"policy": "offline", "group_offset": True}, "group_offset must be an integer of at least 0, got True"),
+        (
+            {"policy": "offline", "group_offset": -1},
+            "group_offset must be an integer of at least 0 .*, got -1",
+        ),
+        ({"policy": "offline", "group_offset": 0.5}, "group_offset must be an integer .*, got 0.5"),
+        ({"policy": "offline", "group_offset": True}, "group_offset must be an integer .*, got True"),
         ({"policy": "offline", "slot_length": 8}, "simulmask.slot_length has no meaning in layout: prefix; remove it"),
-        ({"policy": "offline", "slot_length": 0}, r"slot_length must be an integer of at least 1 \(tokens\), got 0"),
+        ({"policy": "offline", "slot_length": 0}, r"slot_length must be an integer of at least 1 .*\(tokens\), got 0"),
         ({"policy": "offline", "slot_length": 1.5}, "slot_length must be an integer of at least 1 .*, got 1.5"),
         ({"policy": "offline", "slot_length": True}, "slot_length must be an integer of at least 1 .*, got True"),
         (

@@ -78,7 +78,7 @@ EVALUATIONS = {
     "unknown key of the block": ({"simulmask": {"position": "group"}}, r"Unknown key simulmask\.position; known"),
     "limit of zero": ({"limit": 0}, r"limit must be an integer of at least 1, got 0"),
     "limit beyond the end": ({"limit": 3}, r"limit is 3, but .*test\.source has 2 lines"),
-    "jobs that are no number": ({"jobs": "all"}, r"jobs must be an integer of at least 1, got 'all'"),
+    "jobs that are no number": ({"jobs": "all"}, r"jobs must be an integer of at least 1 and at most 1024, got 'all'"),
     "unknown dtype": ({"dtype": "int4"}, r"dtype: unknown value 'int4'; expected one of float32, bfloat16, float16"),
     "policy twice": ({"policies": [{"policy": "offline"}] * 2}, r"the same policy stands there twice"),
     "missing file": ({"source": "none.txt"}, r"source: none\.txt: no such file"),
@@ -92,9 +92,12 @@ EVALUATIONS = {
         {"document_units": 20},
         r"document_units needs a model of layout: interleaved or turns, but this one was trained with layout: prefix",
     ),
-    "document of no units": ({"document_units": 0}, r"document_units must be an integer of at least 1, got 0"),
+    "document of no units": (
+        {"document_units": 0},
+        r"document_units must be an integer of at least 1 .*, got 0",
+    ),
     "context without a document": ({"context_sentences": 2}, r"context_sentences is 2, but without document_units"),
-    "context below zero": ({"context_sentences": -1}, r"context_sentences must be an integer of at least 0, got -1"),
+    "context below zero": ({"context_sentences": -1}, r"context_sentences must be an integer of at least 0 .*, got -1"),
 }
 
 

@@ -112,9 +112,9 @@ def test_offline_wants_everything():
         ("wait_k", {}, r"wait_k takes the parameters \(k\), got \(none\)"),
         ("wait_k", {"n": 2}, r"wait_k takes the parameters \(k\), got \(n\)"),
         ("offline", {"k": 2}, r"offline takes the parameters \(none\), got \(k\)"),
-        ("wait_k", {"k": 0}, r"wait_k: k must be an integer of at least 1 \(source units\), got 0"),
-        ("wait_k", {"k": 1.5}, r"at least 1 \(source units\), got 1\.5"),
-        ("wait_k", {"k": True}, r"at least 1 \(source units\), got True"),
+        ("wait_k", {"k": 0}, r"wait_k: k must be an integer of at least 1 .*\(source units\), got 0"),
+        ("wait_k", {"k": 1.5}, r"at least 1 .*\(source units\), got 1\.5"),
+        ("wait_k", {"k": True}, r"at least 1 .*\(source units\), got True"),
         ("read_n", {"n": "2"}, r"read_n: n must be .* got '2'"),
     ],
 )

@@ -134,7 +134,7 @@ BAD = {
     "models that are a list": ({"models": [PLAIN]}, r"study\.yaml: models must be a mapping of keys to values"),
     "training that is a text": ({"training": "fast"}, r"study\.yaml: training must be a mapping"),
     "reference that is no text": ({"reference": 3}, r"study\.yaml: reference must be a text, got 3"),
-    "jobs of zero": ({"jobs": 0}, r"study\.yaml: jobs must be an integer of at least 1, got 0"),
+    "jobs of zero": ({"jobs": 0}, r"study\.yaml: jobs must be an integer of at least 1 and at most 1024, got 0"),
     "folder above": ({"models": {"..": PLAIN}}, r"models\.\.\.: a name is made of letters"),
     "stage without a YAML": ({"models": {"plain": [{"train": None}]}}, r"plain, stage 1: expected one of train and"),
     "model that is a list": (

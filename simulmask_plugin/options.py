@@ -83,13 +83,14 @@ KINDS: Mapping[Any, Must] = {
 """By type, what every value of it must."""
 
 
-def read(cls: type[T], values: object, where: str) -> T:
+def read(cls: type[T], values: object, where: str, *, empty_is_default: bool = False) -> T:
     """Make a dataclass from a mapping, as its annotations say.
 
     Args:
         cls: the dataclass; its fields are the keys.
         values: the mapping.
         where: what stands before a key in messages: "simulmask.", or "eval.yaml: ".
+        empty_is_default: whether a key that holds nothing, an empty text, list or mapping counts as left out.
 
     Raises:
         ValueError: naming the key that is unknown, is missing or holds what it must not, and what was expected.
@@ -98,6 +99,8 @@ def read(cls: type[T], values: object, where: str) -> T:
         raise ValueError(f"{where.rstrip('.: ')} must {KINDS[Mapping].expected}, got {values!r}.")
     hints = _hints(cls)
     check_known(values, hints, where)
+    if empty_is_default:
+        values = {key: value for key, value in values.items() if value not in (None, "", [], {})}
     for field in fields(cls):
         is_required = field.default is MISSING and field.default_factory is MISSING
         if is_required and values.get(field.name) is None:
@@ -252,21 +255,6 @@ def _faults(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, f"expected a text, got NUL in {value!r}"
     elif isinstance(value, str) and "${" in value:
         yield key, f"nothing fills in {value!r}; write what it stands for"
-
-
-def check_keys(values: Mapping[str, Any], *, known: Iterable[str], needed: Iterable[str], where: str) -> None:
-    """Check the keys of a YAML.
-
-    Raises:
-        ValueError: naming the file and the first key that is unknown, or missing or empty.
-    """
-    known = list(known)
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}; known keys: {', '.join(known)}.")
-    for key in needed:
-        if not values.get(key):
-            raise ValueError(f"{where}: the key {key} is missing or empty.")
 
 
 def yaml_text(value: Any) -> str:

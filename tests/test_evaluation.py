@@ -54,7 +54,7 @@ def test_good_evaluation_is_accepted(evaluation):
 
 EVALUATIONS = {
     "unknown key": ({"beams": 4}, r"eval\.yaml: unknown key 'beams'; known keys: model, source"),
-    "no policies": ({"policies": []}, r"eval\.yaml: the key policies is missing or empty"),
+    "no policies": ({"policies": []}, r"eval\.yaml: policies is missing or empty; it must be a list such as"),
     "policies that are no list": ({"policies": {"policy": "offline"}}, r"policies must be a list such as"),
     "policy without a name": ({"policies": [{"k": 3}]}, r"policies: each entry needs a policy"),
     "unknown policy": ({"policies": [{"policy": "wait"}]}, r"^policies, entry 1: policy: unknown value 'wait'"),
@@ -66,7 +66,10 @@ EVALUATIONS = {
         {"policies": [{"policy": "wait_k", "k": 0}]},
         r"^policies, entry 1: k must be an integer of at least 1",
     ),
-    "latency unit": ({"latency_unit": "token"}, r"latency_unit must be word or char, got 'token'"),
+    "latency unit": (
+        {"latency_unit": "token"},
+        r"eval\.yaml: latency_unit: unknown value 'token'; expected one of word",
+    ),
     "contradiction": (
         {"simulmask": {"positions": "contiguous"}},
         r"simulmask\.positions is 'contiguous', but the model was trained with 'group' \(simulmask\.json\); remove",
@@ -115,7 +118,7 @@ def test_empty_keys_are_defaults(evaluation, tmp_path):
         **{"simulmask": {}, "extra_metrics": {}, "jobs": 1, "threads": None, "device": "cpu", "dtype": "float32"},
         **{"limit": None, "context_sentences": 0},
     }
-    with pytest.raises(ValueError, match="the key target is missing or empty"):
+    with pytest.raises(ValueError, match="target is missing or empty; it must be a text"):
         evaluation(target=None)
 
 

@@ -112,8 +112,8 @@ def test_a_command_that_fails_is_told(tmp_path, command, message):
 @pytest.mark.parametrize(
     "command, message",
     [
-        (3, r"extra_metrics\.COMET must be a command, or a mapping of command and after; got 3"),
-        ({"command": "comet", "match": "x"}, r"extra_metrics\.COMET must be a command, or a mapping"),
+        (3, r"extra_metrics\.COMET\.command must be a command such as .*, got 3"),
+        ({"command": "comet", "match": "x"}, r"extra_metrics\.COMET: unknown key 'match'; known keys: command, after"),
         ("comet {target}", r"extra_metrics\.COMET: unknown file \{target\}; expected \{source\}, \{hypothesis\}"),
         ("comet {source", r"is damaged"),
     ],

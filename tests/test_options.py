@@ -89,6 +89,15 @@ def test_python_is_refused_as_yaml_is():
             Keys(**{"name": "x"} | {key: value})
 
 
+def test_key_that_holds_nothing_may_be_a_default_but_not_an_unknown_one():
+    empty = {"name": "x", "rate": None, "kind": "", "rows": [], "by_name": {}}
+    assert read(Keys, empty, "", empty_is_default=True) == Keys(name="x")
+    assert read(Keys, empty | {"exact": False, "count": 0}, "", empty_is_default=True) == Keys(name="x", count=0)
+    for values, message in (({"name": ""}, "name is missing or empty"), ({"beams": None}, "unknown key 'beams'")):
+        with pytest.raises(ValueError, match=message):
+            read(Keys, {"name": "x"} | values, "", empty_is_default=True)
+
+
 def test_message_names_the_whole_by_what_it_is_called():
     with pytest.raises(ValueError, match=r"^simulmask must be a mapping of keys to values, got 'wait_k'\.$"):
         read(Inner, "wait_k", "simulmask.")

@@ -103,7 +103,7 @@ PLAIN = [{"train": STAGE1}]
 OFFLINE = {"model": "plain", "policies": [{"policy": "offline"}]}
 BAD = {
     "unknown key": ({"model": {}}, r"study\.yaml: unknown key 'model'; known keys: output, models, systems"),
-    "no models": ({"models": {}}, r"study\.yaml: the key models is missing or empty"),
+    "no models": ({"models": {}}, r"study\.yaml: models is missing or empty; it must be a mapping"),
     "name that is no folder": ({"models": {"a/b": PLAIN}}, r"models\.a/b: a name is made of letters, digits"),
     "stages that are no list": ({"models": {"plain": PLAIN[0]}}, r"models\.plain must be a list of stages such as"),
     "stage of no kind": (
@@ -125,7 +125,10 @@ BAD = {
         r"plain, stage 2: expected a training, got export",
     ),
     "system without a model": ({"systems": {"a": {"policies": []}}}, r"systems\.a must be a mapping such as"),
-    "unknown model": ({"systems": {"a": {**OFFLINE, "model": "b"}}}, r"systems\.a: unknown model 'b'; expected one of"),
+    "unknown model": (
+        {"systems": {"a": {**OFFLINE, "model": "b"}}},
+        r"systems\.a\.model: unknown value 'b'; expected",
+    ),
     "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),
     "policy that the model cannot": (
         {"systems": {"a": {"model": "plain", "policies": [{"latency": "low"}]}}},
@@ -139,28 +142,28 @@ BAD = {
     "stage without a YAML": ({"models": {"plain": [{"train": None}]}}, r"plain, stage 1: expected one of train and"),
     "model that is a list": (
         {"systems": {"a": {**OFFLINE, "model": ["plain"]}}},
-        r"systems\.a: unknown model \['plain'",
+        r"systems\.a\.model: unknown value \['plain'",
     ),
     "other sentences": (
         {"systems": {"a": {**OFFLINE, "limit": 3}}},
-        r"systems\.a: limit must be the same for all systems",
+        r"systems\.a\.limit must be the same for all systems",
     ),
     "another count of the target": (
         {"systems": {"a": {**OFFLINE, "bleu_tokenize": "char"}}},
-        r"systems\.a: bleu_tokenize must be the same for all systems",
+        r"systems\.a\.bleu_tokenize must be the same for all systems",
     ),
     "policy twice": (
         {"systems": {"a": {**OFFLINE, "policies": [{"policy": "offline"}] * 2}}},
         r"systems\.a: policies: the same policy stands there twice \(offline, offline\)",
     ),
     "policy without a name": ({"systems": {"a": {**OFFLINE, "policies": [{}]}}}, r"systems\.a: .*needs a policy"),
-    "unknown dtype": ({"systems": {"a": {**OFFLINE, "dtype": "int4"}}}, r"systems\.a: dtype: unknown value 'int4'"),
+    "unknown dtype": ({"systems": {"a": {**OFFLINE, "dtype": "int4"}}}, r"systems\.a\.dtype: unknown value 'int4'"),
     "contradiction": (
         {"systems": {"a": {**OFFLINE, "simulmask": {"positions": "group"}}}},
         r"systems\.a: simulmask\.positions is 'group', but the model was trained with 'modified_alibi'",
     ),
     "missing text": ({"evaluation": {"source": "none", "target": "none"}}, r"offline: source: none: no such file"),
-    "unknown plain": ({"plain": "base"}, r"plain: unknown model 'base'; expected one of plain, two stages"),
+    "unknown plain": ({"plain": "base"}, r"plain: unknown value 'base'; expected one of plain, two stages"),
     "unknown reference": (
         {"reference": "SimulMask/wait_k-9"},
         r"reference: no system or run 'SimulMask/wait_k-9'; expected one of offline, offline/offline, SimulMask, ",

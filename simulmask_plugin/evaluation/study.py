@@ -6,17 +6,25 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.corpora.dataset_info import listed_entries
-from simulmask_plugin.evaluation.config import EvaluationConfig, check_for_model
+from simulmask_plugin.evaluation.config import AtOnce, EvaluationConfig, check_for_model
 from simulmask_plugin.evaluation.digests import Digests, model_files
-from simulmask_plugin.options import MOST_AT_ONCE, check_integer, check_keys, check_name, read_yaml, yaml_text
+from simulmask_plugin.options import Must, check_choice, check_name, read, read_yaml, yaml_text
 from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.prompts import Prompt
 
+STAGES = Must(
+    "be a list of stages such as [{train: stage1.yaml, simulmask.k: 3}]",
+    lambda value: isinstance(value, list) and all(isinstance(stage, Mapping) for stage in value),
+)
+SYSTEM = Must(
+    "be a mapping such as {model: NAME, policies: [{policy: wait_k, k: 3}]}",
+    lambda value: isinstance(value, Mapping) and "model" in value,
+)
 KINDS = ("train", "export")
 SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
 """Of an evaluation: runs over other sentences cannot be compared."""
@@ -59,15 +67,15 @@ class System:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """The keys of a study YAML; a key that is not listed here is an error."""
+class StudyKeys:
+    """The keys of a study YAML; a key that is not listed here is an error, an empty one is its default."""
 
     output: str
     """Directory of everything that the study makes."""
-    models: Mapping[str, tuple[Stage, ...]]
+    models: Mapping[str, Annotated[Any, STAGES]]
     """Name -> its stages in order, each a mapping: {train: YAML} or {export: YAML}, and overrides of that YAML, e.g.
     {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it."""
-    systems: Mapping[str, System]
+    systems: Mapping[str, Annotated[Any, SYSTEM]]
     """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
     plain: str
     """Name of the model whose training stands for plain fine-tuning: time and tokens are given as multiples of its."""
@@ -79,10 +87,18 @@ class Study:
     """Overrides for the first stage of every model, e.g. model_name_or_path and dataset_dir."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Keys of an evaluation YAML that all systems share, e.g. source and target."""
-    jobs: int = 1
+    jobs: AtOnce = 1
     """Models that are trained, and then streamed, side by side."""
-    threads: int | None = None
+    threads: AtOnce | None = None
     """CPU threads of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study(StudyKeys):
+    """A study whose models and systems have been read."""
+
+    models: Mapping[str, tuple[Stage, ...]]
+    systems: Mapping[str, System]
 
     @property
     def reference_run(self) -> tuple[str, str | None]:
@@ -97,45 +113,27 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
     Raises:
         ValueError: saying what is wrong, and where.
     """
-    values = read_yaml(path, list(overrides))
-    needed = ("output", "models", "systems", "plain", "reference")
-    check_keys(values, known=(f.name for f in fields(Study)), needed=needed, where=path)
-    values = {key: value for key, value in values.items() if value is not None}  # an empty key is its default
-    for key in ("models", "systems", "training", "evaluation"):
-        if not isinstance(values.get(key, {}), dict):
-            raise ValueError(f"{path}: {key} must be a mapping of keys to values, got {values[key]!r}.")
-    for key in ("output", "plain", "reference", "title"):
-        if not isinstance(values.get(key, ""), str):
-            raise ValueError(f"{path}: {key} must be a text, got {values[key]!r}.")
-    for key in ("jobs", "threads"):
-        if key in values:
-            check_integer(f"{path}: {key}", values[key], least=1, most=MOST_AT_ONCE)
-    for key in ("models", "systems"):
-        for name in values[key]:
+    keys = read(StudyKeys, read_yaml(path, list(overrides)), f"{path}: ", empty_is_default=True)
+    for key, named in (("models", keys.models), ("systems", keys.systems)):
+        for name in named:
             check_name(f"{path}: {key}.{name}", str(name))
     folders: dict[Path, str] = {}
-    for name in values["models"]:
-        folder = model_folder(Path(values["output"]), name, 1)
+    for name in keys.models:
+        folder = model_folder(Path(keys.output), name, 1)
         if folder in folders:
             raise ValueError(f"{path}: models {folders[folder]!r} and {name!r} would share a folder; rename one.")
         folders[folder] = name
-    training = values.get("training", {})
     models = {
-        name: _read_stages(stages, training, f"{path}: models.{name}") for name, stages in values["models"].items()
+        name: _read_stages(stages, keys.training, f"{path}: models.{name}") for name, stages in keys.models.items()
     }
-    folder = Path(values["output"])
-    systems = {
-        name: _read_system(system, values, folder / "systems" / name, f"{path}: systems.{name}")
-        for name, system in values["systems"].items()
-    }
-    study = Study(**{**values, "models": models, "systems": systems})
+    systems = {name: _read_system(keys, name, f"{path}: systems.{name}.") for name in keys.systems}
+    values = {field.name: getattr(keys, field.name) for field in fields(keys)}
+    study = Study(**values | {"models": models, "systems": systems})
     _check(study, path)
     return study
 
 
-def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
-    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
-        raise ValueError(f"{where} must be a list of stages such as [{{train: stage1.yaml, simulmask.k: 3}}].")
+def _read_stages(stages: Iterable[Mapping[str, Any]], training: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
     result: list[Stage] = []
     for number, stage in enumerate(stages, 1):
         kinds = [kind for kind in KINDS if isinstance(stage.get(kind), str)]
@@ -160,19 +158,16 @@ def _read_stages(stages: Any, training: Mapping[str, Any], where: str) -> tuple[
     return tuple(result)
 
 
-def _read_system(system: Any, values: Mapping[str, Any], output: Path, where: str) -> System:
-    if not isinstance(system, Mapping) or "model" not in system:
-        raise ValueError(f"{where} must be a mapping such as {{model: NAME, policies: [{{policy: wait_k, k: 3}}]}}.")
-    if not isinstance(system["model"], str) or system["model"] not in values["models"]:
-        raise ValueError(f"{where}: unknown model {system['model']!r}; expected one of {', '.join(values['models'])}.")
-    own = {key: value for key, value in system.items() if key != "model"}
+def _read_system(study: StudyKeys, name: str, where: str) -> System:
+    own = dict(study.systems[name])
+    model = own.pop("model")
+    check_choice(f"{where}model", model, study.models)
     for key in SAME_FOR_ALL:
         if key in own:
-            raise ValueError(f"{where}: {key} must be the same for all systems; set it in evaluation:.")
-    shared = {"threads": values.get("threads"), **values.get("evaluation", {})}
-    model = model_folder(Path(values["output"]), system["model"], len(values["models"][system["model"]]))
-    config = EvaluationConfig.from_dict({**shared, **own, "model": str(model), "output": str(output)}, where)
-    return System(system["model"], config)
+            raise ValueError(f"{where}{key} must be the same for all systems; set it in evaluation:.")
+    own["model"] = str(model_folder(Path(study.output), model, len(study.models[model])))
+    own["output"] = str(Path(study.output, "systems", name))
+    return System(model, EvaluationConfig.from_dict({"threads": study.threads, **study.evaluation, **own}, where))
 
 
 def model_folder(output: Path, name: str, stage: int) -> Path:
@@ -216,8 +211,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def _check(study: Study, path: str) -> None:
-    if study.plain not in study.models:
-        raise ValueError(f"{path}: plain: unknown model {study.plain!r}; expected one of {', '.join(study.models)}.")
+    check_choice(f"{path}: plain", study.plain, study.models)
     for name, system in study.systems.items():
         trained = [stage for stage in study.models[system.model] if stage.kind == "train"][-1]
         # of the prompt, which only the tokenizer can tell, no policy needs anything

@@ -187,7 +187,7 @@ def rows_of_page():
             yield re.findall(r"`(\w+)`", keys), status, remark
 
 
-STATUSES = ("works", "refused", "no effect", "as ever")
+STATUSES = ("works", "refused", "no effect", "unchanged")
 
 
 def test_page_has_every_key_once_and_says_what_becomes_of_it():

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from simulmask_plugin.batches.collator import lay_out as laid_out_by_block
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.layouts.base import Example
-from simulmask_plugin.policies import Action
+from simulmask_plugin.layouts.base import Example, SequenceLayout
+from simulmask_plugin.policies import Action, ReadSchedule
 from simulmask_plugin.text.prompts import interleaved_prompt, plain_prompt
 
 IGNORED = -100
@@ -202,6 +203,13 @@ def settings_of(**block) -> ModelSettings:
     config = SimulMaskConfig.from_dict(block)
     prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:")
     return ModelSettings(config, interleaved_prompt(prompt) if config.layout == "interleaved" else prompt)
+
+
+def package_rows(pieces: Pieces, g: tuple[int, ...], look_ahead: list[bool] | None = None, **block) -> SequenceLayout:
+    """What the package makes of it, under a block with a schedule."""
+    config = settings_of(policy="schedule", **block).config
+    flags = None if look_ahead is None else np.array(look_ahead)
+    return laid_out_by_block(config, pieces.example(), ReadSchedule(g, len(pieces.source)), flags)
 
 
 lengths = st.integers(1, 8)

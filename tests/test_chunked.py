@@ -160,7 +160,7 @@ def test_without_the_headers_it_is_prompt_and_units_in_order(scheduled, option):
     assert by_part["prompt"] == pieces.prompt
     assert by_part["source"] == sum(pieces.source[: g[-1]], [])
     assert by_part["target"] == [*sum(pieces.target, []), pieces.eos]
-    assert layout.token.tolist() == list(range(len(layout.input_ids)))
+    assert layout.position.tolist() == list(range(len(layout.input_ids)))
     for unit, ids in enumerate(pieces.source[: g[-1]]):
         assert layout.input_ids[layout.source_unit == unit].tolist() == ids
 
@@ -188,11 +188,11 @@ def test_mask_is_plain_causal(scheduled, layout):
     pieces, g = scheduled
     laid_out = chunked_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), layout=layout)
     order, unit, num_read = (
-        torch.from_numpy(values)[None] for values in (laid_out.token, laid_out.source_unit, laid_out.num_read)
+        torch.from_numpy(values)[None] for values in (laid_out.position, laid_out.source_unit, laid_out.num_read)
     )
     (grid,) = may_attend(order, order, unit, num_read)[0]
     assert torch.equal(grid, torch.ones_like(grid).tril())
-    assert not laid_out.num_hidden.any()
+    assert laid_out.num_hidden is None
 
 
 JOINED = {

@@ -1,13 +1,14 @@
 """One sequence with three integers per token; `~` marks a look-ahead row, `.` no label."""
 
-import numpy as np
 import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.layouts.base import IGNORE_INDEX, prefix_layout
+from simulmask_plugin.layouts.base import IGNORE_INDEX
+from simulmask_plugin.layouts.positions import Contiguous
+from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.policies import ReadSchedule
 
 # P = prompt, a..c = source, H = header, p..s = target, E = end of sentence
@@ -16,7 +17,7 @@ IDS = {10: "P", 20: "a", 21: "b", 22: "c", 300: "H", 400: "p", 401: "q", 402: "r
 
 def lay_out(source, target, g, rows, look_ahead=None):
     pieces = reference.pieces_of(1, source, 1, target)
-    return prefix_layout(pieces.example(), ReadSchedule(g, len(source)), rows=rows, look_ahead=look_ahead)
+    return reference.package_rows(pieces, g, look_ahead, rows=rows, positions="modified_alibi")
 
 
 def show(layout):
@@ -134,13 +135,13 @@ def test_golden_look_ahead(name):
 
 
 def test_only_the_chosen_units_get_a_look_ahead_row():
-    layout = lay_out([1, 1, 1], [1, 1, 1], (1, 2, 3, 3), "look_ahead", np.array([False, True, True]))
+    layout = lay_out([1, 1, 1], [1, 1, 1], (1, 2, 3, 3), "look_ahead", [False, True, True])
     assert show(layout)[0] == "token P a b c H p q~ q r E"
 
 
 def test_without_chosen_units_look_ahead_is_next_unit():
     args = [1, 1, 1], [2, 1, 1], (1, 2, 3, 3)
-    assert show(lay_out(*args, "look_ahead", np.zeros(3, dtype=bool))) == show(lay_out(*args, "next_unit"))
+    assert show(lay_out(*args, "look_ahead", [False] * 3)) == show(lay_out(*args, "next_unit"))
 
 
 @given(st.data(), reference.scheduled_pieces(), st.sampled_from(ROWS))
@@ -148,8 +149,7 @@ def test_layout_equals_the_reference(data, scheduled, rows):
     pieces, g = scheduled
     num_source, num_target = len(pieces.source), len(pieces.target)
     look_ahead = data.draw(st.none() | st.lists(st.booleans(), min_size=num_target, max_size=num_target))
-    flags = None if look_ahead is None else np.array(look_ahead)
-    layout = prefix_layout(pieces.example(), ReadSchedule(g, num_source), rows=rows, look_ahead=flags)
+    layout = reference.package_rows(pieces, g, look_ahead, rows=rows, positions="modified_alibi")
     expected = reference.lay_out(pieces, g, rows, look_ahead)
     assert layout.input_ids.tolist() == [row.id for row in expected]
     assert layout.token.tolist() == [row.place for row in expected]
@@ -164,7 +164,7 @@ def test_layout_equals_the_reference(data, scheduled, rows):
 def test_every_target_token_and_the_end_of_sentence_are_learned(scheduled, rows):
     """Once, and once more for each look-ahead row."""
     pieces, g = scheduled
-    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
+    layout = reference.package_rows(pieces, g, rows=rows)
     learned = [i for i in layout.labels.tolist() if i != IGNORE_INDEX]
     assert set(learned) == {*sum(pieces.target, []), pieces.eos}
     assert len(learned) == len(sum(pieces.target, [])) + 1 + (layout.source_unit == len(pieces.source)).sum()
@@ -179,4 +179,4 @@ def test_parts_that_do_not_add_up_are_our_own_mistake():
 def test_schedule_of_another_example_is_our_own_mistake():
     example = reference.pieces_of(1, [1, 2], 1, [2]).example()
     with pytest.raises(AssertionError, match="ReadSchedule"):
-        prefix_layout(example, ReadSchedule((1, 2, 2), 2), rows="look_ahead")
+        prefix_layout(example, ReadSchedule((1, 2, 2), 2), rows="look_ahead", scheme=Contiguous())

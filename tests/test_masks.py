@@ -11,8 +11,6 @@ from jaxtyping import TypeCheckError
 from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.layouts.base import prefix_layout
-from simulmask_plugin.policies import ReadSchedule
 
 
 def mask_of(layouts):
@@ -77,7 +75,7 @@ WAIT_1 = {
 @pytest.mark.parametrize("rows", ROWS)
 def test_golden_wait_1_with_units_of_two_tokens(rows):
     pieces = reference.pieces_of(1, [1, 2], 1, [2, 1])
-    layout = prefix_layout(pieces.example(), ReadSchedule((1, 2, 2), 2), rows=rows)
+    layout = reference.package_rows(pieces, (1, 2, 2), rows=rows)
     assert mask_of([layout]) == [grid(WAIT_1[rows])]
 
 
@@ -166,7 +164,7 @@ READ_2["next_unit"] = READ_2["query_unit"]
 
 def three_by_three(g, rows):
     pieces = reference.pieces_of(1, [1, 1, 1], 1, [1, 1, 1])
-    return mask_of([prefix_layout(pieces.example(), ReadSchedule(g, 3), rows=rows)])[0]
+    return mask_of([reference.package_rows(pieces, g, rows=rows)])[0]
 
 
 def test_golden_wait_1_lays_out_a_pair_per_read():
@@ -190,7 +188,7 @@ def test_offline_is_plain_causal_attention(rows):
 
 @given(st.lists(reference.scheduled_pieces(), min_size=1, max_size=3), st.sampled_from(ROWS))
 def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
-    layouts = [prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows) for pieces, g in batch]
+    layouts = [reference.package_rows(pieces, g, rows=rows) for pieces, g in batch]
     expected = [reference.lay_out(pieces, g, rows) for pieces, g in batch]
     length = max(len(layout.input_ids) for layout in layouts)
     mask = np.array(mask_of(layouts))
@@ -206,7 +204,7 @@ def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
 def test_mask_does_not_depend_on_the_order_of_arrival(scheduled, rows, random):
     """Keys in any order, compared by their place in the training sequence: the columns move, and nothing else."""
     pieces, g = scheduled
-    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
+    layout = reference.package_rows(pieces, g, rows=rows)
     order = torch.arange(len(layout.token))[None]
     source_unit, num_read = (torch.from_numpy(x)[None] for x in (layout.source_unit, layout.num_read))
     arrival = list(range(len(layout.token)))

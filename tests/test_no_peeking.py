@@ -11,7 +11,8 @@ from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.layouts.positions import scheme_of
+from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.policies import make_policy, roll_out
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
@@ -25,7 +26,8 @@ def batch_of(rows, positions, policy):
     layouts = []
     for source, target in [(SOURCE, TARGET), (SOURCE[1:], TARGET[1:])]:
         example = reference.pieces_of(2, source, 1, target).example()
-        layouts.append(prefix_layout(example, roll_out(policy, len(source), len(target)), rows=rows))
+        schedule = roll_out(policy, len(source), len(target))
+        layouts.append(prefix_layout(example, schedule, rows=rows, scheme=scheme_of(positions)))
     settings = reference.settings_of(policy="offline", positions=positions)
     return SimulMaskCollator(settings, pad_token_id=0, pad_to_multiple_of=8).pad(layouts)
 

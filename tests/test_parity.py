@@ -17,7 +17,8 @@ from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.commands.random_rows import random_row
-from simulmask_plugin.layouts.base import prefix_layout
+from simulmask_plugin.layouts.positions import scheme_of
+from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.policies import roll_out
 from simulmask_plugin.streaming.parity import (
     EXACT,
@@ -132,7 +133,7 @@ def test_source_that_arrives_ahead_of_the_policy_has_parity(model_of, byte_level
     for row in sentence_pairs():
         example = encoder.encode(row)
         schedule = roll_out(decision, len(example.source_lengths), len(example.target_lengths))
-        layout = prefix_layout(example, schedule, rows=rows)
+        layout = prefix_layout(example, schedule, rows=rows, scheme=scheme_of(positions))
         training = training_logits(model, encoder.settings, layout)
         streamed = streamed_ahead(model, encoder, row, decision, target_ids_of(encoder, row.source, row.target))
         for index, token, kind in scored_rows(layout):

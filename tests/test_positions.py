@@ -1,24 +1,25 @@
 """Positions: what RoPE turns by, and the ranks from which ALiBi measures."""
 
+import numpy as np
 import pytest
 import reference
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.attention.mask import key_rank
+from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.layouts.base import prefix_layout
-from simulmask_plugin.layouts.positions import position_ids, target_start
-from simulmask_plugin.policies import ReadSchedule
-
-POSITIONS = ("contiguous", "modified_alibi", "group")  # of the layout `prefix`
+from simulmask_plugin.layouts.positions import SCHEMES, scheme_of
 
 
-def wait_1(num_prompt=1, source=(1, 2), num_header=1, target=(2, 1)):
+def wait_1(scheme, group_offset=0, source=(1, 2)):
     """P a b c H p q~ q r E, the example of test_layout.py."""
-    pieces = reference.pieces_of(num_prompt, list(source), num_header, list(target))
-    return prefix_layout(pieces.example(), ReadSchedule((1, 2, 2), 2), rows="look_ahead")
+    return laid_out(reference.pieces_of(1, list(source), 1, [2, 1]), (1, 2, 2), "look_ahead", scheme, group_offset)
+
+
+def laid_out(pieces, g, rows, scheme, group_offset=0):
+    offset = {"group_offset": group_offset} if scheme == "group" else {}
+    return reference.package_rows(pieces, g, rows=rows, positions=scheme, **offset)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def wait_1(num_prompt=1, source=(1, 2), num_header=1, target=(2, 1)):
 )
 def test_golden_positions(scheme, group_offset, positions):
     expected = [int(number) for number in positions.split()]
-    assert position_ids(wait_1(), scheme=scheme, group_offset=group_offset).tolist() == expected
+    assert wait_1(scheme, group_offset).position.tolist() == expected
 
 
 def test_golden_ranks_of_modified_alibi():
@@ -49,32 +50,23 @@ def test_golden_ranks_of_modified_alibi():
         q    0 1 2 3 4 5 . 6
         r    0 1 2 3 4 5 . 6 7
         E    0 1 2 3 4 5 . 6 7 8"""
-    ranks = rank_of(wait_1(), "modified_alibi")
+    ranks = rank_of(wait_1("modified_alibi"))
     for row, line in enumerate(expected.strip().splitlines()):
         for key, number in enumerate(line.split()[1:]):
             assert number in (".", str(ranks[row, key].item())), (line, key)
 
 
-def rank_of(layout, scheme):
-    """(query, key) ranks of one layout, with the zeros that the collator gives to other schemes."""
-    modified = scheme == "modified_alibi"
-    position, after_source, num_hidden = (
-        torch.from_numpy(values).long()[None]
-        for values in (
-            position_ids(layout, scheme=scheme),
-            layout.after_source * modified,
-            layout.num_hidden * modified,
-        )
-    )
-    return key_rank(position, after_source, num_hidden)[0, 0]
+def rank_of(layout):
+    """(query, key) ranks of one layout, by way of the collator."""
+    batch = SimulMaskCollator(reference.settings_of(policy="offline"), pad_token_id=0).pad([layout])
+    return key_rank(batch["position_ids"], batch["after_source"], batch["num_hidden"])[0, 0]
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.sampled_from(POSITIONS), st.integers(0, 9))
+@given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.sampled_from([*SCHEMES]), st.integers(0, 9))
 def test_positions_equal_the_reference(scheduled, rows, scheme, group_offset):
     pieces, g = scheduled
-    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows)
     expected = reference.positions(pieces, reference.lay_out(pieces, g, rows), scheme, group_offset)
-    assert position_ids(layout, scheme=scheme, group_offset=group_offset).tolist() == expected
+    assert laid_out(pieces, g, rows, scheme, group_offset).position.tolist() == expected
 
 
 @given(reference.scheduled_pieces(), st.sampled_from(ROWS))
@@ -82,9 +74,7 @@ def test_modified_alibi_is_the_rank_among_the_attended_keys(scheduled, rows):
     pieces, g = scheduled
     expected = reference.lay_out(pieces, g, rows)
     (grid,) = reference.mask([expected], len(expected))
-    ranks = rank_of(
-        prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows=rows), "modified_alibi"
-    ).tolist()
+    ranks = rank_of(laid_out(pieces, g, rows, "modified_alibi")).tolist()
     for query, line in enumerate(reference.alibi_rank(grid)):
         for key, rank in enumerate(line):
             assert rank is None or rank == ranks[query][key]
@@ -92,29 +82,27 @@ def test_modified_alibi_is_the_rank_among_the_attended_keys(scheduled, rows):
 
 @pytest.mark.parametrize("scheme", ["contiguous", "group"])
 def test_rank_is_the_position_for_every_other_scheme(scheme):
-    layout = wait_1()
-    assert rank_of(layout, scheme).tolist() == [position_ids(layout, scheme=scheme).tolist()] * len(layout.token)
+    layout = wait_1(scheme)
+    assert rank_of(layout).tolist() == [layout.position.tolist()] * len(layout.token)
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=2), st.integers(0, 50))
 def test_group_positions_of_the_target_do_not_depend_on_the_source(source, group_offset):
-    short, long = wait_1(), wait_1(source=source)
-    positions = [
-        position_ids(layout, scheme="group", group_offset=group_offset)[layout.after_source].tolist()
-        for layout in (short, long)
-    ]
-    assert positions[0] == positions[1]
+    short, long = (wait_1("group", group_offset, lengths) for lengths in ((1, 2), source))
+    assert short.position[short.after_source].tolist() == long.position[long.after_source].tolist()
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(POSITIONS), st.integers(0, 9))
-def test_streaming_starts_the_header_where_training_did(scheduled, scheme, group_offset):
-    """Once the whole source has arrived; `contiguous` and `modified_alibi` count it."""
+@given(reference.scheduled_pieces(), st.sampled_from([*SCHEMES]), st.integers(0, 9))
+def test_streaming_measures_as_training_did(scheduled, scheme, group_offset):
+    """From every target row to every key before it; for `contiguous` once the whole source has arrived."""
     pieces, g = scheduled
-    layout = prefix_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), rows="look_ahead")
-    first = position_ids(layout, scheme=scheme, group_offset=group_offset)[layout.after_source][0]
-    assert first == target_start(
-        num_prompt=len(pieces.prompt),
-        num_source_tokens=sum(map(len, pieces.source)),
-        scheme=scheme,
-        group_offset=group_offset,
-    )
+    if scheme == "contiguous":
+        g = (len(pieces.source),) * len(g)
+    layout = laid_out(pieces, g, "look_ahead", scheme, group_offset)
+    visible = np.cumsum([0, *map(len, pieces.source)])[layout.num_read]
+    one_row = scheme_of(scheme, group_offset=group_offset).behind_source
+    hidden = np.zeros_like(visible) if layout.num_hidden is None else layout.num_hidden
+    start = layout.position[layout.after_source][0] - len(pieces.prompt)
+    for row in np.flatnonzero(layout.after_source).tolist():
+        streamed, taken_away = one_row(None, int(visible[row]))
+        assert streamed - (taken_away or 0) == start - hidden[row]

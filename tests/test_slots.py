@@ -16,7 +16,6 @@ from simulmask_plugin.batches.features import from_feature, to_feature
 from simulmask_plugin.config.block import ROWS, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX
-from simulmask_plugin.layouts.positions import position_ids
 from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_layout, slots_of
 from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
 from simulmask_plugin.text.prompts import Prompt
@@ -202,7 +201,7 @@ def test_layout_equals_the_reference(data, drawn, rows, slot_length):
     )
     expected = reference.lay_out_slots(pieces, next_header, g, rows, slot_length, flags)
     assert layout.input_ids.tolist() == [row.id for row in expected]
-    assert position_ids(layout, scheme="slots").tolist() == [row.place for row in expected]
+    assert layout.position.tolist() == [row.place for row in expected]
     assert layout.num_read.tolist() == [row.sees for row in expected]
     assert layout.source_unit.tolist() == [num_source if row.is_look_ahead else row.unit for row in expected]
     assert layout.labels.tolist() == reference.labels(expected)
@@ -329,14 +328,6 @@ def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(by
     for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
         features = SimulMaskDatasetProcessor(byte_level, settings, cutoff_len).preprocess_dataset(row)
         assert len(features["input_ids"]) == num_kept
-
-
-def test_other_layouts_have_no_positions_of_slots():
-    from simulmask_plugin.layouts.base import prefix_layout
-
-    example = example_of(reference.pieces_of(1, [1], 1, [1]))
-    with pytest.raises(AssertionError, match="positions: slots belong to the layout slots"):
-        position_ids(prefix_layout(example, ReadSchedule((1, 1), 1), rows="look_ahead"), scheme="slots")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.layouts.base import prefix_layout
 from simulmask_plugin.policies import Action, make_policy, roll_out
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
@@ -338,7 +338,7 @@ def test_another_k_at_inference_has_the_rows_that_training_with_it_would_have(ll
     encoder = encoder_of(byte_level, policy="wait_k", k=3)
     policy = encoder.settings.inference_policy(k=k)
     example = encoder.encode(Row(SOURCE, TARGET, "English", "German"))
-    layout = prefix_layout(example, roll_out(policy, 3, 3), rows="look_ahead")
+    layout = lay_out(encoder.settings.config, example, roll_out(policy, 3, 3))
     training = training_logits(llama, encoder.settings, layout)
     forced = Forced(target_ids_of(encoder, SOURCE, TARGET))
     session = session_of(llama, encoder, policy, choose=forced.choose, trace=forced.trace)

@@ -14,9 +14,10 @@ from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.batches.features import ScheduleSampler, from_feature
 from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout, prefix_layout
+from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.layouts.chunks import chunked_layout
-from simulmask_plugin.layouts.positions import position_ids
+from simulmask_plugin.layouts.positions import scheme_of
+from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.layouts.slots import slots_layout
 from simulmask_plugin.policies import ReadSchedule
 
@@ -30,7 +31,8 @@ def lay_out(
     rows = config.laid_out_rows
     if config.layout == "slots":
         return slots_layout(example, schedule, rows=rows, look_ahead=look_ahead, slot_length=config.slot_length)
-    return prefix_layout(example, schedule, rows=rows, look_ahead=look_ahead)
+    scheme = scheme_of(config.positions, group_offset=config.group_offset)
+    return prefix_layout(example, schedule, rows=rows, scheme=scheme, look_ahead=look_ahead)
 
 
 class SimulMaskCollator:
@@ -86,17 +88,14 @@ class SimulMaskCollator:
             "after_source": 0,
         }
         batch = {name: np.full((len(layouts), length), fill) for name, fill in fills.items()}
-        modified = self.config.positions == "modified_alibi"
         for i, layout in enumerate(layouts):
             n = len(layout.input_ids)
             batch["input_ids"][i, :n] = layout.input_ids
             batch["labels"][i, :n] = layout.labels
-            batch["position_ids"][i, :n] = position_ids(
-                layout, scheme=self.config.positions, group_offset=self.config.group_offset
-            )
+            batch["position_ids"][i, :n] = layout.position
             batch["source_unit"][i, :n] = layout.source_unit
             batch["num_read"][i, :n] = layout.num_read
-            if modified:
+            if layout.num_hidden is not None:
                 batch["num_hidden"][i, :n] = layout.num_hidden
                 batch["after_source"][i, :n] = layout.after_source
         return {name: torch.from_numpy(values) for name, values in batch.items()}

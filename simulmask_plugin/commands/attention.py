@@ -180,10 +180,9 @@ def _orders(layout: SequenceLayout, name: str) -> list[int]:
     """
     example = layout.example
     if name in CHUNKED:  # they have no look-ahead rows
-        return layout.token.tolist()
+        return layout.position.tolist()
     places, start, shift = layout.token, example.source_end, TARGET_ORDER - place_order(example.source_end, kept=False)
     if name == "slots":
-        assert layout.position is not None
         places, start, shift = layout.position, example.num_prompt, 0
     is_kept = (layout.source_unit != len(example.source_lengths)).tolist()
     return [

@@ -8,7 +8,6 @@ turns; a policy reads, and only the first token of the write end is predicted. B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,23 +18,6 @@ from simulmask_plugin.text.units import join_units, split_units
 
 NOT_READ_END = -101
 """Label of a row at the end of a source unit whose chunk goes on: every token but the read end is right (losses.py)."""
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """The tokens laid out so far."""
-
-    ids: list[int] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-    units: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-
-    def add(self, ids: list[int], part: str, labels: list[int] | None = None, unit: int = -1) -> None:
-        """Append tokens; None: they are no labels."""
-        self.ids += ids
-        self.parts += [part] * len(ids)
-        self.units += [unit] * len(ids)
-        self.labels += [IGNORE_INDEX] * len(ids) if labels is None else labels
 
 
 def chunked_layout(example: Example, schedule: ReadSchedule, *, layout: str, loss_on: str = "all") -> SequenceLayout:
@@ -55,36 +37,34 @@ def chunked_layout(example: Example, schedule: ReadSchedule, *, layout: str, los
             tokens, and at the end of every other source unit that no read end follows.
     """
     interleaved = layout == "interleaved"
-    on_all = interleaved and loss_on == "all"
-    source, header, target, end = example.units()
-    next_header = list(example.next_header)
-    first_only = next_header[:1] + [IGNORE_INDEX] * (len(next_header) - 1)
-    out = _Sequence()
-    out.add(example.input_ids[: example.num_prompt].tolist(), "prompt")
-    chunks, read, written = chunks_of(schedule), 0, 0
-    for number, (num_read, num_written) in enumerate(chunks):
-        for unit in range(read, read + num_read):
-            ids = source[unit]
-            goes_on = interleaved and unit > read
-            first = NOT_READ_END if goes_on else IGNORE_INDEX
-            out.add(ids, "source", ids if on_all else [first] + [IGNORE_INDEX] * (len(ids) - 1), unit)
-        out.add(header, "header", header if interleaved else None)
-        for ids in target[written : written + num_written]:
-            out.add(ids, "target", ids)
-        if interleaved or number + 1 < len(chunks):
-            out.add(next_header, "header", first_only)
+    chunks, num_tokens, ids = chunks_of(schedule), len(example.input_ids), example.all_ids
+    source = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
+    target = np.cumsum([example.source_end + example.num_header, *example.target_lengths]).tolist()
+    text, opening, read, written = [*range(example.num_prompt)], [], 0, 0
+    for number, (num_read, num_written) in enumerate(chunks, start=1):
+        opening.append(source[read])
+        text += range(source[read], source[read + num_read])
+        text += range(example.source_end, target[0])
+        text += range(target[written], target[written + num_written])
+        if interleaved or number < len(chunks):
+            text += range(-len(example.next_header), 0)
         read, written = read + num_read, written + num_written
-    out.add([end], "target", [end])
-    num_tokens = len(out.ids)
+    token = np.array([*text, target[-1]])
+
+    labels = np.full(len(ids), IGNORE_INDEX)
+    if interleaved:
+        labels[source[:-1]] = NOT_READ_END
+        labels[opening] = IGNORE_INDEX
+    first = target[0] if not interleaved else example.num_prompt if loss_on == "all" else example.source_end
+    labels[first : num_tokens + 1] = ids[first : num_tokens + 1]  # to the first token of the next header
     return SequenceLayout(
-        input_ids=np.asarray(out.ids),
-        source_unit=np.asarray(out.units),
-        num_read=np.full(num_tokens, len(source)),
-        labels=np.asarray(out.labels),
-        token=np.arange(num_tokens),
-        num_hidden=np.zeros(num_tokens, dtype=int),
         example=example,
-        parts=tuple(out.parts),
+        input_ids=ids[token],
+        source_unit=example.source_unit[token],
+        num_read=np.full(len(token), len(example.source_lengths)),
+        labels=labels[token],
+        token=np.maximum(token, -1),
+        position=np.arange(len(token)),
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
-from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
+from simulmask_plugin.layouts.base import Example, SequenceLayout
+from simulmask_plugin.layouts.conventions import CONVENTIONS
+from simulmask_plugin.layouts.rows import Flags, lay_out_rows
 from simulmask_plugin.policies import ReadSchedule
 
 
@@ -69,39 +70,13 @@ class SlotPlanner:
         self._source += num_tokens
         return start, opens
 
-    def write(self) -> int:
-        """Return the position of one more target token; before the first of a segment stands the header."""
+    def write(self, num_tokens: int = 1) -> int:
+        """Place target tokens; return the position of the first. The header stands before the first of a segment."""
         if self._output is None:
             self._slot_end = self.header_start
             self._output = self._slot_end + self.num_header
-        self._output += 1
-        return self._output - 1
-
-
-def planner_of(example: Example, slot_length: int) -> SlotPlanner:
-    """Return the planner of an example, before anything has been read."""
-    return SlotPlanner(
-        num_prompt=example.num_prompt,
-        num_header=example.num_header,
-        num_next_header=len(example.next_header),
-        slot_length=slot_length,
-    )
-
-
-def num_positions(example: Example, schedule: ReadSchedule, slot_length: int) -> int:
-    """Return the positions that the example takes, slots that are not full included.
-
-    Without look-ahead rows the layout has at most so many tokens.
-    """
-    planner = planner_of(example, slot_length)
-    source_lengths, num_read, last = example.source_lengths.tolist(), 0, 0
-    for wanted, num_tokens in zip(schedule.num_read, [*example.target_lengths.tolist(), 1], strict=True):
-        for length in source_lengths[num_read:wanted]:
-            planner.read(length)
-        num_read = wanted
-        for _ in range(num_tokens):
-            last = planner.write()
-    return last + 1
+        self._output += num_tokens
+        return self._output - num_tokens
 
 
 def place_order(position: int, *, kept: bool = True) -> int:
@@ -109,124 +84,54 @@ def place_order(position: int, *, kept: bool = True) -> int:
     return 2 * position + kept
 
 
-class _Row(NamedTuple):
-    order: int
+class _Run(NamedTuple):
+    """Tokens that follow each other, in the example and in their positions."""
+
+    position: int
     token: int
-    token_id: int
-    source_unit: int
-    num_read: int
-    predicts: int
-    part: str
+    length: int
 
 
-class _Rows:
-    """The rows of an example, added in the order of READ and WRITE; units are 0-based, unit T is the end of sentence.
+def _plan(example: Example, schedule: ReadSchedule, slot_length: int) -> tuple[list[_Run], list[int]]:
+    """Return the runs of the training sequence, in its order, and the target units that open a segment.
 
-    Args:
-        example: the tokens.
-        schedule: g(1..T+1).
-        planner: of the example.
-        rows: the row convention.
-        look_ahead: the units that get their look-ahead row; None for all of them.
+    Tokens are indices into the example; those of a next header are negative and count from its end.
     """
-
-    def __init__(
-        self, example: Example, schedule: ReadSchedule, planner: SlotPlanner, rows: str, look_ahead: np.ndarray | None
-    ) -> None:
-        self.example = example
-        self.ids = example.input_ids.tolist()
-        self.g = schedule.num_read
-        self.num_source = schedule.num_source
-        self.planner = planner
-        self.convention = rows
-        self.look_ahead = look_ahead
-        self.source_start = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
-        self.header = range(example.source_end, example.source_end + example.num_header)
-        self.target_start = np.cumsum([self.header.stop, *example.target_lengths, 1]).tolist()
-        self.num_read = 0
-        self.last_position = -1
-        self.rows: list[_Row] = []
-
-    def add(
-        self,
-        position: int,
-        token: int,
-        part: str,
-        num_read: int,
-        *,
-        source_unit: int = -1,
-        predicts: int = IGNORE_INDEX,
-        kept: bool = True,
-    ) -> None:
-        """Add the row of a token of the example; a negative ``token`` counts from the end of the next header."""
-        token_id = self.ids[token] if token >= 0 else self.example.next_header[token]
-        order = place_order(position, kept=kept)
-        self.rows.append(_Row(order, max(token, -1), token_id, source_unit, num_read, predicts, part))
-
-    def add_prompt(self) -> None:
-        for token in range(self.example.num_prompt):
-            self.add(token, token, "prompt", self.num_source)
-
-    def read(self, t: int) -> bool:
-        """Add what is read before unit t; return whether it opens a segment."""
-        opened = False
-        for unit in range(self.num_read, self.g[t]):
-            first, end = self.source_start[unit : unit + 2]
-            start, opens = self.planner.read(end - first)
+    num_next_header = len(example.next_header)
+    planner = SlotPlanner(
+        num_prompt=example.num_prompt,
+        num_header=example.num_header,
+        num_next_header=num_next_header,
+        slot_length=slot_length,
+    )
+    runs, opening, num_read = [_Run(0, 0, example.num_prompt)], [], 0
+    source, token = example.num_prompt, example.source_end + example.num_header
+    source_lengths = example.source_lengths.tolist()
+    for t, (wanted, length) in enumerate(zip(schedule.num_read, [*example.target_lengths.tolist(), 1], strict=True)):
+        opened = t == 0
+        for num_tokens in source_lengths[num_read:wanted]:
+            start, opens = planner.read(num_tokens)
             if opens:
-                opened = True
-                for i in range(-len(self.example.next_header), 0):
-                    self.add(start + i, i, "header", self.num_source)
-            for position, token in enumerate(range(first, end), start):
-                self.add(position, token, "source", self.num_source, source_unit=unit)
-        self.num_read = self.g[t]
-        return opened
+                runs.append(_Run(start - num_next_header, -num_next_header, num_next_header))
+            runs.append(_Run(start, source, num_tokens))
+            opened |= opens
+            source += num_tokens
+        num_read = wanted
+        if opened:
+            runs.append(_Run(planner.header_start, example.source_end, example.num_header))
+            opening.append(t)
+        runs.append(_Run(planner.write(length), token, length))
+        token += length
+    return sorted(runs), opening
 
-    def add_header(self, t: int) -> None:
-        """Add the header whose last token predicts unit t."""
-        for position, token in enumerate(self.header, self.planner.header_start):
-            predicts = self.ids[self.target_start[t]] if token == self.header[-1] else IGNORE_INDEX
-            self.add(position, token, "header", self.g[t], predicts=predicts)
 
-    def write(self, t: int) -> None:
-        """Add the tokens of unit t but the last, whose rows depend on what is read next; nothing follows the end."""
-        first, end = self.target_start[t : t + 2]
-        positions = [self.planner.write() for _ in range(first, end)]
-        if t == len(self.g) - 1:
-            self.add(positions[0], first, "target", self.g[t])
-            return
-        sees = self.g[t + 1] if self.convention == "query_unit" else self.g[t]
-        for token, position in enumerate(positions[:-1], first):
-            self.add(position, token, "target", sees, predicts=self.ids[token + 1])
-        self.last_position = positions[-1]
+def num_positions(example: Example, schedule: ReadSchedule, slot_length: int) -> int:
+    """Return the positions that the example takes, slots that are not full included.
 
-    def end_unit(self, t: int, ends_segment: bool) -> None:
-        """Add the last token of unit t, just written: one row or a look-ahead pair."""
-        own, following = self.g[t : t + 2]
-        token = self.target_start[t + 1] - 1
-        predicts = self.ids[token + 1]
-        wanted = self.convention == "look_ahead" and (self.look_ahead is None or bool(self.look_ahead[t]))
-        if wanted and own < following and not ends_segment:
-            self.add(
-                self.last_position, token, "target", own, source_unit=self.num_source, predicts=predicts, kept=False
-            )
-        sees = own if ends_segment or self.convention == "own_unit" else following
-        self.add(self.last_position, token, "target", sees, predicts=predicts)
-
-    def layout(self) -> SequenceLayout:
-        """The rows in the order of the training sequence."""
-        order, token, token_id, source_unit, num_read, predicts, part = zip(*sorted(self.rows), strict=True)
-        return SequenceLayout(
-            input_ids=np.asarray(token_id),
-            source_unit=np.asarray(source_unit),
-            num_read=np.asarray(num_read),
-            labels=np.asarray([IGNORE_INDEX, *predicts[:-1]]),
-            token=np.asarray(token),
-            num_hidden=np.zeros(len(order), dtype=int),
-            example=self.example,
-            parts=part,
-            position=np.asarray(order) // 2,
-        )
+    Without look-ahead rows the layout has at most so many tokens.
+    """
+    runs, _ = _plan(example, schedule, slot_length)
+    return runs[-1].position + 1
 
 
 def slots_layout(
@@ -235,7 +140,7 @@ def slots_layout(
     *,
     rows: str,
     slot_length: int,
-    look_ahead: Bool[np.ndarray, " target_units"] | None = None,
+    look_ahead: Flags | None = None,
 ) -> SequenceLayout:
     """Lay an example out in segments of a slot and the target that was written before the next one opened.
 
@@ -248,9 +153,7 @@ def slots_layout(
         num_read     4  4  4  4  2  2  3  3  4  4  4  4  4
         labels       .  .  .  .  .  p  q  q  r  .  .  r  E
 
-    Rows are those of `prefix_layout`, except for the last token of a segment: it has one
-    row, which sees g of its own unit, is kept, and predicts the next token as the new segment's header does. Source
-    that the schedule never reads has no place.
+    Source that the schedule never reads has no place.
 
     Args:
         example: the tokens.
@@ -259,16 +162,18 @@ def slots_layout(
         slot_length: positions of a slot, in tokens.
         look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
     """
-    out = _Rows(example, schedule, planner_of(example, slot_length), rows, look_ahead)
-    out.add_prompt()
-    for t in range(schedule.num_target + 1):
-        opened = out.read(t)
-        if t:
-            out.end_unit(t - 1, opened)
-        if opened or not t:
-            out.add_header(t)
-        out.write(t)
-    return out.layout()
+    runs, opening = _plan(example, schedule, slot_length)
+    position, token, length = np.array(runs).T
+    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return lay_out_rows(
+        example,
+        schedule,
+        CONVENTIONS[rows],
+        look_ahead,
+        token=np.repeat(token, length) + within,
+        position=np.repeat(position, length) + within,
+        opening=np.array(opening),
+    )
 
 
 class Slot(NamedTuple):
@@ -287,7 +192,6 @@ class Slot(NamedTuple):
 
 def slots_of(layout: SequenceLayout, slot_length: int) -> list[Slot]:
     """Return the slots of a layout that hold source, in the order of the sequence."""
-    assert layout.position is not None, "only the layout slots has slots"
     lengths = layout.example.source_lengths
     slots: list[Slot] = []
     for row in np.flatnonzero((layout.source_unit >= 0) & (layout.source_unit < len(lengths))).tolist():

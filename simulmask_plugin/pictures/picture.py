@@ -17,7 +17,7 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import ExampleEncoder, Row, features_of, from_feature, to_feature
 from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.layouts.base import IGNORE_INDEX, SequenceLayout, prefix_parts
+from simulmask_plugin.layouts.base import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.layouts.chunks import NOT_READ_END
 from simulmask_plugin.layouts.slots import Slot, slots_of
 from simulmask_plugin.pictures.terminal import table
@@ -158,8 +158,7 @@ def regions(layout: SequenceLayout, name: str) -> list[str]:
         layout: of the example.
         name: of the layout, as in the block.
     """
-    parts = prefix_parts(layout) if name == "prefix" else layout.parts
-    return ["slot" if name == "slots" and part == "source" else part for part in parts]
+    return ["slot" if name == "slots" and part == "source" else part for part in layout.parts]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

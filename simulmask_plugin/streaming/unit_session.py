@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.layouts.positions import target_start
+from simulmask_plugin.layouts.positions import scheme_of
 from simulmask_plugin.policies import Action, Policy, decide
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.feeder import ALL, SOURCE_UNIT, Counters, FedRow, Feeder
@@ -231,18 +231,11 @@ class StreamingSession:
     def _row(self, index: int, num_read: int, order: int, source_unit: int) -> FedRow:
         """A header (index < 0) or target token, at the position that it has in training."""
         config = self.encoder.settings.config
-        visible = self._visible[num_read]
-        modified = config.positions == "modified_alibi"
-        start = target_start(
-            num_prompt=self._num_prompt,
-            num_source_tokens=0 if modified else visible,
-            scheme=config.positions,
-            group_offset=config.group_offset,
-        )
-        offset = self._num_header + index
+        scheme = scheme_of(config.positions, group_offset=config.group_offset)
+        start, hidden = scheme.behind_source(None, self._visible[num_read])
+        position = self._num_prompt + start + self._num_header + index
         token = self.target_ids[index] if index >= 0 else self._anchor[index]
-        hidden = -visible if modified else 0
-        return FedRow(token, order, source_unit, num_read, start + offset, hidden, True)
+        return FedRow(token, order, source_unit, num_read, position, hidden or 0, True)
 
     def _kept(self, index: int, num_read: int) -> FedRow:
         return self._row(index, num_read, TARGET_ORDER + 2 * (self._num_header + index) + 1, -1)

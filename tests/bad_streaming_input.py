@@ -76,9 +76,9 @@ SETTINGS = {
     "cut": (lambda text: text[:40], ["simulmask.json is damaged", "copy it again"]),
     "list": ("[]", ["simulmask.json is damaged"]),
     "comma": ('{"config": {},\n}', ["simulmask.json is damaged", "simulmask.json:2", "remove the comma"]),
-    "key twice": ('{"config": {}, "config": {}}', ["simulmask.json is damaged", "'config' stands there twice"]),
+    "key twice": ('{"config": {}, "config": {}}', ["simulmask.json is damaged", "'config' occurs twice"]),
     "no number": ('{"config": NaN}', ["simulmask.json is damaged", "NaN"]),
-    "deep": (DEEP, ["simulmask.json is damaged", "brackets in brackets"]),
+    "deep": (DEEP, ["simulmask.json is damaged", "too deeply nested"]),
     "newer version": (
         lambda text: json.dumps(json.loads(text) | {"simulmask_plugin": "99.0"}),
         ["simulmask.json was written by simulmask_plugin 99.0", "install that version"],
@@ -177,12 +177,12 @@ SCRIPTS = {
     "key twice": (
         pairs("rows.jsonl"),
         {"rows.jsonl": '{"source": "a", "source": "b", "target": "c"}\n'},
-        ["rows.jsonl:1", "'source' stands there twice"],
+        ["rows.jsonl:1", "'source' occurs twice"],
     ),
     "no key": (pairs("rows.jsonl", "--target-key", "en"), {}, ["rows.jsonl:1: expected a key 'en'"]),
     "no text": (pairs("rows.jsonl"), {"rows.jsonl": '{"source": 3, "target": "c"}\n'}, ["rows.jsonl:1: expected text"]),
-    "deep": (pairs("rows.jsonl"), {"rows.jsonl": f'{{"source": {DEEP}\n'}, ["rows.jsonl:1", "brackets in brackets"]),
-    "deep list": (pairs("rows.json"), {"rows.json": DEEP}, ["rows.json", "brackets in brackets"]),
+    "deep": (pairs("rows.jsonl"), {"rows.jsonl": f'{{"source": {DEEP}\n'}, ["rows.jsonl:1", "too deeply nested"]),
+    "deep list": (pairs("rows.json"), {"rows.json": DEEP}, ["rows.json", "too deeply nested"]),
     "header twice": (
         pairs("a.tsv", "--source-key", "de", "--target-key", "en"),
         {"a.tsv": "de\ten\ten\na\tb\tc\n"},
@@ -201,7 +201,7 @@ SCRIPTS = {
     "more held out than there is": (train_data("--valid", "2"), {}, ["less than the 2 pairs", "got 2"]),
     "held out less than nothing": (train_data("--valid", "-1"), {}, ["got -1"]),
     "no integer": (train_data("--seed", "x"), {}, ["--seed", "invalid int value: 'x'"]),
-    "already there": (train_data("--output", "."), {"toy_train.jsonl": "{}\n"}, ["Already there", "--overwrite"]),
+    "already there": (train_data("--output", "."), {"toy_train.jsonl": "{}\n"}, ["Already exists", "--overwrite"]),
     "another entry": (
         train_data("--output", ".", "--name", "x"),
         {"dataset_info.json": '{"x_train": {"file_name": "y"}}'},

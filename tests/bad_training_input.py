@@ -72,7 +72,7 @@ ROWS |= {
     "training: info with a name twice": (
         validate(),
         {"dataset_info.json": '{"rows": {"file_name": "a"}, "rows": {"file_name": "rows.jsonl"}}'},
-        ["dataset_info.json", "'rows' stands there twice"],
+        ["dataset_info.json", "'rows' occurs twice"],
     ),
     "training: info that is a list": (validate(), {"dataset_info.json": "[]"}, ["dataset_info.json", "object"]),
     "training: DeepSpeed": (validate("deepspeed=no.json"), {}, ["deepspeed: no.json cannot be read"]),
@@ -98,13 +98,13 @@ DATA = {
     "column": ('{"source": "a", "translation": "b"}\n', ["column 'target'", "source, translation"]),
     "nothing": ("", ["rows.jsonl", "no rows"]),
     "lone surrogate": (ROW + '{"source": "\\ud83d", "target": "b"}\n', ["rows.jsonl:2", "half a character"]),
-    "deep": (ROW + f'{{"source": {DEEP}\n', ["rows.jsonl", "brackets in brackets"]),
+    "deep": (ROW + f'{{"source": {DEEP}\n', ["rows.jsonl", "too deeply nested"]),
     "list with a key twice": (f'[{ROW}, {{"source": "a", "source": "b"}}]', ["rows.jsonl", "'source'", "twice"]),
     "list with a comma": (f"[{ROW},\n]", ["rows.jsonl:3: expected JSON", "remove the comma"]),
 }
 ROWS |= {f"data: {name}": (validate(), {"rows.jsonl": text}, words) for name, (text, words) in DATA.items()}
 CSV = {
-    "header twice": ("source,target,target\na,b,c\n", ["rows.csv:1", "'target' stands there twice"]),
+    "header twice": ("source,target,target\na,b,c\n", ["rows.csv:1", "'target' occurs twice"]),
     "long row": ("source,target\na,b\nc,d,e\n", ["rows.csv:3: expected 2 fields (source, target), got 3", "quotation"]),
     "short row": ("source,target\na\n", ["rows.csv:2: expected 2 fields (source, target), got 1"]),
     "NUL": ("source,target\na\0b,c\n", ["rows.csv:2: expected text, got NUL"]),

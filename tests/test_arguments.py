@@ -118,7 +118,7 @@ def test_flash_attention_2_that_cannot_start_is_refused(training, capsys, tmp_pa
 @pytest.mark.parametrize(
     "value, message",
     [
-        ("fa3", "flash_attn: fa3 does not work with the simulmask: block; LLaMA-Factory has it for gpt_oss alone"),
+        ("fa3", "flash_attn: fa3 does not work with the simulmask: block; LLaMA-Factory only has it for gpt_oss"),
         ("flex", "flash_attn: unknown value 'flex'; expected one of auto, sdpa, disabled, fa2"),
     ],
 )
@@ -143,9 +143,9 @@ def test_attention_of_a_training_that_says_nothing_is_that_of_streaming(name):
 
 
 KEYS = {
-    "mask_history=true": "mask_history .*; remove it; it trains the last turn alone",
-    "split_special_tokens=true": "split_special_tokens .*; remove it; the prompt holds special tokens",
-    "shift_attn=true": "shift_attn .*; remove it; it hides part of what our mask shows",
+    "mask_history=true": "mask_history .*; remove it; it trains only the last turn",
+    "split_special_tokens=true": "split_special_tokens .*; remove it; the prompt contains special tokens",
+    "shift_attn=true": "shift_attn .*; remove it; it hides tokens that our mask shows",
     "rope_scaling=linear": "rope_scaling .*; remove it, and write rope_parameters, .* into the model's config.json",
     "mixture_of_depths=convert": "mixture_of_depths .*; remove it",
     "use_kt=true": "use_kt .*; remove it",
@@ -153,11 +153,11 @@ KEYS = {
     "use_hyper_parallel=true": "use_hyper_parallel .*; remove it",
     "use_unsloth=true": "use_unsloth .*; remove it; use_unsloth_gc saves memory",
     "train_on_prompt=true": "train_on_prompt .*; remove it; the loss is on what follows the prompt",
-    "tokenized_path=x": "tokenized_path .*; remove it; the map cache does its work",
+    "tokenized_path=x": "tokenized_path .*; remove it; the map cache does the same",
     "streaming=true": "streaming .*; set streaming: false",
     "finetuning_type=freeze": "finetuning_type: freeze .*; set freeze_extra_modules to the embedding and the head",
     "finetuning_type=oft": "finetuning_type: oft .*; set additional_target to the embedding and the head",
-    "parallelism_config={}": "parallelism_config .*; remove it; our mask is for whole rows",
+    "parallelism_config={}": "parallelism_config .*; remove it; our mask needs whole rows",
     "predict_with_generate=true": "predict_with_generate .*; use `simulmask eval`",
 }
 

@@ -254,7 +254,7 @@ def test_undecodable_line_is_named(tmp_path):
             r"a\.jsonl:1: expected text under the key 'target', got '\\ud83d'",
         ),
         ('{"source": "a", "target": "b\\u0000"}', r"a\.jsonl:1: expected text under the key 'target', got 'b\\x00'"),
-        ('{"source": "a", "target": "b", "target": "c"}', r"a\.jsonl:1: the key 'target' stands there twice"),
+        ('{"source": "a", "target": "b", "target": "c"}', r"a\.jsonl:1: the key 'target' occurs twice"),
     ],
 )
 def test_malformed_json_is_named(tmp_path, content, message):
@@ -296,7 +296,7 @@ def test_malformed_xml_is_named(tmp_path):
 def test_xml_segments_that_do_not_match_are_named(tmp_path):
     source = write(tmp_path / "a.de.xml", iwslt_xml([(1, "Ja"), (2, "Nein")]))
     target = write(tmp_path / "a.en.xml", iwslt_xml([(1, "Yes"), (3, "No")]))
-    with pytest.raises(ValueError, match=r"got doc 1, seg 2 in .*a\.de\.xml beside doc 1, seg 3 in .*a\.en\.xml"):
+    with pytest.raises(ValueError, match=r"got doc 1, seg 2 in .*a\.de\.xml and doc 1, seg 3 in .*a\.en\.xml"):
         read_aligned(source, target)
 
 
@@ -332,6 +332,6 @@ def test_split_off_needs_pairs_to_train_on():
 
 def test_existing_files_are_not_overwritten(tmp_path):
     path = write(tmp_path / "a", "")
-    with pytest.raises(FileExistsError, match=r"Already there: .*a; choose another output or give --overwrite"):
+    with pytest.raises(FileExistsError, match=r"Already exists: .*a; choose another output or pass --overwrite"):
         check_absent([path, tmp_path / "b"], overwrite=False)
     check_absent([path], overwrite=True)

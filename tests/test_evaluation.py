@@ -370,7 +370,7 @@ def test_source_that_cannot_be_encoded_is_refused_before_anything_is_streamed(ev
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x d", "z")
     tokenizer.save_pretrained(tmp_path)
     evaluation()
-    message = r"source: .*test\.source:2: The tokenizer merges 'd' with what stands before it"
+    message = r"source: .*test\.source:2: The tokenizer merges 'd' with the text before it"
     with pytest.raises(ValueError, match=message):
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
     assert not (tmp_path / "out").exists()

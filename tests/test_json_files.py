@@ -12,11 +12,11 @@ FAULTS = {
     "not JSON": ("{\n a}", r"f:2: expected JSON, got: Expecting property name enclosed in double quotes at column 2\."),
     "cut": ('{"a": [1', r"f:1: expected JSON, got: "),
     "empty": ("", r"f:1: expected JSON, got: Expecting value at column 1"),
-    "duplicate key": ('{"a": {"b": 1, "b": 2}}', r"f: the key 'b' stands there twice in one object; remove one"),
+    "duplicate key": ('{"a": {"b": 1, "b": 2}}', r"f: the key 'b' occurs twice in one object; remove one"),
     "NaN": ('{"a": NaN}', r"f: expected a number, got NaN, which JSON does not have"),
     "infinity": ("[-Infinity]", r"f: expected a number, got -Infinity"),
     "too large": ("[1e999]", r"f: expected a number, got 1e999, which is too large"),
-    "deep": ("[" * 100_000, r"f: expected JSON of a few levels, got brackets in brackets without end"),
+    "deep": ("[" * 100_000, r"f: expected JSON with a few levels, got too deeply nested brackets"),
     "byte order mark": ("\ufeff{}", r"f: expected JSON, got a byte order mark; save the file as UTF-8 without one"),
 }
 

@@ -99,7 +99,7 @@ def test_pickle_with_code_is_refused(model, capsys, command, save):
     (model / "model.safetensors").unlink()
     save({"a": Code()}, model / "pytorch_model.bin")
     assert main(command) == 2
-    assert "model: the weights cannot be read (a .bin file that holds more than numbers" in capsys.readouterr().err
+    assert "model: the weights cannot be read (a .bin file that contains more than tensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"\3", None])

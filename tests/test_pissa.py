@@ -60,7 +60,7 @@ def test_estimated_adapter_is_neither_merged_nor_trained_further(bench, models):
 def test_conversion_of_a_training_that_goes_on_is_refused_and_exact_pissa_goes_on(bench, models):
     """LLaMA-Factory would take the adapter of the checkpoint for the initial one."""
     bench.train("whole", models[False], **PISSA, save_steps=1)
-    message = "pissa_convert takes the adapter that a training goes on from for the one that it began with"
+    message = "pissa_convert mistakes the adapter that a training resumes from for the one that it began with"
     with pytest.raises(ValueError, match=message):
         bench.train("goes on", models[False], **PISSA, resume_from_checkpoint=str(bench.folder / "whole/checkpoint-1"))
     exact = {"pissa_init": True, "pissa_iter": -1}

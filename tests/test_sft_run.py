@@ -131,9 +131,9 @@ def test_rows_that_cannot_be_encoded_are_dropped_counted_and_shown(data_of, warn
     assert len(kept) == 395
     too_long, refused = (message for message in warnings if "simulmask" in message)
     assert too_long.startswith("simulmask: 1 of 400 examples are longer than cutoff_len 64 and were dropped")
-    assert refused.startswith("simulmask: 4 of 400 examples cannot be encoded, the first of them:\n")
+    assert refused.startswith("simulmask: 4 of 400 examples cannot be encoded, first:\n")
     assert [line for line in refused.splitlines() if "example" in line][1:] == [
-        f"Dataset rows.jsonl, example {number}: The tokenizer merges 'q' with what stands before it ('x')."
+        f"Dataset rows.jsonl, example {number}: The tokenizer merges 'q' with the text before it ('x')."
         for number in (4, 8, 9)
     ]
     assert refused.endswith("They were dropped.")
@@ -141,7 +141,7 @@ def test_rows_that_cannot_be_encoded_are_dropped_counted_and_shown(data_of, warn
 
 def test_more_than_one_percent_that_cannot_be_encoded_end_the_run_before_it_trains(data_of):
     rows = [SHORT] * 99 + [{"source": "ein q", "target": "a house"}] * 2
-    with pytest.raises(ValueError, match=r"(?s)2 of 101 examples cannot be encoded.*example 100: .*more than 1%; take"):
+    with pytest.raises(ValueError, match=r"(?s)2 of 101 examples cannot be encoded.*example 100: .*more than 1%; use"):
         data_of(rows)
 
 

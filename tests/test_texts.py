@@ -16,7 +16,7 @@ def test_text_with_one_visible_character_is_not(text):
 
 
 LINES = {
-    "empty": (b"a\n\nb\n", r"source: .*s:2: the line is empty, got '\\n'; remove it here and in the file beside it"),
+    "empty": (b"a\n\nb\n", r"source: .*s:2: the line is empty, got '\\n'; remove it here and in the other file"),
     "empty at the end": (b"a\n\n", r"s:2: the line is empty"),
     "white space": ("a\n\u00a0 \n".encode(), r"s:2: the line is empty"),
     "zero-width space": ("\u200b\n".encode(), r"s:1: the line is empty, got '\\u200b\\n'"),

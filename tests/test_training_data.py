@@ -118,7 +118,7 @@ def test_chunks_that_are_text_are_refused():
     """Their letters would be taken for chunks."""
     row = {"source_chunks": "ein haus", "target_chunks": ["a house"]}
     with pytest.raises(
-        ValueError, match=r"mine, example 1: source_chunks must be a list of texts, got 'ein haus'; take"
+        ValueError, match=r"mine, example 1: source_chunks must be a list of texts, got 'ein haus'; use"
     ):
         convert_row(row, 0, columns={key: key for key in row}, name="mine")
 

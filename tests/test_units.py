@@ -192,7 +192,7 @@ class Letters:
 @pytest.mark.parametrize(
     "tokenizer, text, message",
     [
-        (Letters(merged="x d"), "dog", r"The tokenizer merges 'dog' with what stands before it \('x'\)\."),
+        (Letters(merged="x d"), "dog", r"The tokenizer merges 'dog' with the text before it \('x'\)\."),
         (Letters(dropped="qx "), "q", "The tokenizer writes ' x' as .*, which does not show the space; units need"),
         (Letters(dropped="q "), "q", "which does not show the space"),
         (Letters(spaces=" -"), "a-b", r"The tokens of the word 'a-b' \(▁ a ▁ b\) do not show where it begins\."),

@@ -1,15 +1,15 @@
-"""One 4D float mask for every family, and how Falcon, BLOOM and MPT are brought to take it.
+"""One 4D float mask for every family, and how Falcon, BLOOM and MPT are made to accept it.
 
-RoPE families add a 4D mask to their scores as it is. For ALiBi families the mask holds the bias as well, and
-transformers refuses it, so `prepare` replaces a few functions of transformers, in the whole process, by ones
-that differ for 4D masks only:
+RoPE families add a 4D mask to their scores. For ALiBi families the mask includes the bias, which transformers
+does not accept, so `prepare` replaces a few functions of transformers, in the whole process, by functions
+that only differ for 4D masks:
 
     Falcon  builds its own bias (now zero) and its own mask from it (now skipped).
     BLOOM   builds its own bias (now zero).
-    MPT     casts every mask to bool (now kept as it is) and has an attention without a place for our bias.
+    MPT     casts every mask to bool (now left unchanged) and has an attention that takes no float mask (now sdpa).
 
-Nothing is kept between calls and all that a layer needs is in its arguments, which is what gradient
-checkpointing and PEFT ask for.
+No state is kept between calls, and a layer gets all it needs in its arguments, as gradient
+checkpointing and PEFT require.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Function = Callable[..., Any]
 
 
 def alibi_slopes(config: PreTrainedConfig, device: torch.device | str = "cpu") -> Float[Tensor, " heads"]:
-    """Return the slope of each head, as the family itself computes it (Falcon's are rounded to bfloat16).
+    """Return the slope of each head, computed by the family's own function (Falcon's are rounded to bfloat16).
 
-    MPT's `attn_config.alibi_bias_max` has no effect, because transformers never reads it.
+    MPT's `attn_config.alibi_bias_max` has no effect, because transformers does not read it.
     """
     modeling = _modeling(config)
     num_heads = config.num_attention_heads
@@ -64,14 +64,14 @@ def additive_mask(
         0.0  0.5  min
         0.0  0.5  1.0
 
-    Falcon and BLOOM round as their stock code does. MPT's stock bias is fp32; ours is measured from the last
-    key of each row (softmax does not care), so that near keys keep their precision in bf16.
+    Falcon and BLOOM round as in their stock code. MPT's stock bias is fp32; ours is measured from the last
+    key of each row (which softmax cancels), so that near keys keep their precision in bf16.
 
     Args:
-        config: Of the model that gets the mask.
+        config: Configuration of the model that gets the mask.
         may_attend: True where the query may attend to the key.
-        rank: Place of each key as its query sees it, >= 0 where `may_attend`; in stock attention, its index.
-        dtype: The one that the model's attention computes in.
+        rank: Position of each key as seen by its query, >= 0 where `may_attend`; in stock attention, its index.
+        dtype: Dtype of the model's attention.
     """
     if family_of(config).position == "rope":
         bias = torch.zeros(may_attend.shape, dtype=dtype, device=may_attend.device)
@@ -87,7 +87,7 @@ def _alibi_bias(
     rank: Int[Tensor, "batch 1 query key"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "batch heads query key"]:
-    """Return slope * rank, with the scaling and the roundings of the family."""
+    """Return slope * rank, with the scaling and rounding of the family."""
     slopes = alibi_slopes(config, rank.device)[:, None, None]
     match config.model_type:
         case "falcon":
@@ -100,15 +100,15 @@ def _alibi_bias(
 
 
 def prepare(model: PreTrainedModel) -> None:
-    """Let a model, PEFT-wrapped or not, take the masks of `additive_mask` as its `attention_mask`.
+    """Let a model, PEFT-wrapped or not, accept the masks of `additive_mask` as its `attention_mask`.
 
-    Calls with a 2D mask or none stay bit-identical, RoPE families are left alone, a second call does nothing.
-    Stock Falcon applies ALiBi twice under "eager"; our mask applies it once under both implementations, which
-    equals stock "sdpa".
+    Calls with a 2D mask or none stay bit-identical, RoPE families are left unchanged, a second call does nothing.
+    Stock Falcon applies ALiBi twice with "eager"; our mask applies it once with both implementations, like
+    stock "sdpa".
 
     Raises:
         ValueError: If the family is not supported.
-        RuntimeError: If this version of transformers lacks a function that is to be replaced.
+        RuntimeError: If this version of transformers lacks a function to replace.
     """
     config = model.config
     if family_of(config).position == "rope":
@@ -135,7 +135,7 @@ def _modeling(config: PreTrainedConfig) -> ModuleType:
 
 
 def _no_second_bias(stock: Function) -> Function:
-    """Falcon, BLOOM: the bias is in the mask already, so the model's own is zero."""
+    """Falcon, BLOOM: the mask already includes the bias, so the model's own is zero."""
 
     @wraps(stock)
     def build_alibi_tensor(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
@@ -148,7 +148,7 @@ def _no_second_bias(stock: Function) -> Function:
 
 
 def _falcon_mask(stock: Function) -> Function:
-    """FalconModel writes its own bias over 4D masks; a fifth dimension of size 1 takes ours past it."""
+    """FalconModel overwrites 4D masks with its own bias; a fifth dimension of size 1 prevents that."""
 
     @wraps(stock)
     def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | None:
@@ -160,7 +160,7 @@ def _falcon_mask(stock: Function) -> Function:
 
 
 def _falcon_attention(stock: Function) -> Function:
-    """FalconAttention gets back the mask that `_falcon_mask` gave a fifth dimension."""
+    """FalconAttention gets the mask without the fifth dimension that `_falcon_mask` added."""
 
     @wraps(stock)
     def forward(
@@ -188,7 +188,7 @@ class _FloatMask:
 
 
 def _mpt_mask(stock: Function) -> Function:
-    """MptModel casts what this returns to bool, which would lose the bias."""
+    """MptModel casts the result to bool, which would lose the bias."""
 
     @wraps(stock)
     def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | _FloatMask | None:
@@ -200,7 +200,7 @@ def _mpt_mask(stock: Function) -> Function:
 
 
 def _mpt_attention(stock: Function) -> Function:
-    """MptAttention by sdpa, for a float mask, whose bias replaces `position_bias`; stock masks are bool."""
+    """MptAttention with sdpa for float masks, whose bias replaces `position_bias`; stock masks are bool."""
 
     @wraps(stock)
     def forward(
@@ -240,6 +240,6 @@ SEAMS: Mapping[str, Mapping[str, Callable[[Function], Function]]] = {
     "bloom": {"build_alibi_tensor": _no_second_bias},
     "mpt": {"create_causal_mask": _mpt_mask, "MptAttention.forward": _mpt_attention},
 }
-"""What `prepare` replaces in the modeling module of each ALiBi family, and by what."""
+"""The functions that `prepare` replaces in the modeling module of each ALiBi family, and their wrappers."""
 
 _INSTALLED: set[Function] = set()

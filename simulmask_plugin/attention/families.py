@@ -1,4 +1,4 @@
-"""The model families that take our attention mask, and what each of them asks for."""
+"""The model families that accept our attention mask, and what each of them needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MINISTRAL_3_ROPE = {
     "rope_theta": 10000.0,
     "factor": 64.0,
     "original_max_position_embeddings": 8,
-    "llama_4_scaling_beta": 0.1,  # scales the query by its position, from the original length on
+    "llama_4_scaling_beta": 0.1,  # scales queries beyond the original length by their position
 }
 _COHERE_SHAPE = _LLAMA_SHAPE | {"logit_scale": 1.0}
 _FALCON_SHAPE = {
@@ -59,7 +59,7 @@ _FALCON_SHAPE = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What training and streaming must know of a model family."""
+    """What training and streaming need to know about a model family."""
 
     name: str
     """Our name, the key in `FAMILIES`."""
@@ -72,14 +72,14 @@ class Family:
     accepts_position_ids: bool = True
     """Whether `forward` has the argument `position_ids`."""
     tried: bool = True
-    """Whether it is in the table, and so at parity in the tests."""
+    """Whether it is in the table, so that the tests check its parity."""
     implementations: tuple[str, ...] = ("sdpa", "eager")
-    """Values of `attn_implementation` that take a 4D float mask and leave nothing of the scores out; the first is the
-    one where nothing is said."""
+    """Values of `attn_implementation` that accept a 4D float mask and compute the scores in full; the first is the
+    default."""
 
     @property
     def attention(self) -> str:
-        """The `attn_implementation` where nothing is said, in training and in streaming."""
+        """The default `attn_implementation`, in training and streaming."""
         return self.implementations[0]
 
     @property
@@ -89,7 +89,7 @@ class Family:
 
 
 FLASH_ATTN: Mapping[str, str] = {"sdpa": "sdpa", "disabled": "eager", "fa2": "flash_attention_2"}
-"""Values of LLaMA-Factory's ``flash_attn``, and what transformers calls them."""
+"""Values of LLaMA-Factory's ``flash_attn``, and their names in transformers."""
 
 _ROPE_SHAPES: Mapping[str, Mapping[str, Any]] = {
     "llama": _LLAMA_SHAPE,
@@ -122,7 +122,7 @@ _ROPE_SHAPES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": _LLAMA_SHAPE,
     "starcoder2": _LLAMA_SHAPE,
 }
-"""Families that need nothing but a name, which is their `model_type` as well, and the shape of their tiny model."""
+"""Families that only need a name, which is also their `model_type`, and the shape of their tiny model."""
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -144,7 +144,7 @@ FAMILIES: Mapping[str, Family] = {
             accepts_position_ids=False,
             implementations=("eager",),
         ),
-        # Of the two that take our mask only eager attention soft-caps the scores of Gemma 2.
+        # Of the two implementations that accept our mask, only eager soft-caps the scores of Gemma 2.
         Family("gemma2", "gemma2", "rope", _GEMMA_SHAPE, implementations=("eager",)),
         Family("gemma3", "gemma3_text", "rope", _GEMMA_SHAPE),
         Family("gemma4", "gemma4_text", "rope", _GEMMA_4_SHAPE),
@@ -155,20 +155,20 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the part of a configuration that is about text: all of it, or the `text_config` of a multimodal one."""
+    """Return the text part of a configuration: all of it, or the `text_config` of a multimodal model."""
     return config.get_text_config()
 
 
 def is_multimodal(config: PreTrainedConfig) -> bool:
-    """Whether the text is but a part of the model."""
+    """Whether text is only a part of the model."""
     return text_config(config) is not config
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """Return the family of a model, told by its configuration; of a multimodal one, that of its text part.
+    """Return the family of a model by its configuration; for a multimodal model, that of its text part.
 
-    A family that is not in `FAMILIES`, but has RoPE and layers of the usual kinds, is untried: its name is the
-    `model_type`, and whether it takes our mask is for `self_test` to say.
+    A family that is not in `FAMILIES` but has RoPE and ordinary layers is untried: its name is the
+    `model_type`, and `self_test` checks whether it accepts our mask.
 
     Raises:
         ValueError: If the family is not supported.
@@ -191,24 +191,24 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def _what_is_unusual(config: PreTrainedConfig) -> str | None:
-    """Why a model that is not in the table cannot take our mask; None if it may."""
+    """Why a model that is not in the table cannot accept our mask; None if it may."""
     values = config.to_dict()
     others = set(values.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
     if others:
-        return f"it has layers of {', '.join(sorted(others))}, which take no mask of ours"
+        return f"it has layers of {', '.join(sorted(others))}, which do not accept our mask"
     if config.is_encoder_decoder:
         return "it has an encoder"
     return None if values.get("rope_parameters") else "it has no RoPE"
 
 
 def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
-    """Refuse the attention implementations that cannot take a 4D float mask, or leave something of the scores out.
+    """Refuse attention implementations that cannot take a 4D float mask, or do not compute the scores in full.
 
-    BLOOM and MPT have no sdpa of their own in transformers, which reports them as "eager"; that of Gemma 2 drops the
+    BLOOM and MPT have no sdpa in transformers, which reports them as "eager"; Gemma 2's sdpa drops the
     soft-capping.
 
     Raises:
-        ValueError: If `attn_implementation` is not one that the family can use.
+        ValueError: If the family cannot use `attn_implementation`.
     """
     family = family_of(config)
     if attn_implementation not in family.implementations:
@@ -224,7 +224,7 @@ def check_flash_attention_2() -> None:
     """Refuse the version of transformers whose FlashAttention 2 cannot start.
 
     Raises:
-        ValueError: on that version.
+        ValueError: with that version.
     """
     installed = version("transformers")
     if installed == WITHOUT_FLASH_ATTENTION_2:
@@ -235,9 +235,9 @@ def check_flash_attention_2() -> None:
 
 
 def sliding_window(config: PreTrainedConfig) -> int | None:
-    """Return the number of tokens that sliding layers see, None if every layer sees all of them.
+    """Return the number of tokens that sliding layers see, None if every layer sees all tokens.
 
-    They are all layers, or those that `layer_types` names where the configuration has it.
+    If the configuration has `layer_types`, these tell which layers are sliding; otherwise all are.
     """
     values = text_config(config).to_dict()
     layer_types = values.get("layer_types")
@@ -247,7 +247,7 @@ def sliding_window(config: PreTrainedConfig) -> int | None:
 
 
 def check_length(config: PreTrainedConfig, num_tokens: int) -> None:
-    """Refuse sequences that are longer than the sliding window, which a 4D mask would silently replace.
+    """Refuse sequences longer than the sliding window, which a 4D mask would silently replace.
 
     Raises:
         ValueError: If `num_tokens` (of the longest sequence, or `cutoff_len`) exceeds the window.
@@ -278,7 +278,7 @@ def check_positions(config: PreTrainedConfig, positions: str) -> None:
 def tiny_values(family: Family, vocab_size: int) -> dict[str, Any]:
     """Return the values of a tiny configuration: 2 layers, 4 heads, hidden size 64, no dropout.
 
-    Weights are drawn wide, so that the logits of a random model really depend on mask and positions.
+    The range of the weights is large, so that the logits of a random model really depend on mask and positions.
     """
     common = {
         "vocab_size": vocab_size,
@@ -292,7 +292,7 @@ def tiny_values(family: Family, vocab_size: int) -> dict[str, Any]:
 
 
 def tiny_config(name: str, vocab_size: int, **overrides: Any) -> PreTrainedConfig:
-    """Return a tiny configuration of the family `name`, of `tiny_values`.
+    """Return a tiny configuration of the family `name`, from `tiny_values`.
 
     Raises:
         ValueError: If there is no family `name`.
@@ -308,9 +308,9 @@ def tiny_config(name: str, vocab_size: int, **overrides: Any) -> PreTrainedConfi
 def tiny_model(
     name: str, vocab_size: int, seed: int, attn_implementation: str = "sdpa", **overrides: Any
 ) -> PreTrainedModel:
-    """Return a tiny random fp32 model in evaluation mode; the global random state stays as it was.
+    """Return a tiny random fp32 model in evaluation mode; the global random state does not change.
 
-    A family that has but one implementation is built with that one.
+    A family with only one implementation is built with that one.
     """
     implementations = FAMILIES[name].implementations
     if len(implementations) == 1:
@@ -319,7 +319,7 @@ def tiny_model(
 
 
 def random_model(config: PreTrainedConfig, seed: int, attn_implementation: str) -> PreTrainedModel:
-    """Return a random fp32 model in evaluation mode; the global random state stays as it was."""
+    """Return a random fp32 model in evaluation mode; the global random state does not change."""
     import torch
     from transformers import AutoModelForCausalLM
 

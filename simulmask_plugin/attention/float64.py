@@ -1,4 +1,4 @@
-"""A model that computes in float64 from end to end: norms and softmax of transformers would go down to float32."""
+"""A model that computes in float64 throughout: the norms and softmax of transformers would cast to float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class StayInFloat64(TorchFunctionMode):
-    """While it is active, whoever asks for float32 gets float64."""
+    """While it is active, every cast to float32 is one to float64."""
 
     def __torch_function__(
         self,
@@ -20,7 +20,7 @@ class StayInFloat64(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function with float64 in the place of float32."""
+        """Call the function with float64 instead of float32."""
         if func is Tensor.float:
             func = Tensor.double
         named = {key: torch.float64 if value is torch.float32 else value for key, value in (kwargs or {}).items()}

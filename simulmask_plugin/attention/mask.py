@@ -1,4 +1,4 @@
-"""The mask: one predicate on integers, and what a call of the model gets of it."""
+"""The mask: one predicate on integers, and the arguments of a model call made from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from simulmask_plugin.attention.alibi import additive_mask
 from simulmask_plugin.attention.families import family_of, is_multimodal, text_config
 
 MASK_FIELDS = ("source_unit", "num_read", "num_hidden", "after_source")
-"""What a batch carries beside input_ids, labels and position_ids; the model never sees these."""
+"""Fields of a batch besides input_ids, labels and position_ids; the model does not get them."""
 
 PADDING = 2**31 - 1
-"""source_unit of padding: read by no row but its own."""
+"""source_unit of padding, which only its own row sees."""
 
 
 def may_attend(
@@ -29,8 +29,8 @@ def may_attend(
     """Return the mask; True where the query may attend.
 
     may_attend(q, k) = k <= q and (source_unit[k] < num_read[q] or k == q), where k and q are compared by their place
-    in the *training* sequence (``order``): arange in training, and while streaming whatever order they arrived in.
-    source_unit is -1 outside the source, so that such keys are always readable.
+    in the *training* sequence (``order``): arange in training, any order while streaming.
+    source_unit is -1 outside the source, so that these keys are always visible.
 
     wait-1, tokens BOS x1 x2 SEP y1 (rows: query, columns: key)::
 
@@ -50,21 +50,21 @@ def key_rank(
     after_source: Int[Tensor, "batch key"],
     num_hidden: Int[Tensor, "batch query"],
 ) -> Int[Tensor, "batch 1 query key"]:
-    """Return the place of key k for row q, from which ALiBi measures: the rank among the keys that q attends.
+    """Return the position of key k as seen from row q, for ALiBi: its rank among the keys that q attends to.
 
-    ``position`` minus the source tokens that q may not see, for keys after the source (1 in ``after_source``);
-    ``position`` alone for all others, and for every scheme but ``modified_alibi``, which passes zeros.
+    ``position`` minus the number of source tokens that q may not see, for keys after the source (1 in
+    ``after_source``); ``position`` for all other keys, and in all schemes except ``modified_alibi``, which pass zeros.
     """
     return (position[:, None, :] - num_hidden[:, :, None] * after_source[:, None, :])[:, None]
 
 
 class Queries(NamedTuple):
-    """What the mask must know of its rows.
+    """What the mask needs to know about its rows.
 
     Attributes:
         order: place in the training sequence.
-        num_read: source units that the row may see.
-        num_hidden: source tokens that it may not see; 0 but for modified_alibi.
+        num_read: number of source units that the row may see.
+        num_hidden: number of source tokens that it may not see; 0 except for modified_alibi.
     """
 
     order: Int[Tensor, "batch query"]
@@ -73,13 +73,13 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What the mask must know of its columns.
+    """What the mask needs to know about its columns.
 
     Attributes:
-        order: place in the training sequence; a cache holds them as they arrived.
+        order: place in the training sequence; a cache has its keys in order of arrival.
         source_unit: index of the source unit, -1 outside the source.
         position: position id.
-        after_source: 1 for header and target; 0 but for modified_alibi.
+        after_source: 1 for header and target; 0 except for modified_alibi.
     """
 
     order: Int[Tensor, "batch key"]
@@ -95,11 +95,11 @@ def attention_bias(
     keys: Keys,
     visible: Bool[Tensor, "batch 1 query key"] | None = None,
 ) -> Float[Tensor, "batch heads query key"]:
-    """Return the mask, with the ALiBi bias in it where the family has one, as one additive tensor.
+    """Return the mask as one additive tensor, including the ALiBi bias if the family has one.
 
-    The same function serves a training batch and a streaming step, so that the two agree bit by bit; heads is 1 for
+    Training batches and streaming steps use the same function, so that they agree bit by bit; heads is 1 for
     RoPE families. See `may_attend` and `key_rank`.
-    ``visible`` hides what only a search hides: the other beams.
+    ``visible`` additionally hides other beams during a search.
     """
     allowed = may_attend(queries.order, keys.order, keys.source_unit, queries.num_read)
     if visible is not None:
@@ -112,9 +112,9 @@ def attention_bias(
 def mask_argument(
     model_config: PretrainedConfig, mask: Float[Tensor, "batch heads query key"]
 ) -> Tensor | dict[str, Tensor]:
-    """Return the mask as the model takes it: a multimodal one by layer type, as where `generate` has prepared it.
+    """Return the mask in the form that the model accepts: by layer type for multimodal models, as `generate` passes it.
 
-    A tensor it would complete by what it knows of images, and ask for their places.
+    Given a tensor, a multimodal model would extend it for images, and require their places.
     """
     if not is_multimodal(model_config):
         return mask
@@ -125,9 +125,9 @@ def training_inputs(batch: Mapping[str, Tensor], model_config: PretrainedConfig,
     """Return the arguments of the model call for a collated batch, on the batch's device.
 
     Args:
-        batch: what the collator made.
-        model_config: of the model, for its family.
-        dtype: in which attention computes (the autocast dtype under mixed precision).
+        batch: from the collator.
+        model_config: configuration of the model.
+        dtype: dtype of the attention (the autocast dtype under mixed precision).
     """
     order = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device).expand_as(batch["input_ids"])
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in MASK_FIELDS}

@@ -1,4 +1,4 @@
-"""Rotary positions whose frequencies depend on the length of what is fed, which no kept cache can follow."""
+"""RoPE whose frequencies depend on the length of the text, which a kept cache cannot follow."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 BY_LENGTH = ("dynamic", "longrope")
-"""Types of RoPE that transformers computes anew from the largest position of a batch."""
+"""Types of RoPE that transformers recomputes from the largest position in a batch."""
 
 
 def rope_types(config: PreTrainedConfig) -> Iterator[str]:
-    """The types of RoPE of a model: one, or one for each kind of layer; none for ALiBi."""
+    """The RoPE types of a model: one, or one for each kind of layer; none for ALiBi."""
     parameters: Mapping[str, Any] = config.get_text_config().to_dict().get("rope_parameters") or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]
     yield from (kind["rope_type"] for kind in kinds if "rope_type" in kind)
 
 
 def check_rope(config: PreTrainedConfig) -> None:
-    """Refuse a RoPE that rotates a token by how long the text has become.
+    """Refuse RoPE whose rotation depends on the length of the text.
 
-    In training every token is rotated for the longest example of its batch; while streaming, for what had arrived when
-    it was fed, and what is in the cache stays as it is.
+    In training, the longest example of a batch determines the rotation of every token; while streaming, the text that
+    has arrived when the token is fed does, and cached keys keep their rotation.
 
     Raises:
         ValueError: with the remedy.

@@ -1,1 +1,1 @@
-"""Corpora become data sets that LLaMA-Factory reads."""
+"""From corpora to data sets that LLaMA-Factory reads."""

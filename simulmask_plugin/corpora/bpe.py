@@ -1,4 +1,4 @@
-"""A tokenizer trained on the spot: byte-level BPE, as GPT-2 and Falcon have it."""
+"""A tokenizer trained on the fly: byte-level BPE like that of GPT-2 and Falcon."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
-"""Of a tokenizer's special tokens the first, which begins and ends a text, and the second."""
+"""The two special tokens: the first begins and ends a text."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer trained on the texts; it has every byte, so no <unk>.
+    """Return a byte-level BPE tokenizer trained on the texts; it covers every byte, so there is no <unk>.
 
     Raises:
         ValueError: if the vocabulary has no room for the bytes.
@@ -30,7 +30,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=sorted(alphabet),
         show_progress=False,
     )
-    # Behind a prompt every word has a space before it, the first one too.
+    # After a prompt, every word has a leading space, even the first.
     tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

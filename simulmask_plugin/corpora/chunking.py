@@ -8,7 +8,7 @@
     cut_text, chunk_row                text and ends          ->  chunks that join to the text; a row of data
     Chunker                            sentence and links     ->  a row per level: the last three at once
 
-A chunking is the list of its `End`s: how many source and how many target units stand before each cut, the last being
+A chunking is the list of its `End`s: the numbers of source and target units before each cut; the last are
 the lengths of the two sides. Both numbers rise from end to end, so no chunk is empty.
 
 "Ein Hund läuft schnell" and "Quickly a dog runs", with the links 0-1 1-2 2-3 3-0, are one chunk, since 3-0 crosses all
@@ -31,10 +31,10 @@ Link = tuple[int, int]
 """Source unit and target unit that translate each other, counted from 0."""
 
 End = tuple[int, int]
-"""Source units and target units that stand before a cut."""
+"""Numbers of source units and target units before a cut."""
 
 DEFAULT_LEVELS = "low=1,medium=3,high=6"
-"""Latencies and the fewest source units of their chunks, as options give them."""
+"""Latencies and the minimum number of source units of their chunks, in the format of the option."""
 
 CHUNK_COLUMNS = ("source_lang", "target_lang", "latency", "source_chunks", "target_chunks")
 
@@ -94,8 +94,8 @@ def grow_diag_final_and(forward: Collection[Link], backward: Collection[Link]) -
 def smallest_chunks(links: Iterable[Link], num_source: int, num_target: int) -> list[End]:
     """Returns the ends of the smallest chunk pairs that no link leaves; each has a link if there is any.
 
-    Units without a link belong to the chunk that follows, so that they are written with more of the source read; those
-    behind the last link belong to the last chunk.
+    Units without a link belong to the next chunk, so that they are written with more of the source read; those
+    after the last link belong to the last chunk.
 
     Raises:
         ValueError: a side is empty, or a link leaves the sentence.
@@ -136,7 +136,7 @@ def merge_chunks(ends: Sequence[End], min_source: int) -> list[End]:
 
 
 def cut_text(text: str, unit: str, ends: Sequence[int]) -> list[str]:
-    """Returns chunks of a text that join to it, white space at its ends apart; each carries its leading white space.
+    """Returns chunks that join to the text, except for white space at its ends; each includes its leading white space.
 
     Args:
         text: the text.
@@ -227,9 +227,9 @@ class LevelStatistics:
     lagging: float = 0.0
     """Sum of the sentences' `average_lagging`."""
     crossed: int = 0
-    """Chunks that hold links that cross: reordering holds them together."""
+    """Chunks with crossing links, which reordering holds together."""
     lengthened: int = 0
-    """Chunks made of several smallest ones: the length of the level holds them together."""
+    """Chunks merged from several smallest ones to reach the length of the level."""
 
     def add(self, ends: Sequence[End], smallest: Sequence[End], links: Iterable[Link]) -> None:
         """Counts one sentence, given its chunks at this level and the smallest ones."""
@@ -244,7 +244,7 @@ class LevelStatistics:
 
 
 class Chunker:
-    """Cuts sentences into rows of several latency levels, and keeps account of what the chunks are like.
+    """Cuts sentences into rows of several latency levels, and keeps statistics of the chunks.
 
     Args:
         levels: latency -> fewest source units of its chunks.
@@ -273,7 +273,7 @@ class Chunker:
         self.statistics = {latency: LevelStatistics() for latency in levels}
 
     def rows(self, source: str, target: str, links: Collection[Link]) -> list[dict[str, str | list[str]]]:
-        """Returns the rows of one sentence, a level each."""
+        """Returns the rows of one sentence, one per level."""
         num_source, num_target = (
             len(split_units(text, unit)) for text, unit in zip((source, target), self.units, strict=True)
         )
@@ -288,7 +288,7 @@ class Chunker:
 
 
 def statistics_table(statistics: Mapping[str, LevelStatistics]) -> str:
-    """Returns the account of a chunking, one line per level."""
+    """Returns the statistics of a chunking, one line per level."""
     lines = [f"{'latency':<12} {'chunks':>8} {'units':>8} {'lagging':>8} {'crossed':>8} {'lengthened':>11}"]
     for latency, level in statistics.items():
         lines.append(

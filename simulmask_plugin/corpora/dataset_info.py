@@ -10,14 +10,14 @@ from simulmask_plugin.files.json_files import read_json
 
 
 class Dataset(NamedTuple):
-    """A JSONL file and the columns that its rows have."""
+    """A JSONL file and the columns of its rows."""
 
     file: Path
     columns: Sequence[str]
 
 
 def read_entries(dataset_info: Path) -> dict[str, Any]:
-    """Returns what a dataset_info.json holds.
+    """Returns the content of a dataset_info.json.
 
     Raises:
         OSError: it cannot be read.
@@ -30,7 +30,7 @@ def read_entries(dataset_info: Path) -> dict[str, Any]:
 
 
 def check_entries(dataset_dir: Path) -> None:
-    """Refuse a dataset_info.json that LLaMA-Factory would read otherwise than it is written; one need not be there.
+    """Refuse a dataset_info.json that LLaMA-Factory would misread; a missing one is fine.
 
     Raises:
         ValueError: it is not a JSON object, or has a name twice; with file and line.
@@ -40,7 +40,7 @@ def check_entries(dataset_dir: Path) -> None:
 
 
 def listed_entries(dataset_dir: Path, names: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], list[Path]]]:
-    """Returns the entry and the files (of a folder, all) of the data sets that a dataset_info.json lists.
+    """Returns entry and files (all files of a folder) of the data sets that are listed in a dataset_info.json.
 
     Raises:
         ValueError: dataset_info.json is not a JSON object.
@@ -77,7 +77,7 @@ def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, ov
         if known.get(name, entry) != entry and not overwrite:
             raise ValueError(
                 f"{dataset_info} has another dataset named {name!r}: {json.dumps(known[name])}; choose "
-                "another --name or give --overwrite."
+                "another --name or pass --overwrite."
             )
         known[name] = entry
     return json.dumps(known, ensure_ascii=False, indent=2)

@@ -1,4 +1,4 @@
-"""The published data of EAST: readers that count what they drop, cleaning of rows with many languages and levels.
+"""The published data of EAST: readers that count what they drop, and cleaning of rows with many languages and levels.
 
 ::
 
@@ -6,8 +6,8 @@
     read_offline    Off-Multi-120K                     ->  examples with sentences, faults
     clean_examples  examples                           ->  kept examples, counts of the dropped ones
 
-Both files are a JSON array of objects, or one object a line. The chunks come without reliable white space; here each
-gets one space before it, the first and those of languages without spaces excepted. https://arxiv.org/abs/2504.09570
+Both files are a JSON array of objects, or one object per line. The white space of the chunks is not reliable, so each
+gets one leading space, except the first and those of languages without spaces. https://arxiv.org/abs/2504.09570
 """
 
 from collections import Counter, defaultdict
@@ -27,11 +27,11 @@ _SIMT_KEYS = ("src_lang", "tgt_lang", *CHUNK_COLUMNS[2:])
 _OFFLINE_KEYS = ("src_lang", "tgt_lang", *OFFLINE_COLUMNS[2:])
 
 Faults = dict[str, list[str]]
-"""What is wrong with rows that cannot be used -> the places of those rows."""
+"""Fault of unusable rows -> the places of these rows."""
 
 
 class Example(NamedTuple):
-    """A row as it is written, and its two sentences with the place that they were read from."""
+    """A row as it will be written, and its two sentences with the place that they were read from."""
 
     row: dict[str, Any]
     pair: Pair
@@ -56,10 +56,10 @@ def read_offline(path: Path) -> tuple[list[Example], Faults]:
 
 
 def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[list[Example], Counter[str]]:
-    """Returns the examples worth keeping and, by reason, how many were dropped; see `corpora.clean`.
+    """Returns the examples worth keeping and, by reason, how many were dropped; see `parallel_text.clean`.
 
-    The units are those of the languages: words, or characters of those without spaces. The same sentences at another
-    level are no duplicate.
+    The units follow the languages: words, or characters for those without spaces. The same sentences at another
+    level are not duplicates.
     """
     groups = defaultdict(list)
     for row, pair in examples:
@@ -75,7 +75,7 @@ def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[lis
 
 
 def space_chunks(chunks: Sequence[str], language: str) -> list[str]:
-    """Returns the chunks with the white space that makes them join to a sentence of the language."""
+    """Returns the chunks with the leading spaces with which they join to a sentence of the language."""
     separator = "" if unit_of(language) == CHARACTER else " "
     return [separator * (index > 0) + " ".join(chunk.split()) for index, chunk in enumerate(chunks)]
 

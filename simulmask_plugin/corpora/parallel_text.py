@@ -30,12 +30,12 @@ from simulmask_plugin.text.units import CHARACTER, WORD, split_units
 UNITS = (WORD, CHARACTER)
 DROP_REASONS = ("empty side", "too long", "ratio", "identical", "duplicate")
 
-# The lines of an IWSLT train.tags.* file that describe a talk and are not part of it.
+# The lines of an IWSLT train.tags.* file that describe a talk.
 _TALK_HEADER = re.compile(
     r"</?(?:doc|url|keywords|speaker|talkid|title|description|transcript|reviewer|translator)[\s>]"
 )
 
-# JSON can spell half a character (\ud83d), which no UTF-8 file can hold, and NUL, which no text does.
+# JSON can spell half a character (\ud83d), which UTF-8 cannot encode, and NUL, which no text contains.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -43,12 +43,12 @@ Item = TypeVar("Item")
 
 
 def is_text(value: object) -> bool:
-    """Whether a value of a JSON file is text that can be written again."""
+    """Whether a JSON value is text that can be written to a file."""
     return isinstance(value, str) and not _NO_TEXT.search(value)
 
 
 class Pair(NamedTuple):
-    """A sentence, its translation, and the place they were read from (for messages)."""
+    """A sentence, its translation, and where they were read (for messages)."""
 
     source: str
     target: str
@@ -58,9 +58,9 @@ class Pair(NamedTuple):
 def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
     """Yields the pairs of two line-aligned files, plain or in the two formats of IWSLT 2017.
 
-    The name of the source file tells the format: ``*.xml`` has the segments of development and test sets,
-    ``train.tags.*`` has text lines between header lines (title and description included), which are left out;
-    anything else is plain text, one sentence a line.
+    The name of the source file determines the format: ``*.xml`` has the segments of development and test sets,
+    ``train.tags.*`` has text lines between header lines (including title and description), which are skipped;
+    anything else is plain text, one sentence per line.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -106,7 +106,7 @@ def read_tsv(path: Path, *, source_column: str = "1", target_column: str = "2") 
 
 
 def read_json(path: Path, *, source_key: str = "source", target_key: str = "target") -> Iterator[Pair]:
-    """Yields the pairs of a JSON file: an array of objects if it opens with "[", else one object a line."""
+    """Yields the pairs of a JSON file: an array of objects if it opens with "[", else one object per line."""
     for row, where in read_json_rows(path):
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected an object with the keys of a pair, got {type(row).__name__}.")
@@ -114,7 +114,7 @@ def read_json(path: Path, *, source_key: str = "source", target_key: str = "targ
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[object, str]]:
-    """Yields (value, where) of a JSON file: the items of an array if it opens with "[", else one value a line."""
+    """Yields (value, where) of a JSON file: the items of an array if it opens with "[", else one value per line."""
     lines = numbered_lines(path)
     for number, (line, where) in enumerate(lines, 1):
         if number == 1 and line.lstrip().startswith("["):
@@ -128,7 +128,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[object, str]]:
 
 
 def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
-    """Yields the pairs of a test set of sacreBLEU with its first reference; downloads it the first time.
+    """Yields the pairs of a sacreBLEU test set with its first reference; downloads it the first time.
 
     Args:
         test_set: a name that ``sacrebleu --list`` shows, such as ``wmt15``.
@@ -161,17 +161,17 @@ def read_lines(path: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaning:
-    """Which pairs are worth keeping; one with an empty side never is.
+    """Which pairs are worth keeping; pairs with an empty side never are.
 
     Attributes:
-        source_unit: what a source length is counted in, one of `UNITS`.
+        source_unit: unit of source lengths, one of `UNITS`.
         target_unit: the same for the target.
-        max_units: the longest side that is kept.
-        max_ratio: how many times longer than the other a side may be.
-        drop_identical: whether a pair whose sides are the same text is dropped.
-        drop_duplicates: whether a pair that was kept before is dropped.
-        keep_spacing: whether white space inside a text stays as it is; else every run of it (tabs, no-break spaces,
-            line separators) becomes one space. None is left at the ends.
+        max_units: maximum length of a side.
+        max_ratio: maximum ratio of the longer to the shorter side.
+        drop_identical: whether to drop pairs with two equal sides.
+        drop_duplicates: whether to drop pairs that were kept before.
+        keep_spacing: whether to keep white space inside a text; else every run of it (tabs, no-break spaces,
+            line separators) becomes one space. It is always removed at the ends.
 
     Raises:
         ValueError: a unit is unknown, or a limit drops everything.
@@ -201,11 +201,11 @@ class Cleaning:
             )
 
     def normalize(self, text: str) -> str:
-        """Returns the text with the white space that it keeps."""
+        """Returns the text with its white space normalized."""
         return text.strip() if self.keep_spacing else " ".join(text.split())
 
     def reason_to_drop(self, source: str, target: str, seen: Container[tuple[str, str]]) -> str | None:
-        """Returns one of `DROP_REASONS`, None for a pair worth keeping; ``seen``: those kept before."""
+        """Returns one of `DROP_REASONS`, or None for a pair worth keeping; ``seen``: pairs kept before."""
         lengths = len(split_units(source, self.source_unit)), len(split_units(target, self.target_unit))
         shorter, longer = sorted(lengths)
         if is_blank(source) or is_blank(target):
@@ -222,7 +222,7 @@ class Cleaning:
 
 
 def clean(pairs: Iterable[Pair], cleaning: Cleaning) -> tuple[list[Pair], Counter[str]]:
-    """Returns the pairs worth keeping, their white space normalized, and how many were dropped by reason."""
+    """Returns the pairs worth keeping, with normalized white space, and how many were dropped by reason."""
     seen: set[tuple[str, str]] = set()
     kept = []
     dropped: Counter[str] = Counter()
@@ -239,7 +239,7 @@ def clean(pairs: Iterable[Pair], cleaning: Cleaning) -> tuple[list[Pair], Counte
 
 
 def has_odd_space(text: str) -> bool:
-    """Whether white space other than a plain space or a tab stands inside a text; in units it is a plain space."""
+    """Whether a text contains white space other than plain spaces and tabs; in units it becomes a plain space."""
     return any(letter.isspace() and letter not in " \t" or letter == SENTENCE_PIECE for letter in text.strip())
 
 
@@ -257,14 +257,14 @@ def split_off(pairs: list[Item], *, num_valid: int, seed: int) -> tuple[list[Ite
 
 
 def check_absent(paths: Iterable[Path], *, overwrite: bool) -> None:
-    """Raises FileExistsError where a file that is about to be written exists and may not be overwritten."""
+    """Raises FileExistsError if a file to be written exists and may not be overwritten."""
     present = [str(path) for path in paths if path.exists()]
     if present and not overwrite:
-        raise FileExistsError(f"Already there: {', '.join(present)}; choose another output or give --overwrite.")
+        raise FileExistsError(f"Already exists: {', '.join(present)}; choose another output or pass --overwrite.")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Writes one text a line."""
+    """Writes one text per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
@@ -275,7 +275,7 @@ def write_jsonl(path: Path, pairs: Iterable[Pair]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line."""
+    """Writes one JSON object per line."""
     write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
@@ -285,7 +285,7 @@ def _align(
     source_texts: Iterable[tuple[str, str]],
     target_texts: Iterable[tuple[str, str]],
 ) -> Iterator[Pair]:
-    """Yields the pairs of two runs of (text, where); raises where one ends before the other."""
+    """Yields the pairs of two sequences of (text, where); raises if one ends before the other."""
     num_source = num_target = 0
     for source_row, target_row in zip_longest(source_texts, target_texts):
         num_source += source_row is not None
@@ -324,7 +324,7 @@ def _check_same_segments(
     for (source_name, _), (target_name, _) in zip(source_segments, target_segments, strict=False):
         if source_name != target_name:
             raise ValueError(
-                f"Expected the same segments in the same order, got {source_name} in {source} beside "
+                f"Expected the same segments in the same order, got {source_name} in {source} and "
                 f"{target_name} in {target}."
             )
 

@@ -1,1 +1,1 @@
-"""What lies on disk: read strictly, written whole."""
+"""Files on disk: read strictly, written atomically."""

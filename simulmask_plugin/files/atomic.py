@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: made under another name in the same folder, then renamed."""
+"""Files that are complete or absent: written under another name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield the path to write to; it takes the place of ``path`` once the block has ended without an error.
+    """Yield the path to write to; it replaces ``path`` once the block has ended without an error.
 
-    A full disk, an error or a kill therefore leaves what was there as it was. The name to write to ends as that of the
-    file, which tells matplotlib the format. A link stays a link, and what is no file (/dev/stdout) is written directly.
+    A full disk, an error or a kill therefore leaves the old file unchanged. The temporary name has the suffix of the
+    file, from which matplotlib takes the format. A link stays a link; /dev/stdout and the like are written directly.
 
     Raises:
         OSError: if the folder is missing or full, or may not be written to.
@@ -33,7 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all.
+    """Write a UTF-8 file, completely or not at all.
 
     Raises:
         OSError: as `replacing`.

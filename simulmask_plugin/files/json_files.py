@@ -1,4 +1,4 @@
-"""JSON of people and of earlier runs, read strictly: an error names file, line and column."""
+"""JSON from users and earlier runs, read strictly: errors name file, line and column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulmask_plugin.files.texts import BOM, read_text
 
 
 def read_json(path: str | Path) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         OSError: if it cannot be read.
@@ -21,16 +21,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
-    """Return what a text holds as JSON.
+    """Return the value of a JSON text.
 
     Args:
         text: the whole value.
-        where: what the text is, mostly a file, for the message.
-        line: of the text in that file; None: the text is the whole file.
+        where: origin of the text, usually a file, for the message.
+        line: line of the text in that file; None: the text is the whole file.
 
     Raises:
-        ValueError: naming file, line and column of what is no JSON; or a key that an object has twice, a number that is
-            not finite, too deep a nesting.
+        ValueError: with file, line and column; for invalid JSON, a key that occurs twice in an object, a number that is
+            not finite, or too deep nesting.
     """
     place = where if line is None else f"{where}:{line}"
     if text.startswith(BOM):
@@ -43,7 +43,7 @@ def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
         remedy = "; remove the comma before it" if is_trailing else ""
         raise ValueError(f"{place}: expected JSON, got: {error.msg} at column {error.colno}{remedy}.") from error
     except RecursionError as error:
-        raise ValueError(f"{place}: expected JSON of a few levels, got brackets in brackets without end.") from error
+        raise ValueError(f"{place}: expected JSON with a few levels, got too deeply nested brackets.") from error
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 
@@ -52,7 +52,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"the key {key!r} stands there twice in one object; remove one.")
+            raise ValueError(f"the key {key!r} occurs twice in one object; remove one.")
         values[key] = value
     return values
 

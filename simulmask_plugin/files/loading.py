@@ -1,4 +1,4 @@
-"""Weights that are read, and never run: what is said where they are cut or hold code."""
+"""Weights are read, never run: the errors for weights that are truncated or contain code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def weights_of(folder: str) -> Iterator[None]:
     """While this is entered, a model is loaded from the folder.
 
     Raises:
-        ValueError: if its weights are cut, or are a pickle with code, which transformers leaves unread.
+        ValueError: if its weights are truncated, or are a pickle with code, which transformers does not read.
     """
     try:
         yield
     except (SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
-            reason = "a .bin file that holds more than numbers, or is cut; no code of a model is ever run"
+            reason = "a .bin file that contains more than tensors, or is truncated; code from a model is never run"
         raise ValueError(
             f"{folder}: the weights cannot be read ({reason}). Copy them again, or save the model as safetensors."
         ) from error

@@ -1,4 +1,4 @@
-"""Text files of people: UTF-8, line by line, and what in them is no text."""
+"""Text files from users: UTF-8, line by line, and the bytes in them that are not text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 INVISIBLE = ("Cc", "Cf")
-"""Unicode's categories of controls and of format characters such as U+200B, which nobody sees."""
+"""Unicode categories of invisible characters: controls, and format characters such as U+200B."""
 
 
 def is_blank(text: str) -> bool:
@@ -19,11 +19,11 @@ def is_blank(text: str) -> bool:
 def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (line, "file:number") of a UTF-8 file. Only a line feed ends a line: U+2028 would break an alignment.
 
-    A byte order mark at the beginning is left out.
+    A byte order mark at the beginning is removed.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not UTF-8, or holds NUL.
+        ValueError: if a line is not UTF-8, or contains NUL.
     """
     with existing(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -35,7 +35,7 @@ def existing(path: Path) -> Path:
     """Return the path of a file.
 
     Raises:
-        FileNotFoundError: if there is none, saying where it was looked for.
+        FileNotFoundError: if there is none, with the current folder.
     """
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
@@ -47,7 +47,7 @@ def read_text(path: str | Path) -> str:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if a line is not UTF-8, or holds NUL.
+        ValueError: if a line is not UTF-8, or contains NUL.
     """
     with Path(path).open("rb") as lines:
         return "".join(decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1))
@@ -57,7 +57,7 @@ def decode(line: bytes, where: str) -> str:
     """Return a line as text.
 
     Raises:
-        ValueError: naming the first byte that is not UTF-8, or NUL, which no text holds.
+        ValueError: naming the first byte that is not UTF-8, or NUL, which no text contains.
     """
     try:
         text = line.decode("utf-8")
@@ -75,7 +75,7 @@ def decode(line: bytes, where: str) -> str:
 
 
 def check_sentences(path: Path, *, what: str) -> int:
-    """Return the number of sentences of a file that is read as it stands, one a line.
+    """Check a file that is read as it is, one sentence per line; return the number of sentences.
 
     Args:
         path: of the file.
@@ -83,8 +83,8 @@ def check_sentences(path: Path, *, what: str) -> int:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: naming the first line that is empty or no UTF-8, a byte order mark, or a carriage return inside a
-            line, where Python's text files would end it.
+        ValueError: naming the first line that is empty, is not UTF-8, or has a byte order mark or a carriage return
+            inside (where Python's text files would end the line).
     """
     number = 0
     with path.open("rb") as lines:
@@ -98,7 +98,7 @@ def check_sentences(path: Path, *, what: str) -> int:
                 )
             if is_blank(text):
                 raise ValueError(
-                    f"{where}: the line is empty, got {text!r}; remove it here and in the file beside it "
+                    f"{where}: the line is empty, got {text!r}; remove it here and in the other file "
                     "(prepare_mt_test_data.py drops such pairs)."
                 )
             if "\r" in text.removesuffix("\n").removesuffix("\r"):

@@ -1,1 +1,1 @@
-"""Examples and masks, drawn and typed."""
+"""Pictures of examples and masks, as PNG and in the terminal."""

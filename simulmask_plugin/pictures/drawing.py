@@ -1,4 +1,4 @@
-"""The mask of one example as a PNG, and the attention that is paid under it."""
+"""The mask of one example as a PNG, and the attention weights under it."""
 
 from __future__ import annotations
 
@@ -34,42 +34,42 @@ HIDDEN_DOT: Mapping[str, Any] = {"linestyle": "none", "marker": ".", "markersize
 BRACKET: Mapping[str, Any] = {"color": REGIONS["slot"].color, "linewidth": 2}
 
 TINT = 0.6
-"""How much of a region's colour is in the cells of its columns; the rest is white."""
+"""Share of a region's colour in the cells of its columns; the rest is white."""
 
 CELL_INCHES = 0.34
 
 STRIP_START, STRIP_END = 0.1, 0.5
-"""Where the strips that show the region of every row and column stand beside the mask, in cells."""
+"""Distance from the mask, in cells, of the strips that show the region of every row and column."""
 
 LABEL_POINTS = 16
-"""How far from the mask the tokens stand."""
+"""Distance of the tokens from the mask."""
 
 FILE: Mapping[str, Any] = {"dpi": 100, "bbox_inches": "tight", "pad_inches": 0.15, "pil_kwargs": {"optimize": True}}
 
 READS_POINTS, POSITION_POINTS, LEGEND_POINTS = 26, 72, 100
-"""How far to the right of the mask the columns and the legend stand."""
+"""Distance of the columns and the legend to the right of the mask."""
 
 LABEL_INCHES = 1.2
 """Space for the tokens on the left of an attention map."""
 
 SCALE_TICKS = (0, 0.05, 0.2, 0.5, 1)
-"""Probabilities that the scale of an attention map names; colours follow their square root, so that small ones show."""
+"""Ticks on the scale of an attention map; colours follow the square root, so that small probabilities are visible."""
 
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei")
 
 
 def save_png(picture: Picture, path: str | Path, heading: str) -> None:
-    """Draw the mask into a file, see `mask_figure`; the file's comment holds its numbers as JSON."""
+    """Draw the mask into a file, see `mask_figure`; the comment of the file has its numbers as JSON."""
     figure, metadata = mask_figure(picture, heading), {"Title": heading, "Comment": to_json(picture)}
     with replacing(path) as unfinished:
         figure.savefig(unfinished, metadata=metadata, **FILE)
 
 
 def mask_figure(picture: Picture, heading: str) -> Figure:
-    """Draw the mask: rows are queries, columns keys; on the right what each row reads, and its position.
+    """Draw the mask: rows are queries, columns keys; on the right num_read and position of each row.
 
-    Strips at the left and below have a colour and a letter per region, and in the layout ``slots`` brackets at the top
-    hold the columns of a slot together.
+    Strips on the left and below show the region by colour and letter; in the layout ``slots``, brackets at the top
+    mark the columns of each slot.
     """
     side = CELL_INCHES * len(picture.tokens)
     with text_style():
@@ -88,14 +88,14 @@ def mask_figure(picture: Picture, heading: str) -> Figure:
 def save_attention_png(
     picture: Picture, maps: Mapping[str, np.ndarray], path: str | Path, heading: str, *, note: str
 ) -> None:
-    """Draw attention probabilities, a map beside the other: rows are queries, columns keys, a row without any is grey.
+    """Draw maps of attention weights side by side: rows are queries, columns keys, rows without weights are grey.
 
     Args:
         picture: the example.
         maps: title and probabilities (rows, columns) of each map, nan where a row has none.
         path: of the PNG.
-        heading: over all of it.
-        note: beside the scale of the colours.
+        heading: above the maps.
+        note: next to the colour scale.
     """
     side = CELL_INCHES * len(picture.tokens)
     with text_style():
@@ -119,19 +119,19 @@ def save_attention_png(
 
 
 def text_style() -> AbstractContextManager[None]:
-    """The default font, behind it those with Chinese and Japanese characters that the machine has, and plain text."""
+    """The default font, with installed Chinese and Japanese fonts as fallbacks, and no mathematical notation."""
     installed = font_manager.get_font_names()
     fonts = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
     return rc_context({"font.family": fonts, "font.size": 9, "text.parse_math": False})
 
 
 def _tint(region: str) -> np.ndarray:
-    """The colour of the cells of a region's columns."""
+    """The colour of cells in a region's columns."""
     return TINT * np.array(to_rgb(REGIONS[region].color)) + 1 - TINT
 
 
 def _draw_cells(picture: Picture, axes: Axes) -> None:
-    """Draw a tint of the key's region where it is seen, a dot where it is hidden, and nothing in the future."""
+    """Draw visible keys in a tint of their region, hidden keys as a dot, and future keys not at all."""
     size = len(picture.tokens)
     colors = np.ones((size, size, 3))
     colors[np.tril_indices(size)] = to_rgb(HIDDEN_COLOR)
@@ -151,7 +151,7 @@ def _draw_cells(picture: Picture, axes: Axes) -> None:
 
 
 def _label_tokens(picture: Picture, axes: Axes) -> None:
-    """Draw the strips of the regions, and behind them write the tokens."""
+    """Draw the strips of the regions, and the tokens next to them."""
     for place, token in enumerate(picture.tokens):
         label = f"{LOOK_AHEAD_MARK} {visible(token)}" if picture.is_look_ahead(place) else visible(token)
         color = LOOK_AHEAD_COLOR if picture.is_look_ahead(place) else "black"
@@ -165,7 +165,7 @@ def _label_tokens(picture: Picture, axes: Axes) -> None:
 
 
 def _draw_strips(picture: Picture, axes: Axes) -> None:
-    """Draw the region of every row at the left of the mask and of every column below it, with its letter."""
+    """Draw the region of every row on the left of the mask and of every column below it, with its letter."""
     axes.autoscale(False)
     thickness = STRIP_END - STRIP_START
     for place, name in enumerate(picture.regions):
@@ -181,7 +181,7 @@ def _draw_strips(picture: Picture, axes: Axes) -> None:
 
 
 def _bracket_slots(picture: Picture, axes: Axes) -> None:
-    """Hold the columns of each slot together, and say how many of its positions are filled."""
+    """Draw a bracket over the columns of each slot, with the number of its filled positions."""
     for number, slot in enumerate(picture.slots, 1):
         start, end = slot.first - 0.4, slot.end - 0.6
         axes.plot([start, start, end, end], [-0.6, -0.75, -0.75, -0.6], clip_on=False, **BRACKET)
@@ -190,7 +190,7 @@ def _bracket_slots(picture: Picture, axes: Axes) -> None:
 
 
 def _label_rows(picture: Picture, axes: Axes) -> None:
-    """Write the two columns on the right, and what rows and columns are."""
+    """Write the two columns on the right, with their names."""
     reads = [num_read_text(picture, row) for row in range(len(picture.tokens))]
     for offset, name, values in (
         (READS_POINTS, "num_read", reads),
@@ -202,7 +202,7 @@ def _label_rows(picture: Picture, axes: Axes) -> None:
 
 
 def _beside(axes: Axes, offset: int, row: int, text: str, color: str) -> None:
-    """Write a text at a distance to the right of the mask, at the height of a row."""
+    """Write a text to the right of the mask, at the height of a row."""
     axes.annotate(
         text,
         (1, row),
@@ -218,7 +218,7 @@ def _beside(axes: Axes, offset: int, row: int, text: str, color: str) -> None:
 
 
 def _add_legend(picture: Picture, axes: Axes, figure: Figure) -> None:
-    """Say what letters, colours and marks mean, on the right."""
+    """Explain letters, colours and marks on the right."""
     handles: list[Artist] = []
     for region in picture.legend():
         handles.append(Patch(color=region.color, label=f"{region.letter}  {region.meaning}"))

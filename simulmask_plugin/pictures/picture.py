@@ -1,4 +1,4 @@
-"""One example as training sees it, token by token: as numbers, as a table, and its mask in the terminal."""
+"""One example as training sees it: token by token as numbers and as a table, and its mask in the terminal."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Region(NamedTuple):
     """How a part of the sequence is drawn.
 
     Attributes:
-        letter: its name where there is no colour.
-        color: of its tokens, and as a tint of the cells of its columns.
-        ink: of the letter on this colour.
+        letter: its name without colour.
+        color: of its tokens and, as a tint, of the cells in its columns.
+        ink: colour of the letter.
         meaning: its name in a legend.
     """
 
@@ -43,7 +43,7 @@ class Region(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The letter on its colour in a terminal, which can be read on every background."""
+        """The letter on its colour in a terminal, readable on every background."""
         return f"{self.ink} on {self.color}"
 
 
@@ -54,19 +54,19 @@ REGIONS = {
     "header": Region("H", "#e69f00", "black", "header"),
     "target": Region("T", "#009e73", "black", "target"),
 }
-"""The regions of a sequence, in the colours of Okabe and Ito, which everybody can tell apart."""
+"""The regions of a sequence, in the colours of Okabe and Ito, which are safe for colour-blind readers."""
 
 SEES_ALL = ("prompt", "source", "slot")
-"""The regions whose rows are hidden no source."""
+"""The regions whose rows see all source before them."""
 
 LOOK_AHEAD_MARK, LOOK_AHEAD_COLOR = "↷", "#d55e00"
 PROMPT_TOKENS = 2
-"""Tokens of a prompt that the pictures of a mask show; they all look the same."""
+"""Number of prompt tokens in the picture of a mask; they all look the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One example, laid out; every list has an entry per token, and the mask a row and a column.
+    """One example after layout; every list has one entry per token, the mask one row and one column.
 
     Attributes:
         tokens: text of the tokens.
@@ -74,12 +74,12 @@ class Picture:
         source_unit: index of the source unit, -1 outside the source, S for a look-ahead row.
         num_read: source units that the token may see as a query, S for "all".
         position: position ids.
-        labels: target of the row before, -100 where there is none, -101 for any token but the end of read.
-        regions: a key of `REGIONS`; source in a slot is of the region slot.
+        labels: target of the row before, -100 for none, -101 for any token except the end of read.
+        regions: a key of `REGIONS`; source in a slot has the region slot.
         mask: True where the row may attend to the column.
         schedule: g(1..T+1).
         num_source: S, the number of source units.
-        slots: the slots that hold source, in the layout ``slots``.
+        slots: the slots with source, in the layout ``slots``.
     """
 
     tokens: list[str]
@@ -95,11 +95,11 @@ class Picture:
     slots: list[Slot]
 
     def is_look_ahead(self, row: int) -> bool:
-        """Whether a row decides if its unit is complete, and is seen by no other."""
+        """Whether the row decides if its unit is complete; no other row sees it."""
         return self.source_unit[row] == self.num_source
 
     def slot_number(self, row: int) -> int:
-        """The number, from 1, of the slot that a row stands in; 0 outside the slots."""
+        """The number, from 1, of the slot that a row is in; 0 outside the slots."""
         return next((number for number, slot in enumerate(self.slots, 1) if slot.first <= row < slot.end), 0)
 
     def legend(self) -> list[Region]:
@@ -118,7 +118,7 @@ class Picture:
 
 
 def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int = 0) -> Picture:
-    """Lay out a row of data, or the longest of its prefix pairs, with the collator of training, first epoch.
+    """Lay out a row of data, or the longest of its prefix pairs, with the collator of training in the first epoch.
 
     Raises:
         ValueError: if the row cannot be encoded or its schedule is wrong.
@@ -134,7 +134,7 @@ def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int =
 def picture_of(
     tokenizer: Tokenizer, settings: ModelSettings, layout: SequenceLayout, schedule: ReadSchedule
 ) -> Picture:
-    """The picture of an example that has been laid out by a schedule."""
+    """The picture of an example that was laid out with a schedule."""
     batch = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id).pad([layout])
     order = torch.arange(len(layout.input_ids))[None]
     mask = may_attend(order, order, batch["source_unit"], batch["num_read"])[0, 0].numpy()
@@ -152,30 +152,30 @@ def picture_of(
 
 
 def regions(layout: SequenceLayout, name: str) -> list[str]:
-    """Name the region of every token: the part of the sequence that it belongs to, or the slot that it stands in.
+    """The region of every token: the part of the sequence that it belongs to, or slot.
 
     Args:
-        layout: of the example.
-        name: of the layout, as in the block.
+        layout: the laid out example.
+        name: name of the layout in the block.
     """
     return ["slot" if name == "slots" and part == "source" else part for part in layout.parts]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Text of a token, or its vocabulary piece where it is a part of a character."""
+    """Text of a token, or its vocabulary piece if it is a part of a character."""
     text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
     return text if text and "\N{REPLACEMENT CHARACTER}" not in text else tokenizer.convert_ids_to_tokens([token])[0]
 
 
 def label_text(tokenizer: Tokenizer, label: int) -> str:
-    """What the row before a label predicts: a token, nothing, or any token but the end of read."""
+    """What the row before a label predicts: a token, nothing, or any token except the end of read."""
     if label == IGNORE_INDEX:
         return ""
     return f"not {READ_END}" if label == NOT_READ_END else visible(token_text(tokenizer, label))
 
 
 def visible(text: str) -> str:
-    """The text with its white space drawn."""
+    """The text with visible symbols for its white space."""
     return text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
 
 
@@ -196,7 +196,7 @@ def to_json(picture: Picture) -> str:
 
 
 def num_read_text(picture: Picture, row: int) -> str:
-    """The source units that a row may see; "all" for prompt and source, and where nothing is hidden from any row."""
+    """How many source units a row may see; "all" for prompt and source, and if nothing is hidden from any row."""
     return "all" if picture.regions[row] in SEES_ALL or not picture.hidden.any() else str(picture.num_read[row])
 
 
@@ -211,14 +211,14 @@ def slot_text(number: int, slot: Slot) -> str:
 
 
 def region_text(picture: Picture, row: int) -> str:
-    """What a token's region is called, the slot that it stands in, and whether it is a look-ahead row."""
+    """The name of a token's region or its slot, and whether it is a look-ahead row."""
     number = picture.slot_number(row)
     name = slot_text(number, picture.slots[number - 1]) if number else picture.regions[row]
     return f"{name}, look-ahead" if picture.is_look_ahead(row) else name
 
 
 def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
-    """A table with a line per token, which as a row of the mask predicts what stands in the last column."""
+    """A table with one line per token; the last column is what its row predicts."""
     rows = []
     predicted = [*picture.labels[1:], IGNORE_INDEX]
     for i, (token, label) in enumerate(zip(picture.tokens, predicted, strict=True)):
@@ -239,7 +239,7 @@ def token_table(picture: Picture, tokenizer: Tokenizer) -> Table:
 
 
 def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
-    """The picture without the prompt's first tokens, which every row sees, and how many these are."""
+    """The picture without the first tokens of the prompt, which every row sees, and how many were removed."""
     start = max(0, picture.regions.count("prompt") - PROMPT_TOKENS)
     short = replace(
         picture,
@@ -257,13 +257,13 @@ def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
 
 
 def mask_text(picture: Picture, width: int) -> Text:
-    """The mask, a line per row: a block where it may attend, in the colour of the column, a dot where it may not.
+    """The mask, one line per row: a block in the column's colour where it may attend, a dot where it may not.
 
-    The letters of the regions stand beside the rows and over the columns.
+    Rows and columns have the letters of their regions.
 
     Args:
-        picture: what is drawn.
-        width: of the terminal; cells stand close together if that makes them fit.
+        picture: what to draw.
+        width: of the terminal; cells are drawn without gaps if they would not fit otherwise.
     """
     labels = [visible(token) for token in picture.tokens]
     tags = [region_tag(picture, row) for row in range(len(labels))]
@@ -289,7 +289,7 @@ def mask_text(picture: Picture, width: int) -> Text:
 
 
 def _legend(picture: Picture) -> Text:
-    """What letters, colours and marks mean, and in the layout ``slots`` how full each slot is."""
+    """The meaning of letters, colours and marks, and in the layout ``slots`` how full each slot is."""
     text = Text(no_wrap=True)
     for region in picture.legend():
         text.append(f" {region.letter} ", style=region.style).append(f" {region.meaning}   ")
@@ -304,7 +304,7 @@ def _legend(picture: Picture) -> Text:
 
 
 def title(config: SimulMaskConfig) -> str:
-    """The settings that decide what a picture looks like, in one line."""
+    """The settings that determine a picture, in one line."""
     parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
     policy = " ".join([config.policy, *parameters])
     rows = ["prefix pairs" if config.prefix_pairs else f"rows {config.rows}"] * (config.layout not in CHUNKED)
@@ -313,7 +313,7 @@ def title(config: SimulMaskConfig) -> str:
 
 
 def describe_schedule(picture: Picture, config: SimulMaskConfig) -> str:
-    """The schedule in one line, and in another how many prefix pairs it makes."""
+    """The schedule in one line, and in a second the number of prefix pairs."""
     values = " ".join(map(str, picture.schedule))
     line = f"g(1..T+1) = {values} (source units read before each target unit and before the end of sentence)"
     if not config.prefix_pairs:

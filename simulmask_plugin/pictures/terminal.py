@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_WIDTH = 200
-"""Columns where the output is no terminal, so that a pipe or a log gets whole lines."""
+"""Columns if the output is not a terminal, so that a pipe or a log gets whole lines."""
 
 PASSED, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
 
@@ -24,7 +24,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | None = None) -> Table:
-    """A table; strings are taken as they are (no markup), so that tokens such as "[INST]" survive."""
+    """A table; strings are not parsed as markup, so that tokens such as "[INST]" survive."""
     result = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
     for row in rows:
         result.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
@@ -32,5 +32,5 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title
 
 
 def verdict(passed: bool) -> Text:
-    """How a check's outcome is printed."""
+    """The outcome of a check, as printed."""
     return PASSED if passed else FAILED

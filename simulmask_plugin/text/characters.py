@@ -1,4 +1,4 @@
-"""Units of text whose script puts no space between words, and where one ends that is written token by token."""
+"""Units of scripts without spaces between words, and where a unit ends that is written token by token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import regex
 
 _BEGIN_CHARACTERS = (*(bytes([lead]) for lead in range(0xE3, 0xEA)), b"\xef\xbc", b"\xef\xbd")
-"""UTF-8 of which a part is enough: kana, ideographs and their punctuation. Others may become a mark, or a letter."""
+"""First bytes of UTF-8 that suffice: kana, ideographs and their punctuation. Others may become a mark or a letter."""
 
 AN_IDEOGRAPH, A_RUN = "\u6211", "a"
-"""A unit of each kind. What may follow one depends on nothing but its kind."""
+"""A unit of each kind. What may follow a unit depends only on its kind."""
 
 
 @cache
 def _units() -> regex.Pattern[str]:
-    import regex  # here, because few texts are in characters, and the command line starts without it
+    import regex  # here, since few texts are in characters, and the command line starts faster without it
 
     return regex.compile(rf"(?=[{UNSPACED}])\X|(?:(?=[^{UNSPACED}\s])\X)+")
 
@@ -40,13 +40,13 @@ def _unspaced() -> regex.Pattern[str]:
 def split_characters(word: str) -> list[str]:
     """Cut text without white space into characters of unspaced scripts and whole runs of all others.
 
-    A character keeps its combining marks, and an emoji what is joined to it.
+    A character keeps its combining marks, an emoji everything joined to it.
     """
     return _units().findall(word)
 
 
 def needs_space(before: str, after: str) -> bool:
-    """Whether text would be cut elsewhere than between these units without a space, as with "iPhone" and "15"."""
+    """Whether these units need a space between them to be cut there, like "iPhone" and "15"."""
     return all(match.start() != len(before) for match in _units().finditer(before + after))
 
 
@@ -57,7 +57,7 @@ def kind_of(text: str) -> str:
 
 
 def ends_character(unit: bytes, following: bytes) -> bool:
-    """Whether a unit is complete, given the bytes of the token behind it, which may be a part of a character."""
+    """Whether a unit is complete, given the bytes of the next token, which may be a part of a character."""
     before, missing = whole_characters(unit)
     if missing or not before.strip():
         return False

@@ -10,8 +10,8 @@ Korean, which has spaces              word       ko-mecab
 every other                           word       13a
 ====================================  =========  =========
 
-The tokenizers of Chinese, Japanese and Korean are those that sacrebleu itself takes for them. For the scripts that have
-spaces between phrases or syllables only, and no tokenizer of their own there, BLEU counts characters.
+Chinese, Japanese and Korean have the tokenizers that sacrebleu itself uses for them. For scripts that only have
+spaces between phrases or syllables, and for which sacrebleu has no tokenizer, BLEU counts characters.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Counting:
     """How text of a language is counted."""
 
     unit: str
-    """word, or character where no space parts words."""
+    """word, or character if the script has no spaces between words."""
     tokenizer: str
-    """Of sacrebleu."""
+    """sacrebleu's name for it."""
 
 
 SPACED = Counting(WORD, "13a")
@@ -47,7 +47,7 @@ NAMES = {
     **dict.fromkeys(("thai", "lao", "laotian", "laoo", "khmer", "cambodian", "khmr"), UNSPACED),
     **dict.fromkeys(("burmese", "myanmar", "shan", "mymr", "tibetan", "dzongkha", "tibt"), UNSPACED),
 }
-"""English names, and codes of scripts (ISO 15924), anywhere in the name of a language: Simplified Chinese, zho_Hans."""
+"""English names, and script codes (ISO 15924), anywhere in the name of a language: Simplified Chinese, zho_Hans."""
 
 CODES = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "wuu", "hak", "gan", "lzh"), CHINESE),
@@ -57,10 +57,10 @@ CODES = {
         ("th", "tha", "lo", "km", "khm", "my", "mya", "bur", "shn", "bo", "bod", "tib", "dz", "dzo"), UNSPACED
     ),
 }
-"""Codes of languages (ISO 639), at the beginning only: en-MY is English, of Malaysia."""
+"""Language codes (ISO 639), only at the beginning: en-MY is English in Malaysia."""
 
 ROMAN = "latn"
-"""Code of the script of pinyin and the like, which have spaces."""
+"""Script code of pinyin and similar, which have spaces."""
 
 SCRIPTS = {
     **dict.fromkeys(("HIRAGANA", "KATAKANA", "HENTAIGANA"), JAPANESE),
@@ -71,11 +71,11 @@ SCRIPTS = {
 """How the Unicode names of letters begin."""
 
 KANA = 0.1
-"""Share of kana among kana and Chinese characters from which a text is Japanese."""
+"""Minimum share of kana among kana and Chinese characters in a Japanese text."""
 
 
 def counting_of_name(language: str) -> Counting | None:
-    """How a language is counted, by its English name or its code; None: not one of those that are told apart here."""
+    """How a language is counted, by its English name or its code; None: not listed here."""
     parts = re.findall(r"[^\W_]+", language.casefold())
     if ROMAN in parts:
         return SPACED
@@ -92,5 +92,5 @@ def counting_of_text(text: str) -> Counting:
 
 
 def unit_of(language: str) -> str:
-    """Returns the unit that sentences of a language are counted in: words, or characters where no space parts words."""
+    """The unit of a language: words, or characters if it has no spaces between words."""
     return (counting_of_name(language) or SPACED).unit

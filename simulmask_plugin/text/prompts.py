@@ -20,26 +20,26 @@ INTERLEAVED_INSTRUCTION = (
 """The instruction of EAST (https://arxiv.org/abs/2504.09570), word for word, so that its models can be streamed."""
 
 LATENCIES = ("low", "low-medium", "medium", "medium-high", "high")
-"""The latency prompts of EAST; its data has low, medium and high, and the two between them are for inference."""
+"""The latency prompts of EAST; its data has low, medium and high, the two others are for inference."""
 
 DEFAULT_LATENCY = "medium"
-"""Latency in the prompt of streaming where nothing is said."""
+"""Default latency in the prompt while streaming."""
 
 OFFLINE_LATENCY = "offline"
-"""Latency in the prompt of a row that comes whole: one source chunk, one target chunk."""
+"""Latency in the prompt of a row without chunks: one source chunk, one target chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    r"""What stands around the source: ``before`` | source | ``header`` | target | end of sentence.
+    r"""The text around source and target: ``before`` | source | ``header`` | target | end of sentence.
 
     Attributes:
-        before: text before the source; special tokens (a template's, or BOS) stand in it as text.
+        before: text before the source; it contains special tokens (a template's, or BOS) as text.
         header: text between source and target, e.g. ``"\nAssistant:"``; never empty, since the first target
             token is predicted from its last token.
-        next_header: text between target and further source, in the layouts that have such a place.
+        next_header: text between target and further source, in the layouts that have it.
 
-    All may hold the placeholders ``{source_lang}``, ``{target_lang}`` and ``{latency}``.
+    All may contain the placeholders ``{source_lang}``, ``{target_lang}`` and ``{latency}``.
     """
 
     before: str
@@ -47,7 +47,7 @@ class Prompt:
     next_header: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse an empty header and placeholders that nothing fills."""
+        """Refuse an empty header and unknown placeholders."""
         if not self.header:
             raise ValueError("The prompt's header is empty; the first target token is predicted from it.")
         for text in (self.before, self.header, self.next_header):
@@ -66,23 +66,23 @@ class Prompt:
 
     @property
     def source_is_spaced(self) -> bool:
-        """Whether white space stands before the first source unit (not after a line break or at the start)."""
+        """Whether the first source unit is preceded by white space (not after a line break or at the start)."""
         return _wants_space(self.before)
 
     @property
     def target_is_spaced(self) -> bool:
-        """Whether white space stands before the first target unit; behind a special token, as before the source."""
+        """Whether the first target unit is preceded by white space; after a special token, as for the source."""
         return self.source_is_spaced if self.header == READ_END else _wants_space(self.header)
 
 
 def check_latency(value: str) -> None:
-    """Raise a ValueError unless value is a latency that a prompt may name."""
+    """Raise a ValueError unless the value is a latency for the prompt."""
     if value not in (*LATENCIES, OFFLINE_LATENCY):
         raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join((*LATENCIES, OFFLINE_LATENCY))}.")
 
 
 def placeholders(text: str) -> list[str]:
-    """Names in braces; doubled braces stand for themselves.
+    """Names in braces; doubled braces are literal.
 
     Raises:
         ValueError: if a brace is left open.
@@ -103,10 +103,10 @@ def plain_prompt(instruction: str, header: str, bos: str, next_header: str = "")
 
 
 def interleaved_prompt(prompt: Prompt) -> Prompt:
-    """The same prompt with its header before the source: all that follows is the answer, cut by special tokens."""
+    """The same prompt with its header before the source: the answer is everything after it, cut by special tokens."""
     return Prompt(prompt.before + prompt.header, READ_END, WRITE_END)
 
 
 def escape(text: str) -> str:
-    """Double the braces of a text that is no template."""
+    """Double the braces of a text that is not a template."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -14,14 +14,14 @@ WORD, CHARACTER, TOKEN = "word", "character", "token"
 UNITS = (WORD, CHARACTER, TOKEN)
 
 LETTER = "x"
-"""Text behind which a space and a word get the tokens that they have inside a sentence.
+"""Text after which a space and a word get the tokens that they have inside a sentence.
 
-Behind a line break they would not: where digits or punctuation are split off first (SmolLM2, StarCoder, Falcon), the
+After a line break they would not: if digits or punctuation are split off first (SmolLM2, StarCoder, Falcon), the
 line break and the space before "30" become one piece.
 """
 
 LINE_BREAK = "\n"
-"""Text behind which a word without a space before it has the tokens that it has at the start of a line."""
+"""Text after which a word without a leading space gets the tokens that it has at the start of a line."""
 
 
 @runtime_checkable
@@ -30,13 +30,13 @@ class Tokenizer(Protocol):
 
     @property
     def eos_token_id(self) -> Any:
-        """Id of the token that ends a sentence; None where there is none."""
+        """Id of the token that ends a sentence; None if there is none."""
 
     def encode(self, text: Any, *, add_special_tokens: bool = ..., split_special_tokens: bool = ...) -> Any:
-        """Token ids of a text; split: the name of a special token is text."""
+        """Token ids of a text; split: names of special tokens are plain text."""
 
     def decode(self, token_ids: Any, *, clean_up_tokenization_spaces: bool = ...) -> Any:
-        """Text of token ids; clean up: spaces before punctuation are taken out, as some tokenizers do if not told."""
+        """Text of token ids; clean up: remove spaces before punctuation, the default of some tokenizers."""
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
         """Vocabulary pieces of token ids."""
@@ -50,9 +50,9 @@ class NotEncodable(ValueError):
 
 
 def encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids, special tokens among them, of text that stands inside a sequence.
+    """Token ids, including special tokens, of text inside a sequence.
 
-    Where a text begins, SentencePiece puts a space before it, which is no part of a header.
+    SentencePiece puts a space before the first word of a text, which would not belong to a header.
     """
     before = tokenizer.encode(LETTER, add_special_tokens=False)
     ids = tokenizer.encode(LETTER + text, add_special_tokens=False)
@@ -66,14 +66,14 @@ def split_units(text: str, unit: str) -> list[str]:
 
     ``character`` is a character of a script that puts no space between words (Chinese, Japanese, Thai, ...), or a whole
     run of others: "我用iPhone 15 Pro。" has the units 我 用 iPhone 15 Pro 。 A character keeps its combining marks, an
-    emoji what is joined to it. White space itself is never a unit, nor is U+2581, SentencePiece's sign for a space.
+    emoji everything joined to it. White space is never a unit, nor is U+2581, SentencePiece's symbol for a space.
     """
     words = text.replace(SENTENCE_PIECE, " ").split()
     return [one for word in words for one in split_characters(word)] if unit == CHARACTER else words
 
 
 def join_units(units: Sequence[str], unit: str) -> str:
-    """Inverse of :func:`split_units`, up to white space; characters get a space only where nothing else parts them."""
+    """Inverse of :func:`split_units`, up to white space; characters get a space only where they need one."""
     if unit != CHARACTER:
         return " ".join(units)
     return "".join(units[:1]) + "".join(" " * needs_space(*pair) + pair[1] for pair in pairwise(units))
@@ -96,21 +96,21 @@ class UnitTokenizer:
         self.tokenizer = tokenizer
         self.unit = unit
         self._mark = _mark_of(tokenizer)
-        self._behind = {
+        self._anchors = {
             spaced: (anchor, tokenizer.encode(anchor, add_special_tokens=False))
             for spaced, anchor in ((True, LETTER), (False, LINE_BREAK))
         }
         self._encode = lru_cache(maxsize=1 << 17)(self._encode_uncached)
         self._opens_word: list[bool] | None = None
-        self._opens_behind: dict[str, list[bool]] = {}
+        self._opens_after: dict[str, list[bool]] = {}
 
     def _encode_uncached(self, text: str, spaced: bool) -> tuple[int, ...]:
-        anchor, before = self._behind[spaced]
-        # "</s>" in a text of the web is text, and must not end the sentence.
-        text_behind = anchor + " " * spaced + text
-        ids = self.tokenizer.encode(text_behind, add_special_tokens=False, split_special_tokens=True)
+        anchor, before = self._anchors[spaced]
+        # "</s>" in a text from the web is text and must not end the sentence.
+        text_after = anchor + " " * spaced + text
+        ids = self.tokenizer.encode(text_after, add_special_tokens=False, split_special_tokens=True)
         if ids[: len(before)] != before:
-            raise NotEncodable(f"The tokenizer merges {text!r} with what stands before it ({anchor!r}).")
+            raise NotEncodable(f"The tokenizer merges {text!r} with the text before it ({anchor!r}).")
         if len(ids) == len(before):
             raise NotEncodable(f"The tokenizer has no token for {text!r}.")
         unit = tuple(ids[len(before) :])
@@ -121,28 +121,28 @@ class UnitTokenizer:
         return unit
 
     def encode(self, piece: str, *, spaced: bool) -> list[list[int]]:
-        """Token ids of one piece of text that arrives whole, a list per unit.
+        """Token ids of one complete piece of text, a list per unit.
 
         Args:
             piece: a word or a character, as :func:`split_units` gives it.
-            spaced: whether white space stands before it.
+            spaced: whether it is preceded by white space.
 
         Raises:
-            NotEncodable: saying why.
+            NotEncodable: with the reason.
         """
         ids = self._encode(piece, spaced)
         return [[i] for i in ids] if self.unit == TOKEN else [list(ids)]
 
     def encode_all(self, text: str, *, spaced: bool, before: str = "") -> list[list[int]]:
-        """Token ids of a whole side, or of more of it, a list per unit.
+        """Token ids of a whole side, or of its continuation, a list per unit.
 
         Args:
             text: the text.
-            spaced: of words and tokens, whether white space stands before the first.
-            before: of characters, the one before the first, which says whether white space does.
+            spaced: words and tokens: whether the first is preceded by white space.
+            before: characters: the one before the first, which decides whether there is white space between them.
 
         Raises:
-            NotEncodable: saying why.
+            NotEncodable: with the reason.
         """
         units: list[list[int]] = []
         for piece in split_units(text, self.unit):
@@ -153,7 +153,7 @@ class UnitTokenizer:
         return units
 
     def cut(self, ids: Sequence[int]) -> list[list[int]]:
-        """The units that a session finds in token ids which it has written one by one."""
+        """The units that a session finds in token ids that it has written one by one."""
         units: list[list[int]] = []
         for token in ids:
             if not units or self.ends_unit(units[-1], token):
@@ -170,27 +170,27 @@ class UnitTokenizer:
         return ends_character(self._bytes(unit_ids), self._bytes([next_id]))
 
     def kind_of(self, written: Sequence[int]) -> str:
-        """What decides on the tokens that may open a unit behind these; of characters, the script of the last one."""
+        """What decides which tokens may open the next unit; for characters, the script of the last one."""
         return kind_of(whole_characters(self._bytes(written[-16:]))[0]) if self.unit == CHARACTER else self.unit
 
     def opens_unit(self, kind: str) -> list[bool]:
-        """For every token id, whether a new unit of words or characters begins with it; ``kind`` as `kind_of` says."""
+        """For every token id, whether it begins a new word or character; ``kind`` is from `kind_of`."""
         if self.unit == WORD:
             return self.opens_word
-        if kind not in self._opens_behind:
+        if kind not in self._opens_after:
             unit = kind.encode()
             opens = [
                 piece is not None and ends_character(unit, piece_bytes(piece, self._mark)) for piece in self._pieces
             ]
             opens[self.tokenizer.eos_token_id] = True
-            self._opens_behind[kind] = opens
-        return self._opens_behind[kind]
+            self._opens_after[kind] = opens
+        return self._opens_after[kind]
 
     def num_complete(self, ids: Sequence[int], counted_in: str) -> int:
-        """How many of these written tokens make whole words (or characters), while more may come.
+        """How many of these written tokens form whole words (or characters), while more may follow.
 
         Args:
-            ids: tokens behind the last whole word or character.
+            ids: tokens after the last whole word or character.
             counted_in: ``word`` or ``character``.
         """
         if counted_in == CHARACTER:
@@ -200,7 +200,7 @@ class UnitTokenizer:
         return next(ends, 0)
 
     def count(self, ids: Sequence[int]) -> int:
-        """How many units a written chunk holds; its end is a unit's end."""
+        """Number of units in a written chunk; its end is the end of a unit."""
         if self.unit == CHARACTER:
             return len(split_units(whole_characters(self._bytes(ids))[0], CHARACTER))
         return len(ids) if self.unit == TOKEN else sum(i == 0 or self.opens_word[ids[i]] for i in range(len(ids)))
@@ -221,7 +221,7 @@ class UnitTokenizer:
         return self._opens_word
 
     def text(self, unit_ids: Sequence[int]) -> str:
-        """Text of written units, with plain spaces, and without the white space around it."""
+        """Text of written units, with plain spaces and without surrounding white space."""
         text = self.tokenizer.decode(unit_ids, clean_up_tokenization_spaces=False)
         return join_units(split_units(text, self.unit), self.unit)
 

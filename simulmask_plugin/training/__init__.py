@@ -1,1 +1,1 @@
-"""LLaMA-Factory, driven from outside: its seams, the data set, the trainer."""
+"""Training with an unmodified LLaMA-Factory: its seams, the data set, the trainer."""

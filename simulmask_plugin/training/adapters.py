@@ -1,4 +1,4 @@
-"""What an adapter trains beside its own layers: the embeddings of special tokens, and embeddings that are tied."""
+"""What an adapter trains besides its own layers: the embeddings of special tokens, and tied embeddings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ REMEDIES = {
     "oft": "set additional_target: {names}, or finetuning_type: lora or full",
     "lora": "set create_new_adapter: true, since the adapter that goes on was made without them",
 }
-"""How a training gets to train the special tokens, by finetuning_type; full always does."""
+"""How to train the special tokens, by finetuning_type; full always does."""
 
 
 def embedding_names(model: Any) -> tuple[str, ...]:
-    """Last parts of the names of the input embedding and of the head, of the embedding alone where they are tied."""
+    """Last parts of the names of the input embedding and the head; only of the embedding if they are tied."""
     layers = [model.get_input_embeddings()] + ([] if is_tied(model) else [model.get_output_embeddings()])
     return tuple(next(name for name, one in model.named_modules() if one is layer).split(".")[-1] for layer in layers)
 
@@ -37,20 +37,20 @@ def lora_config(
 ) -> Any:
     """Return the LoRA configuration that trains these tokens, if any, and keeps tied heads tied.
 
-    PEFT ties copies of whole layers by their names, and only some of them; the rows of tokens it ties always, in
-    training, when it loads and when it merges. So where the YAML has a tied embedding or head trained as a whole
-    (``additional_target``, ``resize_vocab``), it becomes the rows of all tokens.
+    PEFT ties copies of whole layers only for some names, but always ties the rows of tokens: in training, when it
+    loads and when it merges. So if the YAML trains a tied embedding or head as a whole
+    (``additional_target``, ``resize_vocab``), the rows of all tokens are trained instead.
 
     Args:
         stock: PEFT's class.
-        model: that gets the adapter.
+        model: the model that gets the adapter.
         token_ids: of the special tokens.
         target_modules: names of the layers that get the adapter.
         modules_to_save: names of the layers that are trained as a whole.
         kwargs: the rest of LLaMA-Factory's configuration.
 
     Raises:
-        ValueError: if tied embeddings were to get an adapter of their own.
+        ValueError: if tied embeddings would get an adapter.
     """
     saved, targets = list(modules_to_save or ()), list(target_modules)
     names = embedding_names(model)
@@ -75,7 +75,7 @@ def lora_config(
 
 
 def check_oft(model: Any, modules_to_save: Iterable[str] | None) -> None:
-    """Refuse OFT for tied embeddings that are trained, too, since PEFT would train two copies of them.
+    """Refuse OFT if it also trains tied embeddings, since PEFT would train two copies of them.
 
     Raises:
         ValueError: with the remedy.
@@ -90,7 +90,7 @@ def check_oft(model: Any, modules_to_save: Iterable[str] | None) -> None:
 
 
 def check_tokens_trained(model: Any, finetuning_type: str) -> None:
-    """Refuse a training that would leave the embeddings of the two special tokens of ``interleaved`` as they are.
+    """Refuse a training that would not train the embeddings of the two special tokens of ``interleaved``.
 
     Raises:
         ValueError: naming the key that trains them.
@@ -109,7 +109,7 @@ def check_tokens_trained(model: Any, finetuning_type: str) -> None:
 
 
 def _holds(modules: Iterable[str], name: str) -> bool:
-    """Whether one of these names, which may be whole paths, is a layer's."""
+    """Whether one of these names, which may be full paths, is that of the layer."""
     return any(module.split(".")[-1] == name for module in modules)
 
 

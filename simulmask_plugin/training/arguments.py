@@ -1,6 +1,6 @@
-"""Which of LLaMA-Factory's arguments do not go with the ``simulmask:`` block, with one another, or with the model.
+"""Checks of LLaMA-Factory's arguments against the ``simulmask:`` block, one another, and the model.
 
-`simulmask validate` and training both ask here, before weights are loaded, so that the two cannot disagree.
+`simulmask validate` and training make the same checks, before weights are loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def is_packed(data_args: Any) -> bool:
 
 
 def is_flat(model_args: Any, data_args: Any) -> bool:
-    """Whether batches are LLaMA-Factory's own: packed, or for an attention that makes the causal mask itself."""
+    """Whether batches are LLaMA-Factory's own: packed, or for an attention with a built-in causal mask."""
     return is_packed(data_args) or model_args.flash_attn == "fa2"
 
 
@@ -55,7 +55,7 @@ def attention_of(model_config: PreTrainedConfig, flash_attn: str) -> str:
 
 
 def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
-    """Refuse what cannot work together with the block, before anything is loaded or written.
+    """Refuse what does not work with the block, before anything is loaded or written.
 
     Raises:
         ValueError: naming the key, with the remedy.
@@ -71,7 +71,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         **_refused_of_tokens(config, model_args, finetuning_args),
         **_refused_with_own_loss(config, model_args, training_args, finetuning_args),
         "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
-        "parallelism_config": (training_args.parallelism_config is not None, "remove it; our mask is for whole rows"),
+        "parallelism_config": (training_args.parallelism_config is not None, "remove it; our mask needs whole rows"),
         **{key: (getattr(finetuning_args, key), "remove it") for key in NEVER},
     }
     for key, (is_set, remedy) in refused.items():
@@ -88,7 +88,7 @@ NEVER = ("use_asft_loss", "use_mca", "use_hyper_parallel")
 """Keys of LLaMA-Factory's FinetuningArguments that choose another trainer or forward pass."""
 
 Refused = dict[str, tuple[bool, str]]
-"""Key (and value) -> whether it is set so that it cannot work, and the remedy."""
+"""Key (and value) -> whether it is set to something that does not work, and the remedy."""
 
 
 def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any) -> Refused:
@@ -99,7 +99,7 @@ def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any)
             model_args.flash_attn == "fa2" and needs_mask,
             "set flash_attn: sdpa (or disabled, that is eager)",
         ),
-        "flash_attn: fa3": (model_args.flash_attn == "fa3", "LLaMA-Factory has it for gpt_oss alone; set sdpa"),
+        "flash_attn: fa3": (model_args.flash_attn == "fa3", "LLaMA-Factory only has it for gpt_oss; set sdpa"),
         "packing": (is_packed(data_args) and needs_mask, "set packing: false and neat_packing: false"),
         "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
     }
@@ -108,21 +108,21 @@ def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any)
 def _refused_in_data(data_args: Any) -> Refused:
     return {
         "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
-        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does its work"),
+        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does the same"),
         "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
         "mask_history": (
             data_args.mask_history,
-            "remove it; it trains the last turn alone, and here every turn is a part of the one translation",
+            "remove it; it trains only the last turn, but every turn is part of the translation",
         ),
     }
 
 
 def _refused_of_model(model_args: Any) -> Refused:
     return {
-        # its forward pass puts its own causal mask in the place of ours, without a word
-        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory all the same"),
-        "shift_attn": (model_args.shift_attn, "remove it; it hides part of what our mask shows"),
-        "mixture_of_depths": (model_args.mixture_of_depths is not None, "remove it; its layers leave tokens out"),
+        # its forward pass silently replaces our mask by its own causal mask
+        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory as well"),
+        "shift_attn": (model_args.shift_attn, "remove it; it hides tokens that our mask shows"),
+        "mixture_of_depths": (model_args.mixture_of_depths is not None, "remove it; its layers skip tokens"),
         "use_kt": (model_args.use_kt, "remove it"),
         "rope_scaling": (
             model_args.rope_scaling is not None,
@@ -131,13 +131,13 @@ def _refused_of_model(model_args: Any) -> Refused:
         ),
         "split_special_tokens": (
             model_args.split_special_tokens,
-            "remove it; the prompt holds special tokens, and in the data their names are text in any case",
+            "remove it; the prompt contains special tokens, and in the data their names are always plain text",
         ),
     }
 
 
 def _refused_of_tokens(config: SimulMaskConfig, model_args: Any, finetuning_args: Any) -> Refused:
-    """What would leave the special tokens of ``interleaved`` untrained; the model is looked at once it is loaded."""
+    """What would leave the special tokens of ``interleaved`` untrained; the loaded model is checked again later."""
     kind, interleaved = finetuning_args.finetuning_type, config.layout == "interleaved"
     oft_trains = finetuning_args.additional_target or model_args.resize_vocab
     why = "since the embeddings of the two special tokens have to be trained"
@@ -160,7 +160,7 @@ def _refused_with_own_loss(
         "label_smoothing_factor": training_args.label_smoothing_factor != 0,
         "use_dft_loss": finetuning_args.use_dft_loss,
         "use_eaft_loss": finetuning_args.use_eaft_loss,
-        # they give a loss and no logits
+        # these return a loss but no logits
         "enable_liger_kernel": model_args.enable_liger_kernel,
         "use_liger_kernel": training_args.use_liger_kernel,
     }
@@ -177,13 +177,13 @@ def _check_output(training_args: Any) -> None:
         and (any(output.glob("checkpoint-*")) or (output / FILE_NAME).exists())
     ):
         raise ValueError(
-            f"output_dir {output} already holds a run. To go on with it set resume_from_checkpoint: "
-            f"{output}/checkpoint-N; to start again set overwrite_output_dir: true; or take another output_dir."
+            f"output_dir {output} already holds a run. To resume it, set resume_from_checkpoint: "
+            f"{output}/checkpoint-N; to start again, set overwrite_output_dir: true; or choose another output_dir."
         )
 
 
 def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_args: Any, data_args: Any) -> None:
-    """Refuse a model that cannot be trained as the YAML says.
+    """Refuse a model that cannot be trained with this YAML.
 
     Raises:
         ValueError: naming the key, with the remedy.
@@ -193,19 +193,19 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
     family, attention = family_of(model_config), attention_of(model_config, model_args.flash_attn)
     if is_flat(model_args, data_args) and is_multimodal(model_config):
         raise ValueError(
-            f"flash_attn: fa2 and packing do not work with the multimodal {model_config.model_type}, which asks for "
-            "the places of images where LLaMA-Factory makes the batches; set flash_attn: sdpa and packing: false."
+            f"flash_attn: fa2 and packing do not work with the multimodal {model_config.model_type}, which needs "
+            "the places of images in the batches that LLaMA-Factory makes; set flash_attn: sdpa and packing: false."
         )
     if is_flat(model_args, data_args) and family.position == "alibi":
         key, remedy = "flash_attn: fa2", f"set flash_attn: {family.flash_attn}"
         if is_packed(data_args):
             key, remedy = "packing", "set packing: false and neat_packing: false"
-        raise ValueError(f"{key} does not work with {family.name}, whose ALiBi is a bias in our mask; {remedy}.")
+        raise ValueError(f"{key} does not work with {family.name}, whose ALiBi bias is part of our mask; {remedy}.")
     shares_keys = text_config(model_config).to_dict().get("num_kv_shared_layers")
     if shares_keys and model_args.use_reentrant_gc and not model_args.disable_gradient_checkpointing:
         raise ValueError(
             f"Layers of {model_config.model_type} share keys and values, whose gradients reentrant checkpointing loses "
-            "without a word; set use_reentrant_gc: false, or disable_gradient_checkpointing: true."
+            "silently; set use_reentrant_gc: false, or disable_gradient_checkpointing: true."
         )
     if attention == FLASH_ATTN["fa2"]:
         check_flash_attention_2()
@@ -214,5 +214,5 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
     check_length(model_config, data_args.cutoff_len)
     check_positions(model_config, config.positions)
     check_rope(model_config)
-    # A session hands its mask over also where training can do without one.
+    # A session passes its mask to the model even if training needs none.
     check_takes_mask(model_config, attention if attention in family.implementations else family.attention)

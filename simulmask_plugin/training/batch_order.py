@@ -12,13 +12,13 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 class ShuffledGroups(Sampler[int]):
     """``group_by_length`` of transformers, with its optimizer steps in random order.
 
-    Stock, fifty steps follow each other from the longest sentences to the shortest, again and again. A small model
-    trained from scratch on parallel text learns markedly worse so (docs/results.md).
+    Stock, every fifty steps go from the longest sentences to the shortest. This is markedly worse for a small model
+    trained from scratch on parallel text (docs/results.md).
 
     Args:
-        lengths: tokens of every example.
-        step_size: examples of an optimizer step, all devices and accumulated batches together.
-        seed: the order depends on it and the epoch alone, so that it is the same on every device and after a resume.
+        lengths: number of tokens of every example.
+        step_size: number of examples in an optimizer step, on all devices and in all accumulated batches.
+        seed: with the epoch, determines the order, so that it is the same on every device and after a resume.
     """
 
     def __init__(self, lengths: Sequence[int], *, step_size: int, seed: int) -> None:
@@ -28,7 +28,7 @@ class ShuffledGroups(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take another order; called by whoever iterates."""
+        """Change the order; called at the beginning of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -36,7 +36,7 @@ class ShuffledGroups(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the examples, step by step; what is too little for a step comes last."""
+        """Yield the examples, step by step; an incomplete step comes last."""
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)))
         grouped = get_length_grouped_indices(self.lengths, self.step_size, generator=generator)
         num_steps = len(grouped) // self.step_size

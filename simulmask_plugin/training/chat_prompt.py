@@ -10,11 +10,11 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.text.prompts import Prompt, escape, interleaved_prompt, plain_prompt
 
 SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
-"""Stands for the user's text while a chat template is taken apart."""
+"""Placeholder for the user's text while a chat template is parsed."""
 
 
 def trained_settings(config: SimulMaskConfig, template: Any, tokenizer: Any, *, name: str | None) -> ModelSettings:
-    """Return what streaming will have to know of a training.
+    """Return what streaming needs to know about a training.
 
     Args:
         config: the block.
@@ -50,16 +50,16 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     if has_turns:
         next_header = (answer.partition(SENTINEL)[2] + second).partition(SENTINEL)[0]
     if config.layout == "slots":
-        next_header = next_header.rstrip(" ")  # every word of the source but the first brings its own space
+        next_header = next_header.rstrip(" ")  # every source word except the first has a leading space
     return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
 
 
 def rendered_turns(template: Any, tokenizer: Any) -> tuple[str, str, str]:
-    """The text that LLaMA-Factory would encode of two turns: the first user's, its answer, and the second user's.
+    """The texts that LLaMA-Factory would encode for two turns: the first user's, its answer, and the second user's.
 
-    Sentinels stand for what user and assistant say. The template itself puts the turns together, with the system's
-    message and, where thinking is switched off, an empty thought before each answer; only its last step, which makes
-    ids, is left out.
+    Sentinels replace what user and assistant say. The template itself composes the turns, with the system
+    message and, if thinking is disabled, an empty thought before each answer; only its last step, the encoding,
+    is skipped.
     """
     written = copy.copy(template)
     written._convert_elements_to_ids = lambda tokenizer, elements: list(elements)

@@ -1,4 +1,4 @@
-"""Checkpoints of the trainer: the newest that a training can go on from, although a kill may have cut the last."""
+"""Checkpoints of the trainer: the newest that a training can resume from, since a kill may have truncated the last."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from simulmask_plugin.files.json_files import read_json
 
 TRAINER_STATE = "trainer_state.json"
-"""Written last by the trainer."""
+"""The trainer writes it last."""
 WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")
-"""Of one process, of FSDP (a file or a folder), and of DeepSpeed, which keeps the weights there, too."""
+"""From one process, FSDP (a file or a folder), and DeepSpeed, which also keeps the weights there."""
 
 
 def newest_whole(output: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint with all that a training needs to go on, and why newer ones were passed over."""
+    """Return the newest checkpoint with all that a training needs to resume, and why newer ones were skipped."""
     faults: list[str] = []
     steps = [int(path.name[11:]) for path in output.glob("checkpoint-*") if path.name[11:].isdecimal()]
     for step in sorted(steps, reverse=True):
@@ -28,7 +28,7 @@ def newest_whole(output: Path) -> tuple[Path | None, list[str]]:
 
 
 def fault_of(checkpoint: Path) -> str:
-    """What a checkpoint lacks to go on from; empty if it is whole."""
+    """What a checkpoint lacks to be resumed from; empty if it is complete."""
     state = checkpoint / TRAINER_STATE
     if not state.is_file():
         return f"no {TRAINER_STATE}"
@@ -56,7 +56,7 @@ def fault_of(checkpoint: Path) -> str:
 
 
 def has_optimizer(checkpoint: Path) -> bool:
-    """Whether a checkpoint holds the state of its optimizer, without which a training goes on as from a cold start."""
+    """Whether a checkpoint has the state of its optimizer, without which a training restarts its learning rate."""
     return any(any(checkpoint.glob(pattern)) for pattern in OPTIMIZERS)
 
 

@@ -1,4 +1,4 @@
-"""Files of training data: what the library that reads them would pass over, or name without its place."""
+"""Files of training data: errors that the library that reads them would ignore, or report without file and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JSON = (".json", ".jsonl")
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, or those of the folder.
+    """The file, or the files of a folder.
 
     Raises:
         FileNotFoundError: if there is neither.
@@ -22,13 +22,13 @@ def files_of(path: Path) -> list[Path]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file of which `datasets` would make other rows than it has.
+    """Refuse a file that `datasets` would misread.
 
-    It takes the last of a key that a row of a JSON list has twice, cuts a field of a CSV at NUL, renames a column that
-    stands there twice, and shifts the columns of a row that is too long.
+    It takes the last value of a key that occurs twice in a JSON row, cuts a CSV field at NUL, renames a column that
+    occurs twice, and shifts the columns of a row that is too long.
 
     Raises:
-        ValueError: naming file and line; also for what is no UTF-8.
+        ValueError: with file and line; also for invalid UTF-8.
     """
     if path.suffix == ".csv":
         _check_csv(path)
@@ -39,7 +39,7 @@ def check_file(path: Path) -> None:
 
 
 def check_rows(path: Path, num_rows: int | None = None) -> None:
-    """Refuse what is no JSON in a file of one object a line, with its place; None: in all lines.
+    """Refuse invalid JSON in the first rows of a file with one object per line; None: in all rows.
 
     Raises:
         ValueError: naming file, line and column.
@@ -61,12 +61,12 @@ def _check_csv(path: Path) -> None:
         header = next(rows, [])
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
-            raise ValueError(f"{path}:1: the column {twice[0]!r} stands there twice in the header; rename one.")
+            raise ValueError(f"{path}:1: the column {twice[0]!r} occurs twice in the header; rename one.")
         for row in rows:
             if row and len(row) != len(header):
                 raise ValueError(
                     f"{path}:{rows.line_num}: expected {len(header)} fields ({', '.join(header)}), got {len(row)}; a "
-                    "text with a comma stands between quotation marks."
+                    "text with a comma needs quotation marks."
                 )
     except csv.Error as error:
         raise ValueError(f"{path}:{rows.line_num}: expected CSV, got: {error}.") from error

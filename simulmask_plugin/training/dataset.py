@@ -1,4 +1,4 @@
-"""Rows of a data set on their way through LLaMA-Factory's loader: our columns, checked, then our features."""
+"""The path of rows through LLaMA-Factory's loader: our columns, checked, then our features."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ COLUMNS = (
     "latency",
 )
 PROMPTS = "prompts"
-"""Column beside the features: what the prompts of the rows name (`prompt_key`) that begin with this feature.
+"""Additional column: what the prompts name (`prompt_key`) of the rows that begin with this feature.
 
-A row is kept by the feature that it begins with: its first prefix pair, or of flat data the first sequence of a batch.
+A row belongs to its first feature: its first prefix pair, or in flat data the first sequence of a batch.
 """
 
 FEATURE_CODE = (
     *("options.py", "policies.py", "training/dataset.py"),
     *(f"{room}/**/*.py" for room in ("files", "text", "layouts", "config", "batches")),
 )
-"""Where in the package the code stands that makes features."""
+"""The code of the package that makes features."""
 
 SLICE = 100_000
-"""Values of a column that are in memory at once."""
+"""Number of values of a column that are in memory at once."""
 
 
 def load_dataset(load: Callable[..., Any], dataset_attr: Any, model_args: Any, data_args: Any, *args: Any) -> Any:
-    """Load one dataset; say file and line where it cannot be read, or would be read otherwise than it is written."""
+    """Load one dataset; name file and line if it cannot be read, or would be misread."""
     from datasets.exceptions import DatasetGenerationError
 
     path = Path(str(data_args.dataset_dir), str(dataset_attr.dataset_name))
@@ -88,26 +88,26 @@ def align_dataset(dataset: Any, dataset_attr: Any, data_args: Any, training_args
         num_proc=data_args.preprocessing_num_workers,
         load_from_cache_file=(not data_args.overwrite_cache) or (training_args.local_process_index != 0),
         desc="Converting format of dataset",
-        # Other code, or other columns, must never meet rows of an earlier run; datasets itself looks at neither.
+        # Rows of an earlier run must not be reused after a change of code or columns, which datasets does not check.
         new_fingerprint=digest(dataset._fingerprint, dict(columns), dataset_attr.dataset_name, code_digest())[:32],
     )
 
 
 def convert_row(row: Mapping[str, Any], index: int, *, columns: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Take our columns from one row, and remember where it came from for messages."""
+    """Take our columns from one row, and remember its place for messages."""
     values: dict[str, Any] = {column: None for column in COLUMNS} | {key: row[c] for key, c in columns.items()}
     where = f"Dataset {name}, example {index + 1}"
     for side in ("source", "target"):
         key = f"{side}_chunks" if f"{side}_chunks" in columns else side
         if key != side and isinstance(values[key], str):
             raise ValueError(
-                f"{where}: {key} must be a list of texts, got {values[key]!r}; take JSON or Parquet, CSV has no lists."
+                f"{where}: {key} must be a list of texts, got {values[key]!r}; use JSON or Parquet, CSV has no lists."
             )
         text = "".join(values[key] or []) if key != side else values[key]
         if not isinstance(text, str) or is_blank(text):
             raise ValueError(f"{where}: the {side} is empty ({values[key]!r}).")
         if "\0" in text:
-            raise ValueError(f"{where}: the {side} holds NUL, which no text does ({values[key]!r}).")
+            raise ValueError(f"{where}: the {side} contains NUL, which no text does ({values[key]!r}).")
         if not isinstance(values[f"{side}_lang"], str | None):
             raise ValueError(f"{where}: {side}_lang must be a text, got {values[f'{side}_lang']!r}.")
     return {f"_{key}": value for key, value in values.items()} | {
@@ -127,29 +127,29 @@ def parse_schedule(value: Any, where: str) -> list[int] | None:
 
 
 class SimulMaskDatasetProcessor:
-    """Stands in for LLaMA-Factory's SupervisedDatasetProcessor: rows to tokenized examples."""
+    """Replaces LLaMA-Factory's SupervisedDatasetProcessor: rows to tokenized examples."""
 
     def __init__(self, tokenizer: Any, settings: ModelSettings, cutoff_len: int) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.cutoff_len = cutoff_len
-        # Part of the fingerprint of the map cache, so that other code or another block never meets stale features.
+        # Part of the fingerprint of the map cache, so that a change of code or block never meets stale features.
         self.fingerprint = digest(asdict(settings), code_digest())
         self._encoder: ExampleEncoder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the encoder out, whose caches go to no other process and into no fingerprint."""
+        """Drop the encoder, whose caches must not reach other processes or the fingerprint."""
         return {**self.__dict__, "_encoder": None}
 
     @property
     def encoder(self) -> ExampleEncoder:
-        """Made once and not for every batch: it looks at the whole vocabulary."""
+        """Made once, not for every batch, since it reads the whole vocabulary."""
         if self._encoder is None:
             self._encoder = ExampleEncoder(self.tokenizer, self.settings)
         return self._encoder
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of rows; the caller counts what is left out: not encodable, or longer than cutoff_len."""
+        """Encode a batch of rows; the caller counts what is dropped: not encodable, or longer than cutoff_len."""
         features: dict[str, list[Any]] = {column: [] for column in (*FEATURE_COLUMNS, PROMPTS)}
         for feature in self.encode(examples):
             for column, values in features.items():
@@ -157,7 +157,7 @@ class SimulMaskDatasetProcessor:
         return features
 
     def encode(self, examples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the features of the rows that can be encoded and are not too long; of a row, all or none."""
+        """Yield the features of rows that can be encoded and are not too long; all features of a row or none."""
         config = self.settings.config
         for values in zip(*(examples[f"_{column}"] for column in (*COLUMNS, "where")), strict=True):
             *columns, where = values
@@ -173,7 +173,7 @@ class SimulMaskDatasetProcessor:
                 yield from ({**feature, PROMPTS: [] if place else prompts} for place, feature in enumerate(features))
 
     def refused(self, examples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-        """Say for every row that cannot be encoded which one it is, and why not."""
+        """Yield, for every row that cannot be encoded, its place and the reason."""
         for values in examples:
             row = row_of({column: values[f"_{column}"] for column in COLUMNS}, self.settings.config)
             try:
@@ -194,14 +194,14 @@ def prompt_key(row: Row, settings: ModelSettings) -> str:
 
 
 def count_prompts(features: Mapping[str, Any]) -> Counter[str]:
-    """How many rows of the data these features were made of, by what their prompts name."""
+    """Number of rows that these features were made from, by what their prompts name."""
     column = features[PROMPTS]
-    slices = (column[start : start + SLICE] for start in range(0, len(column), SLICE))  # by item it would be slow
+    slices = (column[start : start + SLICE] for start in range(0, len(column), SLICE))  # single items would be slow
     return Counter(chain.from_iterable(chain.from_iterable(slices)))
 
 
 def trained_on(prompts: Iterable[str]) -> TrainedOn:
-    """Put together what the prompts of rows name, see `prompt_key`; the order of rows leaves no trace."""
+    """Collect what the prompts of rows name, see `prompt_key`; independent of the order of rows."""
     named = [json.loads(key) for key in set(prompts)]
     latencies = {latency for _, _, latency in named}
     return TrainedOn(
@@ -211,12 +211,12 @@ def trained_on(prompts: Iterable[str]) -> TrainedOn:
 
 
 def digest(*values: Any) -> str:
-    """Hash of values that JSON can write."""
+    """Hash of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @cache
 def code_digest(package: Path = Path(__file__).parents[1]) -> str:
-    """Hash of the code that makes features: after a change of it a cached data set is tokenized again."""
+    """Hash of the code that makes features: when it changes, a cached data set is tokenized again."""
     sources = sorted(path for place in FEATURE_CODE for path in package.glob(place))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -1,6 +1,6 @@
-"""What `llamafactory-cli export` must keep of a training: how the model is streamed, and how it ends a sentence.
+"""What `llamafactory-cli export` must keep from a training: how the model is streamed, and how it ends a sentence.
 
-Nothing of LLaMA-Factory is imported here; ``factory.py`` calls these functions around its export.
+Nothing of LLaMA-Factory is imported here; ``llamafactory_seams.py`` calls these functions around its export.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from simulmask_plugin.training.pissa import check_adapter
 
 
 def exported_settings(model_args: Any) -> ModelSettings | None:
-    """Return the settings of the last adapter, or of the model where there is none; None: nothing here is ours.
+    """Return the settings of the last adapter, or of the model if there is none; None: no model or adapter is ours.
 
     Raises:
-        ValueError: if the last adapter has no simulmask.json, but what stands before it has: then that one may be of
-            another policy, other positions or another prompt; if an adapter cannot be merged.
+        ValueError: if the last adapter has no simulmask.json, but an earlier one or the model has, which may differ in
+            policy, positions or prompt; if an adapter cannot be merged.
     """
     folder = model_args.adapter_folder or ""
     adapters = [Path(adapter, folder) for adapter in model_args.adapter_name_or_path or []]
@@ -32,7 +32,7 @@ def exported_settings(model_args: Any) -> ModelSettings | None:
         raise ValueError("rope_scaling would change the positions that the model was trained with; remove it.")
     if known[0] != origins[0]:
         raise ValueError(
-            f"{origins[0]} has no {FILE_NAME}, but {known[0]} has, so that it is not known how the merged model has to "
+            f"{origins[0]} has no {FILE_NAME}, but {known[0]} has, so it is not known how the merged model has to "
             f"be streamed. Copy the {FILE_NAME} of the training that made {origins[0]} into it; if that training had "
             f"no simulmask: block, copy that of {known[0]}."
         )
@@ -40,10 +40,10 @@ def exported_settings(model_args: Any) -> ModelSettings | None:
 
 
 def arguments_with_template(args: Any, template: str | None, settings: ModelSettings) -> Any:
-    """Return LLaMA-Factory's arguments with the template of the training, where they name none.
+    """Return LLaMA-Factory's arguments with the template of the training if they name none.
 
     Raises:
-        ValueError: if they name another.
+        ValueError: if they name a different one.
     """
     if settings.template is None or template == settings.template:
         return args
@@ -74,9 +74,9 @@ def check_tokenizer(tokenizer: Any, settings: ModelSettings) -> None:
 
 
 def save_settings(settings: ModelSettings, tokenizer: Any, folder: str) -> None:
-    """Write simulmask.json beside the exported model, and let the model's own generation end where it was trained to.
+    """Write simulmask.json next to the exported model, and add its end of sentence to generation_config.json.
 
-    A base that LoRA leaves as it is still has the end of sentence that it was pretrained with.
+    The base of a LoRA training still has the end of sentence of its pretraining.
     """
     from transformers import GenerationConfig
 

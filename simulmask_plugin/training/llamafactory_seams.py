@@ -1,7 +1,7 @@
-"""Where the plugin meets LLaMA-Factory (0.9.5, unmodified); the only module that knows it.
+"""The seams to LLaMA-Factory (0.9.5, unmodified); the only module that imports it.
 
-The start-up hook calls the ``extend_*`` functions right after LLaMA-Factory has imported the module each is named
-for. Without a ``simulmask:`` block nothing below changes what LLaMA-Factory does.
+The start-up hook calls each ``extend_*`` function right after LLaMA-Factory has imported the module of that
+name. Without a ``simulmask:`` block, LLaMA-Factory's behaviour does not change.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def extend_parser(parser: ModuleType) -> None:
-    """llamafactory.hparams.parser: accept the ``simulmask:`` block, and refuse to resume a run silently."""
+    """llamafactory.hparams.parser: accept the ``simulmask:`` block, and check the arguments."""
     stock, is_env_enabled = parser.FinetuningArguments, _seam(parser, "is_env_enabled")
 
     @dataclass
@@ -56,7 +56,7 @@ def extend_parser(parser: ModuleType) -> None:
 
     for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
         _seam(parser, name)
-    for entries in vars(parser).values():  # a backend may have a list of its own
+    for entries in vars(parser).values():  # a backend may have its own list
         if isinstance(entries, list):
             entries[:] = [SimulMaskFinetuningArguments if entry is stock else entry for entry in entries]
 
@@ -77,14 +77,14 @@ def extend_parser(parser: ModuleType) -> None:
 
 
 def _check_backend(is_env_enabled: Callable[[str], bool]) -> None:
-    """Refuse the variables of the environment that send a training past `run_sft`, and so past our mask."""
+    """Refuse environment variables with which a training bypasses `run_sft`, and so our mask."""
     for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
         if is_env_enabled(name):
             raise ValueError(f"{name}=1 does not work with the simulmask: block; unset it.")
 
 
 def extend_v1_parser(arg_parser: ModuleType) -> None:
-    """llamafactory.v1.config.arg_parser (USE_V1=1): its trainer is another one, and knows nothing of the block."""
+    """llamafactory.v1.config.arg_parser (USE_V1=1): its trainer does not know the block."""
     stock = _seam(arg_parser, "HfArgumentParser")
 
     class SimulMaskArgumentParser(stock):  # type: ignore[valid-type, misc]
@@ -97,7 +97,7 @@ def extend_v1_parser(arg_parser: ModuleType) -> None:
 
 
 def extend_launcher(launcher: ModuleType) -> None:
-    """llamafactory.launcher: say what torchrun cannot take, no process at all or a path that is cut at its spaces."""
+    """llamafactory.launcher: refuse what breaks under torchrun: zero processes, or a path that is cut at its spaces."""
     launch = _seam(launcher, "launch")
 
     @wraps(launch)
@@ -112,7 +112,7 @@ def extend_launcher(launcher: ModuleType) -> None:
             if spaced and (is_forced or get_device_count() > 1):
                 raise ValueError(
                     f"The argument {spaced[0]!r} contains white space, at which LLaMA-Factory cuts the command that "
-                    "it gives to torchrun; rename the file or call it by a path without white space."
+                    "it gives to torchrun; rename the file or use a path without white space."
                 )
         return launch()
 
@@ -146,7 +146,7 @@ def extend_workflow(workflow: ModuleType) -> None:
                 "fp8": training_args.fp8,
             }
         )
-        # LLaMA-Factory makes "auto" FlashAttention 2 for Gemma 2, where that is installed.
+        # For Gemma 2, LLaMA-Factory turns "auto" into FlashAttention 2 if that is installed.
         if model_args.flash_attn == "auto":
             model_args.flash_attn = family_of(model_config).flash_attn
         flat = is_flat(model_args, data_args)
@@ -159,7 +159,7 @@ def extend_workflow(workflow: ModuleType) -> None:
 
 
 def extend_tuner(tuner: ModuleType) -> None:
-    """llamafactory.train.tuner: an exported model carries its simulmask.json, and ends sentences as trained."""
+    """llamafactory.train.tuner: an exported model has its simulmask.json, and ends sentences as trained."""
     export, load_tokenizer = _seam(tuner, "export_model"), _seam(tuner, "load_tokenizer")
     fix_tokenizer = _seam(tuner, "get_template_and_fix_tokenizer")
 
@@ -182,7 +182,7 @@ def extend_tuner(tuner: ModuleType) -> None:
 
 
 def _seam(module: ModuleType, name: str) -> Any:
-    """Return a member of LLaMA-Factory that the plugin builds on."""
+    """Return a member of LLaMA-Factory that the plugin depends on."""
     try:
         return vars(module)[name]
     except KeyError:
@@ -200,7 +200,7 @@ def _replace(module: ModuleType, name: str, replacement: Any) -> None:
 
 
 def _carry_columns(dataset_attr: type) -> None:
-    """Let DatasetAttr keep the columns of ``formatting: simulmask``; it drops the names that it does not know."""
+    """Let DatasetAttr keep the columns of ``formatting: simulmask``; it drops unknown names."""
     join = dataset_attr.join  # type: ignore[attr-defined]
 
     @wraps(join)
@@ -228,7 +228,7 @@ def _refuse_without_block(dataset_attr: Any, data_args: Any) -> Any:
 
 @contextmanager
 def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
-    """Let the methods of a run stand for LLaMA-Factory's members; everything is put back at its end."""
+    """Replace LLaMA-Factory's members by the methods of a run, and restore them at its end."""
     from llamafactory.data import loader
     from llamafactory.model import adapter
 
@@ -257,7 +257,7 @@ def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
 
 
 def tokenizer_and_settings(config: SimulMaskConfig, model_args: Any, data_args: Any) -> tuple[Any, ModelSettings]:
-    """Return the tokenizer as LLaMA-Factory prepares it, and what streaming will have to know."""
+    """Return the tokenizer as prepared by LLaMA-Factory, and the settings that streaming needs."""
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.model import load_tokenizer
 
@@ -278,7 +278,7 @@ def training_arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
     """Parse the keys of a training YAML with LLaMA-Factory's parser: model, data, training, finetuning, generating.
 
     Raises:
-        ValueError: if it refuses them, or a key needs a package that is not installed.
+        ValueError: if the parser refuses them, or a key needs a package that is not installed.
     """
     from llamafactory.hparams import parser
 

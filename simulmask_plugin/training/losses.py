@@ -1,4 +1,4 @@
-"""The loss of the layout ``interleaved``: a weight for the special tokens, and decisions that no token labels."""
+"""The loss of the layout ``interleaved``: a weight for the special tokens, and decisions without a token as label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simulmask_plugin.layouts.chunks import NOT_READ_END
 
 
 def has_own_loss(config: SimulMaskConfig) -> bool:
-    """Whether the loss is another than the cross entropy of the labels."""
+    """Whether the loss is not the plain cross entropy of the labels."""
     return config.loss_on == "target" or config.special_token_weight != 1
 
 
@@ -27,26 +27,26 @@ def interleaved_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean over the labelled rows of -log P(label), times ``weight`` for the two special tokens.
 
-    A row whose label is `NOT_READ_END` costs -log(1 - P(read end)), with the weight of the special tokens: the source
-    goes on, and with which word is not for the model to say.
+    A row with the label `NOT_READ_END` costs -log(1 - P(read end)), with the weight of the special tokens: the source
+    continues, and the model does not have to predict the word.
 
     Args:
         logits: of the model.
-        labels: in the place of the row *after* the one that predicts (the shift of transformers).
+        labels: at the row *after* the one that predicts them (the shift of transformers).
         read_end: id of the end of read.
         write_end: id of the end of write.
         weight: of the special tokens.
-        num_items: labelled rows of the whole step (gradient accumulation, all devices); None: of this batch.
+        num_items: labelled rows in the whole step (gradient accumulation, all devices); None: in this batch.
     """
     targets = labels[:, 1:]
     is_labelled = targets != IGNORE_INDEX
-    # Cast what is labelled only: with a large vocabulary a copy of all logits is gigabytes.
+    # Cast only labelled rows: with a large vocabulary, a copy of all logits takes gigabytes.
     rows, targets = logits[:, :-1][is_labelled].float(), targets[is_labelled]
     goes_on = targets == NOT_READ_END
     special = goes_on | (targets == read_end) | (targets == write_end)
     log_p = rows.log_softmax(dim=-1)
     log_label = log_p.gather(1, torch.where(goes_on, read_end, targets)[:, None])[:, 0]
-    # log(1 - P) summed from the other tokens, so that P = 1 to rounding still has a loss and a gradient.
+    # log(1 - P) is summed over the other tokens, so that a P that rounds to 1 still has a loss and a gradient.
     others = log_p[goes_on].index_fill(1, targets.new_tensor([read_end]), -torch.inf).logsumexp(dim=-1)
     losses = -log_label.masked_scatter(goes_on, others)
     total = (losses * torch.where(special, weight, 1.0)).sum()

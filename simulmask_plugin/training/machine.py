@@ -1,4 +1,4 @@
-"""What a YAML asks of the machine that it runs on, and a clear word where the machine has no GPU."""
+"""The hardware that a YAML needs, and clear errors on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
-"""Keys of a training YAML that only a GPU computes with, unless ``use_cpu: true`` stands beside them."""
+"""Keys of a training YAML that need a GPU, unless ``use_cpu: true`` is set."""
 
-SMOKE = "`simulmask smoke YAML` tries a recipe on what there is"
+SMOKE = "`simulmask smoke YAML` tries a recipe on the hardware at hand"
 
 
 def has_gpu() -> bool:
-    """Whether torch sees an accelerator of any make."""
+    """Whether torch sees any accelerator."""
     import torch
     from transformers.utils import is_torch_mps_available, is_torch_npu_available, is_torch_xpu_available
 
@@ -25,7 +25,7 @@ def has_gpu() -> bool:
 
 
 def check_training(values: Mapping[str, Any]) -> None:
-    """Refuse a training YAML that needs a GPU where there is none, before anything is loaded.
+    """Refuse a training YAML that needs a GPU on a machine without one, before anything is loaded.
 
     Args:
         values: the keys of the YAML, with all overrides.
@@ -46,16 +46,16 @@ def check_training(values: Mapping[str, Any]) -> None:
         )
     raise ValueError(
         f"deepspeed: {values['deepspeed']} is for GPUs, and torch sees none here. To train on the CPU, set deepspeed: "
-        "null (on a command line deepspeed=null), or start two processes of it by FORCE_TORCHRUN=1 NPROC_PER_NODE=2 "
+        "null (on a command line deepspeed=null), or start two processes with FORCE_TORCHRUN=1 NPROC_PER_NODE=2 "
         f"DS_ACCELERATOR=cpu; {SMOKE}."
     )
 
 
 def check_kernels(values: Mapping[str, Any]) -> None:
-    """Refuse a training whose programs run on a GPU alone, where there is none.
+    """Refuse a training whose kernels need a GPU on a machine without one.
 
     Args:
-        values: keys and what they are set to.
+        values: keys and their values.
 
     Raises:
         ValueError: naming the key, with the remedy.
@@ -68,23 +68,23 @@ def check_kernels(values: Mapping[str, Any]) -> None:
 
 
 def check_torchrun(num_devices: int) -> None:
-    """Refuse FORCE_TORCHRUN where LLaMA-Factory would start a process for each of no GPUs.
+    """Refuse FORCE_TORCHRUN if LLaMA-Factory would start zero processes, one per GPU.
 
     Raises:
         ValueError: with the remedy.
     """
     if num_devices == 0 and "NPROC_PER_NODE" not in os.environ:
         raise ValueError(
-            "FORCE_TORCHRUN=1 starts a process for every GPU, and torch sees none here. Unset it, or say by "
-            f"NPROC_PER_NODE how many processes to start on the CPU; {SMOKE}."
+            "FORCE_TORCHRUN=1 starts a process for every GPU, and torch sees none here. Unset it, or set with "
+            f"NPROC_PER_NODE the number of processes to start on the CPU; {SMOKE}."
         )
 
 
 def device_of(name: str) -> torch.device:
-    """The device that an evaluation names.
+    """The device named in an evaluation.
 
     Raises:
-        ValueError: if torch knows none of this name.
+        ValueError: if torch does not know the name.
     """
     import torch
 
@@ -95,7 +95,7 @@ def device_of(name: str) -> torch.device:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device of an evaluation that is not there, before a model is loaded.
+    """Refuse a missing device of an evaluation, before a model is loaded.
 
     Raises:
         ValueError: naming the key, with the remedy.

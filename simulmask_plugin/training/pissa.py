@@ -1,4 +1,4 @@
-"""PiSSA: adapters that start as the largest part of the weights, and what their conversion to LoRA leaves out."""
+"""PiSSA: adapters that start as the principal part of the weights, and what their conversion to LoRA omits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.json_files import read_json
 
 BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
-"""Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and as plain LoRA over the base."""
+"""Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and converted to plain LoRA."""
 
 WEIGHTS = "adapter_model.safetensors"
 EXACT = -1
-"""pissa_iter: the singular values are computed, and not estimated by a random method."""
+"""pissa_iter: the singular values are computed exactly, not estimated by a random method."""
 
 
 def check_pissa(finetuning_args: Any, training_args: Any) -> None:
-    """Refuse PiSSA whose adapter would be of use in this process alone.
+    """Refuse PiSSA whose adapter would only be usable in this process.
 
     Raises:
         ValueError: with the remedy.
@@ -32,17 +32,17 @@ def check_pissa(finetuning_args: Any, training_args: Any) -> None:
         )
     if finetuning_args.pissa_convert and training_args.resume_from_checkpoint is not None:
         raise ValueError(
-            "pissa_convert takes the adapter that a training goes on from for the one that it began with, and would "
+            "pissa_convert mistakes the adapter that a training resumes from for the one that it began with, and would "
             f"convert it into something else; train from the start, or with pissa_iter: {EXACT} and pissa_convert: "
-            "false, which can go on."
+            "false, which can resume."
         )
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse to merge, or to go on with, an adapter over weights that cannot be made again.
+    """Refuse to merge or resume an adapter whose base weights cannot be reproduced.
 
     Raises:
-        ValueError: naming the folder to take instead.
+        ValueError: naming the folder to use instead.
     """
     path = folder / "adapter_config.json"
     if path.is_file():
@@ -55,7 +55,7 @@ def check_adapter(folder: Path) -> None:
 
 
 class PissaCallback(TrainerCallback):
-    """Completes the converted adapter, of which PEFT writes the LoRA layers alone."""
+    """Completes the converted adapter, since PEFT only writes its LoRA layers."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -63,13 +63,13 @@ class PissaCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the trained embeddings and simulmask.json; LLaMA-Factory's own callback has been called before."""
+        """Add the trained embeddings and simulmask.json; called after LLaMA-Factory's own callback."""
         if args.should_save:
             complete_conversion(Path(str(args.output_dir)), self.settings)
 
 
 def complete_conversion(output_dir: Path, settings: ModelSettings) -> None:
-    """Give the converted adapter all weights that are no LoRA layers, and the settings."""
+    """Add all weights that are not LoRA layers, and the settings, to the converted adapter."""
     from safetensors.torch import load_file, save_file
 
     converted = output_dir / CONVERTED

@@ -1,4 +1,4 @@
-"""Weights in four or eight bits: every model is really quantized, or the run ends before it trains."""
+"""Weights in four or eight bits: the model is really quantized, or the run stops before training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 NOT_QUANTIZED = ("torch.", "transformers.models.", "peft.")
-"""Where the classes of linear layers come from that hold their weights as they are, or wrap those that do not."""
+"""Modules of linear layer classes that are not quantized themselves, or wrap quantized ones."""
 
 BITSANDBYTES_OPTIMIZERS = ("bnb", "paged", "adamw_8bit", "lion_8bit", "ademamix_8bit", "galore_adamw_8bit")
-"""How the names of optimizers begin, or what is in them, that bitsandbytes brings."""
+"""Parts of the names of bitsandbytes optimizers."""
 
 
 def check_bitsandbytes(model_args: Any, training_args: Any) -> None:
-    """Say at once that bitsandbytes is missing, where the YAML needs it.
+    """Refuse a YAML that needs bitsandbytes if it is not installed.
 
     Raises:
         ValueError: naming the key.
@@ -35,9 +35,9 @@ def check_bitsandbytes(model_args: Any, training_args: Any) -> None:
 
 @contextmanager
 def quantizable() -> Iterator[None]:
-    """Build Falcon of plain linear layers, the only ones that transformers replaces by quantized ones.
+    """Build Falcon with plain linear layers, the only ones that transformers replaces by quantized ones.
 
-    Falcon's own kind computes the same, but is a subclass, and was left as it is without a word.
+    Falcon's own class computes the same, but is a subclass, which transformers silently does not quantize.
     """
     from transformers.models.falcon import modeling_falcon
 

@@ -1,6 +1,6 @@
 """A run of LLaMA-Factory's supervised fine-tuning with the ``simulmask:`` block, member by member.
 
-Nothing of LLaMA-Factory is imported here: ``factory.py`` hands each member over and puts it back.
+Nothing of LLaMA-Factory is imported here: ``llamafactory_seams.py`` passes each member in and restores it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from simulmask_plugin.training.quantization import check_quantized, quantizable
 from simulmask_plugin.training.trainer import SimulMaskTrainer
 
 MOST_REFUSED = 0.01
-"""Share of the examples from which those that cannot be encoded are no accident."""
+"""Maximum share of examples that cannot be encoded."""
 
 
 class SftRun:
-    """What a run does differently: a method for each member of LLaMA-Factory, which it takes as ``stock``.
+    """What a run does differently: one method for each member of LLaMA-Factory, which it gets as ``stock``.
 
     Args:
         config: the block.
-        seed: of the draws per example and epoch.
+        seed: of the random draws per example and epoch.
         flat: whether batches are LLaMA-Factory's own (`arguments.is_flat`).
         logger: LLaMA-Factory's.
     """
 
     tokenizer: Any
     settings: ModelSettings
-    """Both known once LLaMA-Factory has made tokenizer and template."""
+    """Both are known once LLaMA-Factory has made tokenizer and template."""
 
     def __init__(self, config: SimulMaskConfig, *, seed: int, flat: bool, logger: Any) -> None:
         self.config = config
         self.seed = seed
         self.flat = flat
         self.logger = logger
-        self.prompts: Counter[str] = Counter()  # what those of the training data name
+        self.prompts: Counter[str] = Counter()  # what the prompts of the training data name
         self.special_tokens: list[int] = []
         self.base: Any = None  # the model that gets an adapter
 
@@ -70,7 +70,7 @@ class SftRun:
         tokenizer: Any,
         **kwargs: Any,
     ) -> Any:
-        """Learn tokenizer and template first, and then what the data has named in their prompts."""
+        """Record tokenizer and template, and then what the prompts of the data name."""
         self.tokenizer = tokenizer
         self.settings = trained_settings(self.config, template, tokenizer, name=data_args.template)
         if self.config.layout == "interleaved":
@@ -87,14 +87,14 @@ class SftRun:
         return align_dataset(*args)
 
     def make_processor(self, stock: type, template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
-        """Encode rows ourselves; where batches are LLaMA-Factory's own, its processor goes on with their tokens."""
+        """Encode rows ourselves; if batches are LLaMA-Factory's own, its processor continues with our tokens."""
         rows = SimulMaskDatasetProcessor(tokenizer, self.settings, data_args.cutoff_len)
         return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
 
     def preprocess(
         self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any
     ) -> Any:
-        """Say how many examples were dropped, and how many prefix pairs were made; keep what the prompts name."""
+        """Report how many examples were dropped and how many prefix pairs were made; record what the prompts name."""
         processed = stock(dataset, data_args, *args, is_eval=is_eval, **kwargs)
         if processed is None:
             return None
@@ -109,10 +109,10 @@ class SftRun:
         return processed
 
     def _report_dropped(self, dataset: Any, num_kept: int, cutoff_len: int) -> None:
-        """Say how many examples were dropped and why.
+        """Report how many examples were dropped and why.
 
         Raises:
-            ValueError: if more than MOST_REFUSED of them cannot be encoded: then it is no accident of the data.
+            ValueError: if more than MOST_REFUSED of them cannot be encoded.
         """
         refused = list(SimulMaskDatasetProcessor(self.tokenizer, self.settings, cutoff_len).refused(dataset))
         too_long = len(dataset) - num_kept - len(refused)
@@ -123,10 +123,10 @@ class SftRun:
             )
         if refused:
             first = "\n".join(refused[:3])
-            message = f"{len(refused)} of {len(dataset)} examples cannot be encoded, the first of them:\n{first}\n"
+            message = f"{len(refused)} of {len(dataset)} examples cannot be encoded, first:\n{first}\n"
             if len(refused) > MOST_REFUSED * len(dataset):
                 raise ValueError(
-                    f"{message}That is more than {MOST_REFUSED:.0%}; take another tokenizer or other units, or clean "
+                    f"{message}That is more than {MOST_REFUSED:.0%}; use another tokenizer or other units, or clean "
                     "the data."
                 )
             self.logger.warning_rank0(f"simulmask: {message}They were dropped.")
@@ -134,7 +134,7 @@ class SftRun:
     def make_collator(
         self, stock: Callable[..., Any], *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any
     ) -> Any:
-        """Lay examples out in batches, unless LLaMA-Factory's own batches will do."""
+        """Lay out examples in batches, unless batches are LLaMA-Factory's own."""
         if self.flat:
             return stock(tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
         return SimulMaskCollator(
@@ -146,7 +146,7 @@ class SftRun:
     def load_model(
         self, stock: Callable[..., Any], tokenizer: Any, model_args: Any, finetuning_args: Any, is_trainable: bool
     ) -> Any:
-        """Look at what the libraries have made of the YAML: the attention, quantized layers, what is trained."""
+        """Check what the libraries have made of the YAML: attention, quantized layers, trained embeddings."""
         with quantizable() if model_args.quantization_bit else nullcontext():
             model = stock(tokenizer, model_args, finetuning_args, is_trainable)
         check_rows(tokenizer, self.settings, text_config(model.config).vocab_size)
@@ -160,7 +160,7 @@ class SftRun:
         return model
 
     def set_up_lora(self, stock: Callable[..., Any], model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Remember the model for the configuration that LLaMA-Factory makes in here."""
+        """Record the model for the configuration that LLaMA-Factory makes in this call."""
         self.base = model
         return stock(model_config, model, *args, **kwargs)
 
@@ -169,18 +169,18 @@ class SftRun:
         return lora_config(stock, self.base, self.special_tokens, **kwargs)
 
     def make_oft_config(self, stock: Callable[..., Any], *, modules_to_save: Any, **kwargs: Any) -> Any:
-        """Refuse what OFT would untie."""
+        """Refuse tied layers, which OFT would untie."""
         check_oft(self.base, modules_to_save)
         return stock(modules_to_save=modules_to_save, **kwargs)
 
     def make_trainer(self, stock: type, **kwargs: Any) -> Any:
-        """Compose our trainer and LLaMA-Factory's; say where a training goes on without its optimizer."""
+        """Compose our trainer and LLaMA-Factory's; warn if a training resumes without its optimizer."""
         resumed = kwargs["args"].resume_from_checkpoint
         if isinstance(resumed, str) and not has_optimizer(Path(resumed)):
             self.logger.warning_rank0(
-                f"simulmask: {resumed} holds no optimizer (save_only_model, or a save that was cut): the training goes "
-                "on from its weights, but optimizer and learning rate begin as at step 0. Take another checkpoint to "
-                "go on as if nothing had happened."
+                f"simulmask: {resumed} holds no optimizer (save_only_model, or an interrupted save): the training "
+                "resumes from its weights, but optimizer and learning rate start from step 0. Use another "
+                "checkpoint to resume exactly."
             )
         composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
         trainer = composed(**kwargs)
@@ -190,7 +190,7 @@ class SftRun:
 
 
 def flatten(stock: Any) -> Any:
-    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours, and packs them or not."""
+    """Compose a LLaMA-Factory processor that gets token ids and labels of chunks from ours and may pack them."""
 
     class FlatProcessor(stock):
         def __init__(self, template: Any, tokenizer: Any, processor: Any, data_args: Any, rows: Any) -> None:
@@ -198,7 +198,7 @@ def flatten(stock: Any) -> Any:
             self.rows = rows
 
         def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            """Give LLaMA-Factory each encoded row as the only message of a prompt, and count them."""
+            """Pass each encoded row to LLaMA-Factory as the only message of a prompt, and count them."""
             prompts = [[feature] for feature in self.rows.encode(examples)]
             rest = {f"_{name}": [None] * len(prompts) for name in ("system", "tools", "images", "videos", "audios")}
             features = super().preprocess_dataset({"_prompt": prompts, "_response": [[None]] * len(prompts), **rest})

@@ -1,4 +1,4 @@
-"""The two things that a trainer has to do differently: call the model with our mask, and save simulmask.json."""
+"""What a trainer has to do differently: call the model with our mask, and save simulmask.json."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from simulmask_plugin.training.losses import has_own_loss, interleaved_loss
 
 
 class SimulMaskTrainer(Trainer):
-    """A mixin to stand before any transformers Trainer; its collator is a SimulMaskCollator, or makes plain batches.
+    """A mixin for any transformers Trainer; its collator is a SimulMaskCollator, or makes plain batches.
 
-    ``settings`` is a class attribute, set by whoever composes the class.
+    ``settings`` is a class attribute, set when the class is composed.
     """
 
     settings: ModelSettings
-    model: PreTrainedModel  # or PEFT's wrapper of one, which hands its attributes through
+    model: PreTrainedModel  # or PEFT's wrapper, which forwards its attributes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,7 +50,7 @@ class SimulMaskTrainer(Trainer):
         if has_own_loss(self.settings.config):
             self.compute_loss_func = self._interleaved_loss
         elif is_multimodal(self.model.config) and self.compute_loss_func is None:
-            self.compute_loss_func = _causal_loss  # its own takes the mask for a 2D one
+            self.compute_loss_func = _causal_loss  # its own loss expects a 2D mask
 
     def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
@@ -71,17 +71,17 @@ class SimulMaskTrainer(Trainer):
             return sampler
         step_size = sampler.batch_size * self.args.world_size
         groups = ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
-        # Of several processes that resume, accelerate finds no sampler in the loader that skips what was seen.
+        # When several processes resume, accelerate finds no sampler in the loader that skips seen batches.
         self._epochs.followers.append(groups)
         return groups
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Draw what is drawn per epoch once and for all."""
+        """Make the random draws once, not per epoch."""
         with self._held_out():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """Likewise."""
+        """Make the random draws once, not per epoch."""
         with self._held_out():
             return super().get_test_dataloader(test_dataset)
 
@@ -96,7 +96,7 @@ class SimulMaskTrainer(Trainer):
             self.data_collator = collator
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Hide from metrics the labels that are no token."""
+        """Hide labels that are not tokens from metrics."""
         loss, logits, labels = super().prediction_step(*args, **kwargs)
         if isinstance(labels, torch.Tensor):
             labels = labels.masked_fill(labels == NOT_READ_END, IGNORE_INDEX)
@@ -105,7 +105,7 @@ class SimulMaskTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Turn the integers of the batch into the mask, on the device, once per batch."""
         prepared = super()._prepare_inputs(inputs)
-        if MASK_FIELDS[0] not in prepared:  # packed, or for an attention that makes the causal mask itself
+        if MASK_FIELDS[0] not in prepared:  # packed, or for an attention with a built-in causal mask
             return prepared
         return training_inputs(prepared, self.model.config, self._attention_dtype())
 
@@ -115,7 +115,7 @@ class SimulMaskTrainer(Trainer):
         return torch.float16 if self.args.fp16 else self.model.dtype
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the checkpoint and, beside it, how the model has to be streamed."""
+        """Save the checkpoint with simulmask.json, which says how to stream the model."""
         super()._save(output_dir, state_dict)
         directory = output_dir if output_dir is not None else self.args.output_dir
         assert directory is not None
@@ -129,14 +129,14 @@ def _causal_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = N
 
 
 class FollowsEpoch(Protocol):
-    """What draws anew in every epoch."""
+    """An object that draws anew in every epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch begins."""
+        """Set the epoch that begins."""
 
 
 class EpochCallback(TrainerCallback):
-    """Tells collator and sampler the epoch, from which their draws are derived."""
+    """Passes the epoch, on which their random draws depend, to collator and sampler."""
 
     def __init__(self) -> None:
         self.followers: list[FollowsEpoch] = []
@@ -144,6 +144,6 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Round: the state counts epochs in floating point."""
+        """Round, since the state counts epochs in floating point."""
         for follower in self.followers:
             follower.set_epoch(int((state.epoch or 0) + 1e-6))

@@ -49,7 +49,17 @@ def byte_level():
 @pytest.fixture(scope="session")
 def with_ends(byte_level):
     """The same with the two special tokens of the layout `interleaved`."""
-    tokenizer = copy.deepcopy(byte_level)
+    return add_ends(byte_level)
+
+
+@pytest.fixture(scope="session")
+def both_with_ends(with_ends, metaspace):
+    """Either kind, with these tokens."""
+    return with_ends, add_ends(metaspace)
+
+
+def add_ends(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
     return tokenizer
 

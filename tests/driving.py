@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.training import dataset as training_data
@@ -47,6 +48,15 @@ PROMPT, HEADER = ["T", "r", ":"], ["\n", "A", "s", ":"]
 
 def encoder_of(tokenizer, **block) -> ExampleEncoder:
     return ExampleEncoder(tokenizer, settings_of(**block))
+
+
+def is_valid(block) -> bool:
+    """Whether a block holds nothing that contradicts or means nothing."""
+    try:
+        SimulMaskConfig.from_dict(block)
+    except ValueError:
+        return False
+    return True
 
 
 def target_ids_of(encoder, source, target):

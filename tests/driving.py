@@ -15,6 +15,7 @@ from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.parity import ParityResult, compare
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.training import dataset as training_data
 from simulmask_plugin.training.dataset import SimulMaskDatasetProcessor
@@ -133,6 +134,14 @@ def sentence_pairs(lengths=((1, 1), (1, 6), (6, 1), (3, 7), (8, 4), (5, 5)), see
         schedule = tuple(sorted(rng.randint(0, num_source) for _ in range(num_target + 1)))
         rows.append(Row(sentence(rng, num_source), sentence(rng, num_target), "English", "German", schedule))
     return rows
+
+
+def parity(model, tokenizer, sentences, block):
+    """Training against streaming, over all of the sentences."""
+    encoder, result = encoder_of(tokenizer, **block), ParityResult()
+    for row in sentences:
+        compare(model, encoder, row, result)
+    return result
 
 
 def assert_holds(result):

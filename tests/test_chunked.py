@@ -150,22 +150,6 @@ options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("
 
 
 @given(reference.scheduled_pieces(num_next_header=2, least=1), options)
-def test_without_the_headers_it_is_prompt_and_units_in_order(scheduled, option):
-    """Of the source what has been read; source and target each keep their order."""
-    pieces, g = scheduled
-    layout = chunked_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), layout=option[0], loss_on=option[1])
-    by_part = {part: [] for part in ("prompt", "source", "header", "target")}
-    for token, part in zip(layout.input_ids.tolist(), layout.parts, strict=True):
-        by_part[part].append(token)
-    assert by_part["prompt"] == pieces.prompt
-    assert by_part["source"] == sum(pieces.source[: g[-1]], [])
-    assert by_part["target"] == [*sum(pieces.target, []), pieces.eos]
-    assert layout.position.tolist() == list(range(len(layout.input_ids)))
-    for unit, ids in enumerate(pieces.source[: g[-1]]):
-        assert layout.input_ids[layout.source_unit == unit].tolist() == ids
-
-
-@given(reference.scheduled_pieces(num_next_header=2, least=1), options)
 def test_labels_are_the_tokens_themselves(scheduled, option):
     """Every target token and the end of sentence are learned once; source only where the loss is on all."""
     pieces, g = scheduled

@@ -136,15 +136,6 @@ def test_longest_layout_is_that_of_the_longest_schedule_drawn(block, scheduled):
     assert longest_layout(config, to_feature(example, column)) == max(lengths) + left_out
 
 
-@pytest.mark.parametrize("block", [BLOCKS["wait-1"], BLOCKS["several k"], BLOCKS["offline"]])
-@given(scheduled_pieces(num_next_header=2), st.integers(1, 5))
-def test_longest_layout_of_slots_is_never_exceeded(block, scheduled, slot_length):
-    config, example = settings_of(**block, layout="slots", slot_length=slot_length).config, scheduled[0].example()
-    for i in range(len(config.policies())):
-        layout = lay_out(config, example, schedule_of(example, None, config, i))
-        assert len(layout.input_ids) <= longest_layout(config, to_feature(example, None))
-
-
 @given(scheduled_pieces(num_next_header=2))
 def test_a_sentence_that_is_read_at_once_takes_one_segment_of_slots(scheduled):
     config = settings_of(**BLOCKS["offline"], layout="slots", slot_length=3).config

@@ -160,16 +160,6 @@ def test_layout_equals_the_reference(data, scheduled, rows):
     assert layout.after_source.tolist() == [row.part in ("header", "target", "eos") for row in expected]
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(ROWS))
-def test_every_target_token_and_the_end_of_sentence_are_learned(scheduled, rows):
-    """Once, and once more for each look-ahead row."""
-    pieces, g = scheduled
-    layout = reference.package_rows(pieces, g, rows=rows)
-    learned = [i for i in layout.labels.tolist() if i != IGNORE_INDEX]
-    assert set(learned) == {*sum(pieces.target, []), pieces.eos}
-    assert len(learned) == len(sum(pieces.target, [])) + 1 + (layout.source_unit == len(pieces.source)).sum()
-
-
 def test_parts_that_do_not_add_up_are_our_own_mistake():
     example = reference.pieces_of(1, [1, 2], 1, [2]).example()
     with pytest.raises(AssertionError, match="8 tokens, but the parts hold 9"):

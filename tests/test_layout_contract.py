@@ -147,16 +147,17 @@ LAYERS = {"llama": "num_hidden_layers", "falcon": "num_hidden_layers", "mpt": "n
 
 
 def check_that_unread_source_changes_nothing(model, settings):
-    """Change one source unit after the other: to the bit, only rows that may see it have other logits."""
+    """Change one source unit after the other, and the look-ahead rows: only who may see them changes by a bit."""
     pieces = reference.pieces_of(2, SOURCE, 1, TARGET, 1)
     for layout, _, _ in trained(settings, pieces.example(), G):
         seen = torch.tensor(seen_units(layout))
         before = training_logits(model, settings, layout)
-        for unit in range(len(layout.example.source_lengths)):
+        for unit in range(len(layout.example.source_lengths) + 1):
             ids = np.where(layout.source_unit == unit, 7, layout.input_ids)
             other = training_logits(model, settings, replace(layout, input_ids=ids))
             changed = (before != other).any(-1)
-            assert torch.equal(changed, seen > unit), f"rows have seen source unit {unit}, or have not"
+            own = torch.from_numpy(layout.source_unit == unit)
+            assert torch.equal(changed, own | (seen > unit)), f"rows have seen source unit {unit}, or have not"
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -6,17 +6,17 @@ import random
 import pytest
 import torch
 from driving import data_row, drive, encoder_of, processed, sentence, target_ids_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from reference import pieces_of, scheduled_pieces, schedules, settings_of
+from reference import pieces_of, scheduled_pieces, settings_of
 
 from simulmask_plugin.batches.collator import SimulMaskCollator
-from simulmask_plugin.batches.features import FEATURE_COLUMNS, Row, features_of
+from simulmask_plugin.batches.features import FEATURE_COLUMNS, features_of
 from simulmask_plugin.cli import main
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.streaming.options import Decision, open_session
-from simulmask_plugin.streaming.parity import ParityResult, compare, promises_parity, training_logits
+from simulmask_plugin.streaming.parity import training_logits
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.text.units import split_units
@@ -111,22 +111,6 @@ def test_pairs_are_those_of_a_slow_loop_and_plain_causal(drawn):
         assert all(sees_all)
 
 
-@given(scheduled_pieces())
-def test_every_target_token_is_learned_once_in_a_unit_of_its_own(drawn):
-    pieces, g = drawn
-    features = features_of(pieces.example(), g, settings_of(policy="schedule", **PAIRS).config)
-    learned = []
-    for feature, (_, labels) in zip(features, reference_pairs(pieces, g), strict=True):
-        start = feature["num_prompt"] + sum(feature["source_lengths"]) + feature["num_header"]
-        own_start = start + sum(feature["target_lengths"][: feature["num_written"]])
-        own_end = start + sum(feature["target_lengths"])
-        assert labels[own_start : own_end + 1] == feature["input_ids"][own_start : own_end + 1]
-        assert set(labels[:own_start]) <= {IGNORED}
-        learned += labels[own_start:own_end]
-    assert learned == [token for unit in pieces.target for token in unit]
-    assert feature["input_ids"][-1] == pieces.eos
-
-
 # Streaming
 
 
@@ -180,26 +164,6 @@ def test_a_session_that_recomputes_predicts_from_the_text_of_training(model_of, 
     for num_source, num_target in [(1, 1), (6, 1), (1, 5), (6, 4)]:
         texts = sentence(rng, num_source), sentence(rng, num_target)
         assert_streaming_predicts_what_was_trained(model_of(name, VOCAB, 0), encoder, *texts, None, decision)
-
-
-@given(words, st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), schedules(num_target=n))), st.booleans())
-@settings(max_examples=25)
-def test_any_schedule_is_streamed_as_it_was_trained(model_of, byte_level, letters, schedule, alibi):
-    num_target, (g, num_source) = schedule
-    source, target = (" ".join((letters[::step] * n)[:n]) for step, n in ((1, num_source), (-1, num_target)))
-    encoder = encoder_of(byte_level, policy="schedule", **PAIRS)
-    model = model_of("falcon" if alibi else "llama", VOCAB, 0)
-    assert_streaming_predicts_what_was_trained(model, encoder, source, target, list(g), lambda t: g[t - 1])
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_the_command_parity_compares_the_pairs(model_of, byte_level, policy):
-    encoder = encoder_of(byte_level, **POLICIES[policy], **PAIRS)
-    assert promises_parity(encoder.settings)
-    result = ParityResult()
-    compare(model_of("llama", VOCAB, 0), encoder, Row("the dog abc", "cat abcde xyz", None, None, (0, 1, 1, 3)), result)
-    assert result.holds
-    assert result.rows >= 4
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon"])

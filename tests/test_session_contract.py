@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from driving import POLICIES, Calls, assert_holds, drive, encoder_of, is_valid, sentence_pairs
+from driving import POLICIES, Calls, assert_holds, drive, encoder_of, is_valid, parity, sentence_pairs
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from reference import schedules, settings_of
 from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.policies import Action
-from simulmask_plugin.streaming.parity import ParityResult, compare, scored_rows, training_logits
+from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.text.units import UNITS
 
 VOCAB = 320
@@ -38,13 +38,6 @@ every_block = pytest.mark.parametrize("name", BLOCKS)
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
 plans = st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num, least=1)))
 ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
-
-
-def parity(model, tokenizer, sentences, block):
-    encoder, result = encoder_of(tokenizer, **block), ParityResult()
-    for row in sentences:
-        compare(model, encoder, row, result)
-    return result
 
 
 def row_of(letters, num_target, schedule):

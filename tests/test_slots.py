@@ -9,15 +9,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from simulmask_plugin.attention.alibi import prepare
-from simulmask_plugin.attention.mask import may_attend, training_inputs
+from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import from_feature, to_feature
 from simulmask_plugin.config.block import ROWS, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX
 from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_layout, slots_of
-from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
+from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import Prompt
 from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
@@ -261,45 +260,6 @@ def test_planner_places_units_and_output():
 # No peeking
 
 SOURCE, TARGET = [1, 3, 2, 1, 2, 4], [2, 1, 3, 1, 1]
-CELLS = [("llama", 3), ("llama", 5), ("falcon", 3), ("mpt", 5), ("qwen3", 3)]
-LAYERS = {"llama": "num_hidden_layers", "qwen3": "num_hidden_layers", "falcon": "num_hidden_layers", "mpt": "n_layers"}
-
-
-@torch.no_grad()
-def logits_of(model, batch):
-    prepare(model)
-    inputs = training_inputs(batch, model.config, model.dtype)
-    del inputs["labels"]
-    return model(**inputs, use_cache=False).logits[0]
-
-
-@pytest.mark.parametrize("name, slot_length", CELLS)
-@pytest.mark.parametrize("rows", ["look_ahead", "own_unit", "next_unit"])
-@pytest.mark.parametrize("policy", [make_policy("wait_k", k=1), make_policy("read_n", n=2)], ids=["wait-1", "read-2"])
-def test_unread_source_cannot_change_target(model_of, name, slot_length, rows, policy):
-    """Through four layers; what has been read does change it."""
-    model = model_of(name, 450, 0, **{LAYERS[name]: 4})
-    example = example_of(reference.pieces_of(2, SOURCE, 1, TARGET))
-    schedule = roll_out(policy, len(SOURCE), len(TARGET))
-    layout = slots_layout(example, schedule, rows=rows, slot_length=slot_length)
-    assert (layout.token == -1).sum() >= 1
-    config = SimulMaskConfig(policy="offline", layout="slots", positions="slots", slot_length=slot_length, rows=rows)
-    batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=0).pad([layout])
-    before = logits_of(model, batch)
-    output = torch.tensor([part == "target" or token >= 0 and part == "header" for part, token in layout_parts(layout)])
-    for unit in range(len(SOURCE)):
-        changed = torch.from_numpy(layout.source_unit == unit) & ~output
-        after = logits_of(model, batch | {"input_ids": batch["input_ids"].masked_fill(changed, 7)})
-        same = (before == after).all(-1)
-        sighted = torch.from_numpy(layout.num_read > unit)
-        earlier = torch.arange(len(changed)) < changed.nonzero()[0]
-        assert same[output & ~sighted].all(), f"a row has seen source unit {unit}"
-        assert same[~output & earlier].all(), f"a row has seen source unit {unit}, which comes after it"
-        assert not same[~earlier & (sighted | ~output)].any(), f"a row has not seen source unit {unit}"
-
-
-def layout_parts(layout):
-    return zip(layout.parts, layout.token.tolist(), strict=True)
 
 
 # From the data to the batch

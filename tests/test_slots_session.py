@@ -1,21 +1,17 @@
 """Streaming of the layout `slots`: parity with training, cost, what the cache holds."""
 
-from itertools import product
-
 import pytest
 import torch
-from driving import POLICIES, THOROUGH, Forced, assert_holds, drive, encoder_of, sentence_pairs, target_ids_of
+from driving import POLICIES, Forced, assert_holds, drive, encoder_of, parity, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import schedules, settings_of
 
-from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.config.block import ROWS
 from simulmask_plugin.policies import Action, ReadSchedule, make_policy, roll_out
 from simulmask_plugin.streaming.options import Decision, open_session
-from simulmask_plugin.streaming.parity import ParityResult, compare, promises_parity, scored_rows, training_logits
+from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.slots_session import SESSIONS, SlotsSession
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
@@ -25,31 +21,6 @@ KINDS = ["llama", "qwen3", "falcon", "mpt"]
 
 EXACT_ROWS = ["look_ahead", "own_unit", "next_unit"]
 VOCAB = 320
-
-
-def parity(model, tokenizer, sentences, **block):
-    encoder = encoder_of(tokenizer, **SLOTS, **block)
-    result = ParityResult()
-    for row in sentences:
-        compare(model, encoder, row, result)
-    assert result.max_logit > 1, "the logits are too small for a difference to be seen"
-    return result
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("rows", EXACT_ROWS)
-def test_every_policy_has_parity(model_of, byte_level, rows, policy):
-    block = {"rows": rows, "slot_length": 5, **POLICIES[policy]}
-    assert promises_parity(settings_of(**SLOTS, **block))
-    assert_holds(parity(model_of("llama", VOCAB, 0), byte_level, sentence_pairs(), **block))
-
-
-@pytest.mark.parametrize(
-    "name, policy",
-    [*product(THOROUGH, ["wait-1", "read-2"]), *((name, "schedule") for name in FAMILIES)],
-)
-def test_every_family_has_parity(model_of, byte_level, name, policy):
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, sentence_pairs(), slot_length=5, **POLICIES[policy]))
 
 
 def slots_filled(encoder, row):
@@ -68,7 +39,7 @@ def test_sentences_of_one_two_and_five_slots_have_parity(model_of, byte_level, n
     row = Row(" ".join(["the"] * num_words), " ".join(["cat", "abcde"] * 10), "English", "German")
     block = {"slot_length": 4, **POLICIES["wait-1"]}
     assert slots_filled(encoder_of(byte_level, **SLOTS, **block), row) == num_slots
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], **block))
+    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], SLOTS | block))
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon"])
@@ -77,50 +48,12 @@ def test_sentences_of_one_two_and_five_slots_have_parity(model_of, byte_level, n
 def test_units_longer_than_a_slot_have_parity(model_of, byte_level, name, policy, slot_length):
     rows = [Row("xyzxyz the zyxzyx zz xyzyx the the", "abc dog the xyzzy cat", "English", "German")]
     assert max(encoder_of(byte_level, policy="offline").encode(rows[0]).source_lengths) > slot_length
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, rows, slot_length=slot_length, **POLICIES[policy]))
+    assert_holds(
+        parity(model_of(name, VOCAB, 0), byte_level, rows, SLOTS | {"slot_length": slot_length} | POLICIES[policy])
+    )
 
 
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
-
-
-@given(
-    words,
-    st.integers(1, 6).flatmap(lambda num: st.tuples(st.just(num), schedules(num_target=num))),
-    st.sampled_from(EXACT_ROWS),
-    st.sampled_from([*FAMILIES]),
-    st.integers(1, 12),
-)
-@settings(max_examples=40)
-def test_any_example_and_schedule_has_parity(model_of, byte_level, target, schedule, rows, name, slot_length):
-    num_target, (g, num_source) = schedule
-    source = " ".join((target * num_source)[:num_source])
-    row = Row(source, " ".join((target[::-1] * num_target)[:num_target]), "English", "German", g)
-    block = {"rows": rows, "slot_length": slot_length, "policy": "schedule"}
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], **block))
-
-
-@pytest.mark.parametrize("target_units", ["word", "character", "token"])
-@pytest.mark.parametrize("source_units", ["word", "character", "token"])
-def test_all_units_have_parity(model_of, tokenizer, source_units, target_units):
-    """A word that arrives as several token units is there before the policy has asked for it."""
-    han = Row("我们 是中国人", "the dog é😀 abcde", "Chinese", "English")
-    block = {"source_units": source_units, "target_units": target_units, "slot_length": 4, **POLICIES["wait-1"]}
-    assert_holds(parity(model_of("llama", VOCAB, 0), tokenizer, [*sentence_pairs([(2, 3), (6, 4)]), han], **block))
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_eager_attention_has_parity(model_of, byte_level, name):
-    block = {"slot_length": 5, **POLICIES["wait-3"]}
-    assert_holds(parity(model_of(name, VOCAB, 0, "eager"), byte_level, sentence_pairs(), **block))
-
-
-def test_query_unit_shows_inner_tokens_more_in_training(model_of, byte_level):
-    """The known mismatch, in this layout as in `prefix`."""
-    block = {"rows": "query_unit", "slot_length": 16, **POLICIES["wait-1"]}
-    assert not promises_parity(settings_of(**SLOTS, **block))
-    result = parity(model_of("llama", VOCAB, 0), byte_level, sentence_pairs(), **block)
-    assert result.same_ids
-    assert result.max_abs_diff > 1e-3
 
 
 def forced_session(model, encoder, row, policy=None):
@@ -128,25 +61,6 @@ def forced_session(model, encoder, row, policy=None):
     policy = policy or encoder.settings.config.policies()[0]
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
     return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced
-
-
-@pytest.mark.parametrize("name", ["llama", "mpt"])
-@pytest.mark.parametrize("policy", ["wait-1", "read-2"])
-@pytest.mark.parametrize("rows", EXACT_ROWS)
-def test_source_that_arrives_ahead_of_the_policy_has_parity(model_of, byte_level, name, rows, policy):
-    """It waits for its place until the policy shows it; look-ahead row and kept row are fed in one call."""
-    model = model_of(name, VOCAB, 0)
-    encoder = encoder_of(byte_level, rows=rows, slot_length=5, **SLOTS, **POLICIES[policy])
-    (decision,) = encoder.settings.config.policies()
-    for row in sentence_pairs():
-        example = encoder.encode(row)
-        schedule = roll_out(decision, len(example.source_lengths), len(example.target_lengths))
-        layout = lay_out(encoder.settings.config, example, schedule)
-        training = training_logits(model, encoder.settings, layout)
-        session, forced = forced_session(model, encoder, row)
-        drive(session, row.source.split(), ahead=True)
-        for index, token, kind in scored_rows(layout):
-            torch.testing.assert_close(forced.rows[token, kind], training[index], atol=1e-4, rtol=0)
 
 
 @given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans(), st.integers(1, 9))
@@ -212,55 +126,7 @@ def test_an_end_of_sentence_that_comes_too_early_reads_as_a_schedule_would(
             torch.testing.assert_close(forced.rows[token, kind], training[index], atol=1e-4, rtol=0)
 
 
-def test_nothing_in_the_cache_is_copied_or_recomputed(model_of, byte_level):
-    """The buffers stay where they are, the entries of earlier calls keep their bits."""
-    encoder = encoder_of(byte_level, slot_length=2, **POLICIES["wait-1"], **SLOTS)
-    row = Row("the dog abc the cat xyz", "cat abcde xyz the abc", "English", "German")
-    session, _ = forced_session(model_of("llama", VOCAB, 0), encoder, row)
-    places, entries, pieces = set(), [], row.source.split()
-    while not session.finished:
-        if session.action() is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-            continue
-        session.write()
-        layers = session.feeder.cache.layers
-        places.add(tuple(buffer.data_ptr() for layer in layers for buffer in (layer.keys, layer.values)))
-        entries.append([layer.keys[:, :, : layer.length].clone() for layer in layers])
-    assert len(places) == 1
-    for earlier, later in zip(entries, entries[1:], strict=False):
-        for before, after in zip(earlier, later, strict=True):
-            assert torch.equal(before, after[:, :, : before.shape[2]])
-
-
 WORDS = "abc the dog cd xyz abcde cat".split()
-
-
-def stream(model, encoder, words):
-    """Greedy; returns, for each row in order, how much had been read when the model was asked, and its logits."""
-    seen = []
-    session = SlotsSession(model=model, encoder=encoder, policy=make_policy("wait_k", k=1), max_target_tokens=40)
-    session.trace = lambda *row: seen.append((session.num_read, *row))
-    written = drive(session, words)
-    assert (
-        " ".join(written).split() == encoder.tokenizer.decode(session.target_ids).split()
-    )  # all white space is a space
-    return seen
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("changed", [1, 4])
-def test_what_is_written_before_a_read_does_not_depend_on_later_words(model_of, byte_level, name, rows, changed):
-    model = model_of(name, len(byte_level), 0)
-    encoder = encoder_of(byte_level, rows=rows, slot_length=3, **POLICIES["wait-1"], **SLOTS)
-    other = [*WORDS[:changed], "house", "b", "yyzz"]
-    one, two = ([row for row in stream(model, encoder, words) if row[0] <= changed] for words in (WORDS, other))
-    assert len(one) == len(two) > 0
-    for (*one_row, one_logits), (*two_row, two_logits) in zip(one, two, strict=True):
-        assert one_row == two_row
-        assert torch.equal(one_logits, two_logits)
 
 
 def test_the_layout_chooses_the_session(model_of, byte_level):

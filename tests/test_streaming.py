@@ -84,55 +84,12 @@ def test_cost_is_bounded(llama, byte_level, source, target, k, rows, ahead):
     assert len(calls) - asked_again <= (written if ahead or rows == "own_unit" else 2 * written)
 
 
-@given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans())
-@hypothesis_settings(max_examples=40)
-def test_the_cache_ends_as_the_training_sequence_without_look_ahead_rows(
-    llama, byte_level, source, target, k, rows, ahead
-):
-    """Every token of prompt and source was fed once, and every row that was dropped was a target row."""
-    encoder = encoder_of(byte_level, rows=rows, policy="wait_k", k=k)
-    session = forced_session(llama, encoder, " ".join(source), " ".join(target))
-    drive(session, source, ahead=ahead)
-    example = encoder.encode(Row(" ".join(source), " ".join(target), "English", "German"))
-    assert session.feeder.kept_ids() == example.input_ids[:-1].tolist()
-    assert session.feeder.cache.get_seq_length() == len(session.feeder.fed_ids) == len(example.input_ids) - 1
-
-
-def test_nothing_in_the_cache_is_copied_or_recomputed(llama, byte_level):
-    """The buffers stay where they are, the entries of earlier calls keep their bits."""
-    session = forced_session(llama, encoder_of(byte_level, **WAIT_1))
-    places, entries = set(), []
-    pieces = SOURCE.split()
-    while not session.finished:
-        if session.action() is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-            continue
-        session.write()
-        layers = session.feeder.cache.layers
-        places.add(tuple(buffer.data_ptr() for layer in layers for buffer in (layer.keys, layer.values)))
-        entries.append([layer.keys[:, :, : layer.length].clone() for layer in layers])
-    assert len(places) == 1
-    for earlier, later in zip(entries, entries[1:], strict=False):
-        for before, after in zip(earlier, later, strict=True):
-            assert torch.equal(before, after[:, :, : before.shape[2]])
-
-
 def test_the_cache_grows_past_its_first_buffers(llama, byte_level):
     source, target = " ".join(["abc the dog"] * 50), " ".join(["cat abc"] * 70)
     session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=3), source, target)
     drive(session, source.split())
     assert len(session.feeder.fed_ids) > 256
     assert session.feeder.cache.layers[0].keys.shape[2] == 512
-
-
-@pytest.mark.parametrize("positions", ["group", "contiguous"])
-@pytest.mark.parametrize("ahead", [False, True])
-def test_written_text_is_that_of_the_ids(llama, byte_level, positions, ahead):
-    session = session_of(llama, encoder_of(byte_level, positions=positions, **WAIT_1), max_target_tokens=30)
-    written = drive(session, SOURCE.split(), ahead=ahead)
-    assert " ".join(written).split() == byte_level.decode(session.target_ids).split()
 
 
 # Reading, writing, stopping
@@ -243,16 +200,6 @@ def test_what_is_written_does_not_depend_on_how_early_the_source_arrives(model_o
         assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7])
-@pytest.mark.parametrize("ahead", [False, True])
-def test_session_ends_when_it_has_written_enough(llama, byte_level, limit, ahead):
-    session = session_of(llama, encoder_of(byte_level, **WAIT_1), max_target_tokens=limit)
-    drive(session, SOURCE.split(), ahead=ahead)
-    assert session.finished
-    assert session.truncated
-    assert len(session.target_ids) == limit
-
-
 def test_unit_ends_when_it_has_enough_tokens(llama, byte_level):
     inner = byte_level.convert_tokens_to_ids("x")
     session = session_of(
@@ -263,23 +210,6 @@ def test_unit_ends_when_it_has_enough_tokens(llama, byte_level):
         max_target_tokens=7,
     )
     assert drive(session, ["a", "b", "c"]) == ["xxx", "xxx", "x"]
-
-
-def test_finished_session_writes_no_more(llama, byte_level):
-    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None))
-    session.read("a")
-    session.finish_source()
-    session.write()
-    with pytest.raises(ValueError, match="The session is finished; start a new one per sentence"):
-        session.write()
-
-
-def test_finished_source_takes_no_more(llama, byte_level):
-    session = session_of(llama, encoder_of(byte_level, **WAIT_1))
-    session.read("a")
-    session.finish_source()
-    with pytest.raises(ValueError, match="The source is finished, but 'b' was read; start a new session"):
-        session.read("b")
 
 
 def test_actions_follow_the_policy(llama, byte_level):
@@ -302,16 +232,6 @@ def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, mo
     monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask"):
         session_of(model, encoder_of(byte_level, **WAIT_1))
-
-
-@pytest.mark.parametrize("unit", ["word", "character", "token"])
-@pytest.mark.parametrize("more", [0, 84])
-def test_model_with_more_rows_than_tokens_writes_tokens(model_of, byte_level, unit, more):
-    """Qwen, Gemma and others pad their vocabulary; what is beyond the tokenizer has no text."""
-    model = model_of("llama", len(byte_level) + more, 3)
-    session = session_of(model, encoder_of(byte_level, target_units=unit, **WAIT_1), max_target_tokens=40)
-    drive(session, SOURCE.split())
-    assert max(session.target_ids) < len(byte_level)
 
 
 def test_every_unit_after_the_first_opens_a_word(llama, byte_level):
@@ -345,19 +265,3 @@ def test_another_k_at_inference_has_the_rows_that_training_with_it_would_have(ll
     drive(session, SOURCE.split())
     for index, token, kind in scored_rows(layout):
         torch.testing.assert_close(forced.rows[token, kind], training[index], atol=1e-4, rtol=0)
-
-
-def test_languages_of_the_session_reach_the_prompt(llama, byte_level):
-    from simulmask_plugin.batches.features import ExampleEncoder
-    from simulmask_plugin.config.block import SimulMaskConfig
-    from simulmask_plugin.config.model_settings import ModelSettings
-    from simulmask_plugin.text.prompts import Prompt
-
-    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", " {target_lang}:"))
-    session = session_of(
-        llama, ExampleEncoder(byte_level, settings), target_lang="Dutch", choose=Script(byte_level, None)
-    )
-    session.read("the")
-    session.finish_source()
-    session.write()
-    assert byte_level.decode(session.feeder.fed_ids) == "English: the Dutch:"

@@ -21,7 +21,7 @@ UV = Path(sys.executable).with_name("uv")
 LLAMA_FACTORY = "https://github.com/hiyouga/LLaMA-Factory"
 
 TESTS = (
-    "alibi self_test families multimodal kv_cache cost parity layout_contract session_contract slots_session attention stock_equality "
+    "alibi self_test families multimodal kv_cache cost parity session_contract slots_session attention stock_equality "
     "arguments bad_input startup sft_run trainer adapters exporting quantization matrix agents end_to_end"
 ).split()
 """Mask, cache, sessions, training, adapters, export and one run from end to end: what knows the two libraries."""

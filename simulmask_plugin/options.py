@@ -1,7 +1,8 @@
 """YAML files with ``key=value`` overrides, and dataclasses made from what users write in them.
 
 The annotation of a field says what its key may hold, and `read` checks it: texts, booleans, integers, finite numbers,
-choices, lists (``tuple[X, ...]``), mappings and other dataclasses, each of them ``| None``, and what they must beside::
+choices, lists (``tuple[X, ...]``, ``tuple[X, Y]``), mappings and other dataclasses, each of them ``| None``, and what
+they must beside::
 
     k: Annotated[int, between(1, MOST_UNITS, "source units")]
     look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 1.0
@@ -155,6 +156,9 @@ def _rule(hint: Any) -> tuple[Any, Must]:
         return bare, Must(must.expected, lambda value: of_type.holds(value) and must.holds(value))
     if kind is Literal:
         return hint, Must(f"be one of {', '.join(inner)}", lambda value: value in inner)
+    if kind is tuple and inner[-1] is not Ellipsis:
+        a_list = KINDS[tuple]
+        return hint, Must(f"be a list of {len(inner)}", lambda value: a_list.holds(value) and len(value) == len(inner))
     if (kind or hint) in KINDS:
         return hint, KINDS[kind or hint]
     return hint, Must(KINDS[Mapping].expected, lambda value: isinstance(value, Mapping | hint))
@@ -170,7 +174,9 @@ def _read_value(hint: Any, value: Any, name: str) -> Any:
         check_choice(name, value, inner)
     must.check(name, value)
     if kind is tuple:
-        return tuple(_read_value(inner[0], one, f"{name}, entry {number}") for number, one in enumerate(value, 1))
+        hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        entries = enumerate(zip(hints, value, strict=True), 1)
+        return tuple(_read_value(of_entry, one, f"{name}, entry {number}") for number, (of_entry, one) in entries)
     if kind is Mapping:
         return {key: _read_value(inner[1], one, f"{name}.{key}") for key, one in value.items()}
     if isinstance(value, Mapping) and bare not in KINDS:

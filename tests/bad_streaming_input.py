@@ -93,6 +93,10 @@ SETTINGS = {
     "key without meaning": (settings(config={"slot_length": 8}), ["simulmask.json is damaged", "no meaning"]),
     "unknown key of the block": (settings(config={"beams": 8}), ["simulmask.json is damaged", "Unknown key"]),
     "unknown key of the prompt": (settings(prompt={"after": "x"}), ["simulmask.json is damaged", "after"]),
+    "prompt of numbers": (
+        settings(prompt={"header": 3}),
+        ["simulmask.json is damaged", "prompt.header must be a text"],
+    ),
     "languages": (settings(trained_on={"language_pairs": [["de"]]}), ["simulmask.json is damaged"]),
 }
 ROWS |= {f"settings: {k}": (evaluate(), {"model/simulmask.json": change}, w) for k, (change, w) in SETTINGS.items()}

@@ -27,6 +27,7 @@ class Keys:
     exact: bool = False
     inner: Inner = Inner()
     pairs: tuple[tuple[str, ...], ...] = ()
+    span: tuple[int, bool] = (0, True)
     rows: Annotated[tuple[Mapping[str, Any], ...], Must("be a list such as [{a: 1}]", bool)] = ({},)
     by_name: Mapping[str, Inner] = field(default_factory=dict)
 
@@ -35,8 +36,16 @@ class Keys:
 
 
 def test_lists_become_tuples_and_mappings_dataclasses():
-    values = {"name": "x", "pairs": [["a", "b"], []], "inner": {"width": 3}, "by_name": {"c": {}, "d": {"width": 9}}}
-    expected = Keys(name="x", pairs=(("a", "b"), ()), inner=Inner(3), by_name={"c": Inner(), "d": Inner(9)})
+    values = {
+        "name": "x",
+        "pairs": [["a", "b"], []],
+        "span": [1, False],
+        "inner": {"width": 3},
+        "by_name": {"c": {}, "d": {"width": 9}},
+    }
+    expected = Keys(
+        name="x", pairs=(("a", "b"), ()), span=(1, False), inner=Inner(3), by_name={"c": Inner(), "d": Inner(9)}
+    )
     assert read(Keys, values, "y: ") == expected
 
 
@@ -68,6 +77,8 @@ REFUSED = {
     "value in a mapping": ({"by_name": {"c": {"width": 0}}}, r"y: by_name\.c\.width must be an integer of at least 1 "),
     "list": ({"pairs": "ab"}, r"y: pairs must be a list, got 'ab'\.$"),
     "value in lists": ({"pairs": [[], ["a", 3]]}, r"y: pairs, entry 2, entry 2 must be a text, got 3\.$"),
+    "list of three": ({"span": [1, True, 2]}, r"y: span must be a list of 2, got \[1, True, 2\]\.$"),
+    "value in a list of two": ({"span": [1, 2]}, r"y: span, entry 2 must be true or false, got 2\.$"),
     "list of its own words": ({"rows": {"a": 1}}, r"y: rows must be a list such as \[\{a: 1\}\], got \{'a': 1\}\.$"),
     "empty list": ({"rows": []}, r"y: rows must be a list such as \[\{a: 1\}\], got \[\]\.$"),
     "no mapping in a list": ({"rows": [3]}, r"y: rows, entry 1 must be a mapping of keys to values, got 3\.$"),
@@ -118,6 +129,7 @@ keys = st.builds(
     exact=st.booleans(),
     inner=st.builds(Inner, st.integers(1, 9)),
     pairs=st.lists(st.lists(st.text()).map(tuple)).map(tuple),
+    span=st.tuples(st.integers(), st.booleans()),
     by_name=st.dictionaries(st.text(), st.builds(Inner, st.integers(1, 9))),
 )
 

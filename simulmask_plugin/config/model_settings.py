@@ -10,6 +10,7 @@ from typing import Any
 from simulmask_plugin.config.block import DEFAULTS, MODEL_DRIVEN, SimulMaskConfig, without_meaning
 from simulmask_plugin.config.settings_file import read_settings, write_settings
 from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
+from simulmask_plugin.options import read
 from simulmask_plugin.policies import Policy
 from simulmask_plugin.text.prompts import Prompt
 
@@ -88,20 +89,14 @@ class ModelSettings:
             )
         content = read_settings(path, (*(field.name for field in fields(cls)),))
         try:
-            config, prompt = content["config"], content["prompt"]
-            trained_on = TrainedOn.from_dict(content["trained_on"]) if "trained_on" in content else TrainedOn()
+            config = content["config"]
             unread = {}
             if "trained_on" not in content:  # earlier versions let keys stand that nothing reads
                 unread = {key: DEFAULTS[key] for key, _ in without_meaning({**DEFAULTS, **config})}
-            settings = cls(
-                SimulMaskConfig.from_dict({**config, **unread}),
-                Prompt(**prompt),
-                trained_on,
-                template=content.get("template"),
-                end_of_sentence=content.get("end_of_sentence"),
-            )
-            if settings.after_training_on(trained_on) != settings:
-                raise ValueError(f"source_lang and target_lang are not those trained on: {trained_on.described()}")
+            settings = read(cls, content | {"config": SimulMaskConfig.from_dict({**config, **unread})}, "")
+            if settings.after_training_on(settings.trained_on) != settings:
+                pairs = settings.trained_on.described()
+                raise ValueError(f"source_lang and target_lang are not those trained on: {pairs}")
             return settings
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error

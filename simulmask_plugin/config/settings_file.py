@@ -11,6 +11,7 @@ from typing import Any
 from simulmask_plugin import __version__
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.options import check_known
 
 VERSION, SEAL = "simulmask_plugin", "sha256"
 """Keys of the version that wrote the file, and of the digest of all else; earlier versions wrote none."""
@@ -46,9 +47,7 @@ def read_settings(path: Path, known: Collection[str]) -> dict[str, Any]:
             f"{path} was written by simulmask_plugin {version}, and this is {__version__}, which may not know all that "
             "it says; install that version, or a newer one."
         )
-    for key in content:
-        if key not in (VERSION, SEAL, *known):
-            raise ValueError(f"{path}: unknown key {key!r}; known keys: {', '.join((VERSION, *known))}.")
+    check_known(content, (VERSION, *known, SEAL), f"{path}: ")
     if SEAL in content and content.pop(SEAL) != _digest(content):
         raise ValueError(
             f"{path} is not as the training wrote it: somebody has changed it, and the model does not know. Copy it "

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
-from simulmask_plugin.text.prompts import DEFAULT_LATENCY, check_latency
+from simulmask_plugin.options import Must
+from simulmask_plugin.text.prompts import DEFAULT_LATENCY, PROMPTED, check_latency
 
-LanguagePair = tuple[str, str]
+Language = Annotated[str, Must("be the name of a language", bool)]
+Latency = Annotated[str, Must(f"be one of {', '.join(PROMPTED)}", lambda latency: latency in PROMPTED)]
+
+LanguagePair = tuple[Language, Language]
 """Source language and target language, as the prompt shows them."""
 
 Languages = tuple[str | None, str | None]
@@ -21,23 +24,8 @@ class TrainedOn:
 
     language_pairs: tuple[LanguagePair, ...] = ()
     """Sorted; a single one is what streaming takes where nothing is said."""
-    latencies: tuple[str, ...] = ()
+    latencies: tuple[Latency, ...] = ()
     """interleaved: from low to high, then offline."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainedOn:
-        """Parse what simulmask.json holds.
-
-        Raises:
-            ValueError: if that is no list of pairs of texts, or a latency is unknown.
-        """
-        pairs = [(source_lang, target_lang) for source_lang, target_lang in values["language_pairs"]]
-        for text in (language for pair in pairs for language in pair):
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"language_pairs: a language must be a text, got {text!r}.")
-        for latency in values["latencies"]:
-            check_latency(latency)
-        return cls(tuple(pairs), tuple(values["latencies"]))
 
     def pair(self, source_lang: str | None, target_lang: str | None, default: LanguagePair) -> LanguagePair:
         """Return the language pair that is meant; None: whichever was trained, or where nobody knows, the default.

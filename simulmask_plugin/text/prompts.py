@@ -28,6 +28,9 @@ DEFAULT_LATENCY = "medium"
 OFFLINE_LATENCY = "offline"
 """Latency in the prompt of a row without chunks: one source chunk, one target chunk."""
 
+PROMPTED = (*LATENCIES, OFFLINE_LATENCY)
+"""All that a prompt may name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -77,8 +80,8 @@ class Prompt:
 
 def check_latency(value: str) -> None:
     """Raise a ValueError unless the value is a latency for the prompt."""
-    if value not in (*LATENCIES, OFFLINE_LATENCY):
-        raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join((*LATENCIES, OFFLINE_LATENCY))}.")
+    if value not in PROMPTED:
+        raise ValueError(f"Unknown latency {value!r}; expected one of {', '.join(PROMPTED)}.")
 
 
 def placeholders(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_imports import ORDER
 
 from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.cli import build_parser
@@ -82,6 +83,34 @@ def test_page_of_the_families_lists_every_family_once():
     assert sorted(first_column("docs/add-a-family.md", "What works as it is")) == sorted(FAMILIES)
 
 
+def files_of_the_tree():
+    """The files that the page on the architecture shows, as paths in the package."""
+    room, files = "", []
+    for indent, name in re.findall(r"^ {6}(  )?(\S+) ", section("docs/architecture.md", "The package"), re.MULTILINE):
+        if name.endswith("/"):
+            room = name
+        else:
+            files.append(room + name if indent else name)
+    return files
+
+
+def test_page_of_the_architecture_shows_every_file_once_with_the_rooms_in_the_order_of_imports():
+    package, tree = ROOT / "simulmask_plugin", files_of_the_tree()
+    files = (path for path in package.rglob("*.py") if path.name != "__init__.py")
+    assert sorted(tree) == sorted(path.relative_to(package).as_posix() for path in files)
+    assert tuple(dict.fromkeys(file.split("/")[0].removesuffix(".py") for file in tree)) == ORDER
+
+
+CODE = ("simulmask_plugin", "tests", "benchmarks", "east_scripts", "data", ".ci")
+FILES = [path.as_posix() for folder in CODE for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_of_code_that_a_page_names_are_there(page):
+    for name in re.findall(r"`([\w/.]+\.py)`", (ROOT / page).read_text(encoding="utf-8")):
+        assert any(file.endswith(f"/{name}") for file in FILES), name
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_of_a_page_lead_somewhere(page):
     """To a file, and to a heading of it."""
@@ -120,7 +149,7 @@ def test_commands_of_a_page_are_understood(page, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_heading_of_a_page_stands_there_twice(page):
+def test_headings_of_a_page_are_unique(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     assert len(headings) == len(set(headings))

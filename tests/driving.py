@@ -2,6 +2,7 @@
 
 import json
 import random
+from argparse import ArgumentParser
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.cli import main
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.policies import Action
@@ -151,6 +153,14 @@ def assert_holds(result):
     assert result.holds
 
 
+def error(capsys, *arguments):
+    """The error message of a command that must exit with code 2."""
+    assert main([str(argument) for argument in arguments]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("simulmask: error: ")
+    return message.removeprefix("simulmask: error: ")
+
+
 def write_setup(folder, **keys):
     """Write a tiny model, data and a training YAML; return the YAML's path."""
     tokenizer = byte_tokenizer()
@@ -185,6 +195,25 @@ def write_setup(folder, **keys):
     }
     path.write_text(yaml.safe_dump(content | keys))
     return path
+
+
+def agent_of(folder, *options, latency_unit="word"):
+    """SimulEval's agent of a model, on the CPU."""
+    from simulmask_plugin.agents import SimulMaskAgent
+
+    parser = ArgumentParser()
+    SimulMaskAgent.add_args(parser)
+    args = parser.parse_args(["--model", str(folder), *options])
+    args.device, args.eval_latency_unit = "cpu", latency_unit
+    return SimulMaskAgent(args)
+
+
+def write_model(folder, model, tokenizer, settings):
+    """Write what training leaves of a model; return its folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings.save(folder)
+    return folder
 
 
 def write_checkpoint(folder):

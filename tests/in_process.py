@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -10,7 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.commands.parity import byte_tokenizer
+from simulmask_plugin.commands.training_yaml import load_training
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
+from simulmask_plugin.training import llamafactory_seams as factory
+from simulmask_plugin.training.arguments import is_flat
 
 ROWS = [
     {"source": source, "target": target}
@@ -108,6 +112,33 @@ def make_bench(folder):
     entry = {"file_name": "rows.jsonl", "formatting": "simulmask", "columns": columns}
     (folder / "dataset_info.json").write_text(json.dumps({"rows": entry}))
     return Bench(folder)
+
+
+def run_of(setup):
+    """The run that LLaMA-Factory would do, and its workflow."""
+    workflow = import_module("llamafactory.train.sft.workflow")
+    loader = import_module("llamafactory.data.loader")
+    from simulmask_plugin.training.run import SftRun
+
+    flat = is_flat(setup.model_args, setup.data_args)
+    return workflow, SftRun(setup.settings.config, seed=0, flat=flat, logger=loader.logger)
+
+
+def load_data(path, *overrides):
+    """The training data of a YAML as LLaMA-Factory hands it to the trainer."""
+    return prepare(path, *overrides)[1]["train_dataset"]
+
+
+def prepare(path, *overrides):
+    """The run of a YAML, once LLaMA-Factory has loaded its data, and these."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+
+    setup = load_training(str(path), list(overrides))
+    template = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args)
+    arguments = setup.model_args, setup.data_args, setup.training_args
+    workflow, run = run_of(setup)
+    with factory._seams_replaced(workflow, run):
+        return run, workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)
 
 
 def losses(output):

@@ -1,12 +1,12 @@
 """One 4D float mask for every family equals what the family does by itself."""
 
-from importlib import import_module
 from operator import attrgetter
 
 import peft
 import pytest
 import torch
 from driving import FAMILY_ATTENTION
+from stock_modeling import MODELING, put_back
 from transformers import DynamicCache
 
 from simulmask_plugin.attention.alibi import SEAMS, additive_mask, alibi_slopes, prepare
@@ -15,8 +15,6 @@ from simulmask_plugin.attention.families import FAMILIES, family_of, tiny_config
 VOCAB = 50
 LENGTHS = (12, 7)
 ALIBI = [case for case in FAMILY_ATTENTION if FAMILIES[case[0]].position == "alibi"]
-MODELING = {family: import_module(f"transformers.models.{family}.modeling_{family}") for family in SEAMS}
-STOCK = {(family, seam): attrgetter(seam)(MODELING[family]) for family, seams in SEAMS.items() for seam in seams}
 
 
 def padded_batch():
@@ -157,8 +155,7 @@ def test_keys_that_layers_share_lose_gradients_under_reentrant_checkpointing():
 @pytest.mark.parametrize("name, implementation", ALIBI)
 @torch.no_grad()
 def test_stock_calls_stay_bit_identical(name, implementation, monkeypatch):
-    for (family, seam), function in STOCK.items():
-        monkeypatch.setattr(f"{MODELING[family].__name__}.{seam}", function)
+    put_back(monkeypatch)
     ids, mask = padded_batch()
     model = tiny_model(name, VOCAB, 0, implementation)
     before = [model(ids, attention_mask=attention_mask).logits for attention_mask in (mask, None)]

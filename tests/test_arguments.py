@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from test_cli import error, llama_factory, write_setup
+from driving import error, llama_factory, write_setup
 
 from simulmask_plugin.attention import families
 from simulmask_plugin.attention.families import FAMILIES, tiny_config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from driving import llama_factory, write_setup
+from driving import error, llama_factory, write_setup
 
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.cli import main
@@ -41,14 +41,6 @@ RECORD_KEYS = [
     "promised",
     "holds",
 ]
-
-
-def error(capsys, *arguments):
-    """The error message of a command that must exit with code 2."""
-    assert main([str(argument) for argument in arguments]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("simulmask: error: ")
-    return message.removeprefix("simulmask: error: ")
 
 
 @pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=["simulmask", *COMMANDS])

@@ -4,7 +4,7 @@ import json
 
 import peft
 import pytest
-from test_cli import llama_factory, write_setup
+from driving import llama_factory, write_setup
 from transformers import AutoModelForCausalLM
 
 from simulmask_plugin.attention.families import tiny_model

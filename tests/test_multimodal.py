@@ -1,9 +1,8 @@
 """Gemma 3 and 4 as they are published, multimodal, are trained and streamed as their text part would be by itself."""
 
 import pytest
-from driving import assert_holds, encoder_of, llama_factory, sentence_pairs
+from driving import assert_holds, encoder_of, error, llama_factory, sentence_pairs, write_setup
 from in_process import losses
-from test_cli import error, write_setup
 from transformers import AutoConfig
 
 from simulmask_plugin.attention.families import random_model

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from driving import encoder_of, llama_factory, session_of
-from test_cli import error
+from driving import encoder_of, error, llama_factory, session_of
 
 from simulmask_plugin.attention.families import tiny_config, tiny_model
 from simulmask_plugin.attention.rope import check_rope, rope_types

@@ -4,9 +4,9 @@ from functools import wraps
 from importlib import import_module
 
 import pytest
+from driving import error, llama_factory, write_setup
 from reference import settings_of
-from test_alibi import MODELING, STOCK
-from test_cli import error, llama_factory, write_setup
+from stock_modeling import put_back
 from transformers import AutoConfig
 from transformers.models.llama import modeling_llama
 
@@ -35,8 +35,7 @@ def test_every_family_takes_the_mask(name, caplog):
 @pytest.fixture
 def stock_modeling(monkeypatch):
     """Nothing of transformers is replaced."""
-    for (family, replaced), function in STOCK.items():
-        monkeypatch.setattr(f"{MODELING[family].__name__}.{replaced}", function)
+    put_back(monkeypatch)
 
 
 @pytest.mark.parametrize("name, seam", [(name, seam) for name, seams in SEAMS.items() for seam in seams])

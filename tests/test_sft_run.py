@@ -5,46 +5,18 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from driving import write_checkpoint
-from test_cli import llama_factory, write_setup
+from driving import llama_factory, write_checkpoint, write_setup
+from in_process import load_data, prepare, run_of
 
 from simulmask_plugin.commands.training_yaml import load_training
 from simulmask_plugin.layouts.chunks import NOT_READ_END
 from simulmask_plugin.training import llamafactory_seams as factory
-from simulmask_plugin.training.arguments import is_flat
 
 pytestmark = llama_factory
 
 BLOCK = {"layout": "interleaved", "instruction": "T", "header": ":"}
 SHORT, LONG = {"source": "ein haus am see", "target": "a house"}, {"source": "zwei", "target": "two " * 40}
 ROWS = [LONG, LONG, SHORT, SHORT, LONG, SHORT, SHORT, SHORT, SHORT, SHORT]
-
-
-def run_of(setup):
-    """The run that LLaMA-Factory would do, and its workflow."""
-    workflow = import_module("llamafactory.train.sft.workflow")
-    loader = import_module("llamafactory.data.loader")
-    from simulmask_plugin.training.run import SftRun
-
-    flat = is_flat(setup.model_args, setup.data_args)
-    return workflow, SftRun(setup.settings.config, seed=0, flat=flat, logger=loader.logger)
-
-
-def load_data(path, *overrides):
-    """The training data of a YAML as LLaMA-Factory hands it to the trainer."""
-    return prepare(path, *overrides)[1]["train_dataset"]
-
-
-def prepare(path, *overrides):
-    """The run of a YAML, once LLaMA-Factory has loaded its data, and these."""
-    from llamafactory.data import get_template_and_fix_tokenizer
-
-    setup = load_training(str(path), list(overrides))
-    template = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args)
-    arguments = setup.model_args, setup.data_args, setup.training_args
-    workflow, run = run_of(setup)
-    with factory._seams_replaced(workflow, run):
-        return run, workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)
 
 
 @pytest.fixture(scope="module")

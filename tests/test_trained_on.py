@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from driving import encoder_of
+from driving import agent_of, encoder_of, write_model
 from reference import settings_of
-from test_agents import parse
 
-from simulmask_plugin.agents import SimulMaskAgent
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands import attention
@@ -208,10 +206,9 @@ def folders(tmp_path_factory, model_of):
     kinds = {"one": trained(ONE), "several": trained(SEVERAL), "chunks": trained(chunks, **INTERLEAVED)}
     folders = {name: tmp_path_factory.mktemp(name) for name in kinds}
     for name, settings in kinds.items():
-        model_of("llama", len(tokenizer), 0).save_pretrained(folders[name])
-        tokenizer.save_pretrained(folders[name])
         prompt = Prompt("{source_lang} {target_lang} {latency}:", settings.prompt.header, settings.prompt.next_header)
-        replace(settings, prompt=prompt).save(folders[name])
+        model = model_of("llama", len(tokenizer), 0)
+        write_model(folders[name], model, tokenizer, replace(settings, prompt=prompt))
     return folders
 
 
@@ -274,20 +271,15 @@ def test_parity_is_tried_at_the_trained_latencies(with_ends):
     assert random_row(encoder, 2, 2, random).latency is None
 
 
-def agent(folder, *options):
-    args = parse(folder, *options)
-    return SimulMaskAgent(args)
-
-
 def test_agent_streams_the_trained_pair_and_refuses_others(folders):
-    assert prompt_of(agent(folders["one"]).session).startswith("German French")
-    assert prompt_of(agent(folders["several"], "--target-lang", "French").session).startswith("German French")
+    assert prompt_of(agent_of(folders["one"]).session).startswith("German French")
+    assert prompt_of(agent_of(folders["several"], "--target-lang", "French").session).startswith("German French")
     with pytest.raises(ValueError, match="several language pairs"):
-        agent(folders["several"])
+        agent_of(folders["several"])
     with pytest.raises(ValueError, match="never trained to translate from English to any language"):
-        agent(folders["one"], "--source-lang", "English")
+        agent_of(folders["one"], "--source-lang", "English")
     with pytest.raises(ValueError, match="never trained at the latency 'high'"):
-        agent(folders["chunks"], "--latency", "high")
+        agent_of(folders["chunks"], "--latency", "high")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from test_cli import llama_factory, write_setup
-from test_sft_run import load_data
+from driving import llama_factory, write_setup
+from in_process import load_data
 
 import simulmask_plugin
 from simulmask_plugin.batches.features import row_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulmask_plugin.corpora import parallel_text as corpora
 from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
-from simulmask_plugin.options import check_name, read_yaml
+from simulmask_plugin.options import KINDS, check_known, check_name, read_yaml
 
 INTERRUPTED = 130
 """Exit code of a script that Ctrl-C has ended, as shells have it."""
@@ -172,13 +172,12 @@ def _yaml_arguments(parser: argparse.ArgumentParser, config: Path) -> list[str]:
     known = vars(parser.parse_args([]))
     del known["config"]
     arguments = []
-    for key, value in read_yaml(config, []).items():
-        if key not in known:
-            raise ValueError(f"{config}: unknown key {key!r}; expected one of {', '.join(known)}.")
+    values = read_yaml(config, [])
+    check_known(values, known, f"{config}: ")
+    for key, value in values.items():
         option = f"--{key.replace('_', '-')}"
         if isinstance(known[key], bool):
-            if not isinstance(value, bool):
-                raise ValueError(f"{config}: {key} must be true or false, got {value!r}.")
+            KINDS[bool].check(f"{config}: {key}", value)
             arguments += [option] * value
         elif value is not None:  # an empty key is its default
             arguments.append(f"{option}={value}")

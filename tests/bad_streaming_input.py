@@ -201,7 +201,7 @@ SCRIPTS = {
     "ratio that is none": (train_data("--max-ratio", "nan"), {}, ["max_ratio must be at least 1", "got nan"]),
     "ratio without end": (train_data("--max-ratio", "inf"), {}, ["max_ratio must", "got inf"]),
     "limit": (train_data("--limit", "0"), {}, ["--limit must be at least 1, got 0"]),
-    "units": (train_data("--max-units", "0"), {}, ["max_units must be at least 1, got 0"]),
+    "units": (train_data("--max-units", "0"), {}, ["max_units must be an integer of at least 1, got 0"]),
     "more held out than there is": (train_data("--valid", "2"), {}, ["less than the 2 pairs", "got 2"]),
     "held out less than nothing": (train_data("--valid", "-1"), {}, ["got -1"]),
     "no integer": (train_data("--seed", "x"), {}, ["--seed", "invalid int value: 'x'"]),

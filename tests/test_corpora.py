@@ -317,11 +317,11 @@ def test_missing_network_is_told(monkeypatch):
 
 
 def test_cleaning_refuses_senseless_limits():
-    with pytest.raises(ValueError, match=r"max_units must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"max_units must be an integer of at least 1, got 0"):
         Cleaning(max_units=0)
     with pytest.raises(ValueError, match=r"max_ratio must be at least 1 .* got 0\.5"):
         Cleaning(max_ratio=0.5)
-    with pytest.raises(ValueError, match=r"Unknown unit 'char'; expected one of word, character"):
+    with pytest.raises(ValueError, match=r"source_unit: unknown value 'char'; expected one of word, character"):
         Cleaning(source_unit="char")
 
 

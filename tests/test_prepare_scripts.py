@@ -105,7 +105,7 @@ def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("sorce: a.de\n", r"unknown key 'sorce'; expected one of source, target, pairs"),
+        ("sorce: a.de\n", r"unknown key 'sorce'; known keys: source, target, pairs"),
         ("overwrite: 1\n", "overwrite must be true or false, got 1"),
         ("- a\n", "a.yaml: expected a mapping of keys to values"),
         ("source: a.de\n", "Expected --source and --target, or --pairs, or"),

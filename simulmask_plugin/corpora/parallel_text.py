@@ -17,13 +17,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import parse_json
 from simulmask_plugin.files.texts import existing, is_blank, numbered_lines
-from simulmask_plugin.options import check_number
+from simulmask_plugin.options import Must, between, check_choice, check_fields
 from simulmask_plugin.text.pieces import SENTENCE_PIECE
 from simulmask_plugin.text.units import CHARACTER, WORD, split_units
 
@@ -179,26 +179,17 @@ class Cleaning:
 
     source_unit: str = WORD
     target_unit: str = WORD
-    max_units: int | None = None
-    max_ratio: float | None = None
+    max_units: Annotated[int, between(1)] | None = None
+    max_ratio: Annotated[float, Must("be at least 1 (longer side / shorter side)", lambda r: r >= 1)] | None = None
     drop_identical: bool = False
     drop_duplicates: bool = False
     keep_spacing: bool = False
 
     def __post_init__(self) -> None:
         """Check units and limits."""
-        for unit in (self.source_unit, self.target_unit):
-            if unit not in UNITS:
-                raise ValueError(f"Unknown unit {unit!r}; expected one of {', '.join(UNITS)}.")
-        if self.max_units is not None and self.max_units < 1:
-            raise ValueError(f"max_units must be at least 1, got {self.max_units}.")
-        if self.max_ratio is not None:
-            check_number(
-                "max_ratio",
-                self.max_ratio,
-                expected="be at least 1 (longer side / shorter side)",
-                holds=lambda ratio: ratio >= 1,
-            )
+        check_fields(self, "")
+        check_choice("source_unit", self.source_unit, UNITS)
+        check_choice("target_unit", self.target_unit, UNITS)
 
     def normalize(self, text: str) -> str:
         """Returns the text with its white space normalized."""

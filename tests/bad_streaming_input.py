@@ -21,10 +21,10 @@ EVALUATION = {
     "unknown key": ("beams=4", ["eval.yaml: unknown key 'beams'; known keys: model, source"]),
     "no policies": ("policies=[]", ["eval.yaml: policies is missing or empty; it must be a list such as"]),
     "policies that are no list": ("policies={policy: offline}", ["does not go with eval.yaml"]),
-    "unknown policy": ("policies=[{policy: wait}]", ["'wait'", "wait_k, read_n"]),
+    "unknown policy": ("policies=[{policy: wait}]", ["policies, entry 1: ", "'wait'", "wait_k, read_n"]),
     "policy of numbers": ("policies=[3]", ["policies, entry 1 must be a mapping of keys to values, got 3"]),
     "policy that leaves the folder": ("policies=[{policy: ../x}]", ["'../x'", "wait_k"]),
-    "k of zero": ("policies=[{policy: wait_k, k: 0}]", ["k must be", "got 0"]),
+    "k of zero": ("policies=[{policy: wait_k, k: 0}]", ["policies, entry 1: k must be", "got 0"]),
     "k that is a text": ("policies=[{policy: wait_k, k: '3'}]", ["k", "integer", "'3'"]),
     "huge k": ("policies=[{policy: wait_k, k: 99999999}]", ["at most 10000", "got 99999999"]),
     "unknown key of a policy": ("policies=[{policy: wait_k, k: 3, beams: 1}]", ["entry 1: unknown key 'beams'"]),
@@ -41,11 +41,14 @@ EVALUATION = {
     "unknown dtype": ("dtype=int4", ["dtype: unknown value 'int4'", "float32, bfloat16"]),
     "unknown tokenizer": ("bleu_tokenize=14a", ["bleu_tokenize", "'14a'", "13a"]),
     "unknown unit": ("latency_unit=token", ["latency_unit: unknown value 'token'"]),
-    "document of prefix": ("document_units=20", ["document_units needs a model of layout"]),
+    "document of prefix": ("document_units=20", ["needs a model of layout: interleaved or turns", "layout: prefix"]),
     "no model": ("model=nowhere", ["nowhere has no simulmask.json"]),
     "no text": ("source=nowhere", ["source: nowhere: no such file"]),
     "folder for a text": ("target=model", ["target: model: no such file"]),
-    "contradiction": ("simulmask.positions=contiguous", ["simulmask.positions", "'group'"]),
+    "contradiction": (
+        "simulmask.positions=contiguous",
+        ["simulmask.positions is 'contiguous', but the model was trained with 'group' (simulmask.json); remove"],
+    ),
     "metric without a command": ("extra_metrics.COMET=''", ["extra_metrics.COMET.command must be a command"]),
     "metric of an unknown file": ("extra_metrics.COMET='comet {input}'", ["unknown file {input}", "{source}"]),
     "interpolation": ("source=${nope}", ["source: nothing fills in '${nope}'"]),
@@ -102,7 +105,7 @@ SETTINGS = {
 ROWS |= {f"settings: {k}": (evaluate(), {"model/simulmask.json": change}, w) for k, (change, w) in SETTINGS.items()}
 
 ROWS |= {
-    "study: unknown key": (study("model=x"), {}, ["study.yaml: unknown key 'model'"]),
+    "study: unknown key": (study("model=x"), {}, ["study.yaml: unknown key 'model'; known keys: output, models"]),
     "study: name above": (study("models={../x: [{train: train.yaml}]}"), {}, ["models.../x", "a name is made of"]),
     "study: name with a comma": (study("systems={'a,b': {model: a}}"), {}, ["systems.a,b", "a name is made of"]),
     "study: unknown model": (study("systems.a.model=b"), {}, ["systems.a.model: unknown value 'b'; expected one of a"]),

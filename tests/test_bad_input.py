@@ -23,19 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 BLOCKS = {
-    "unknown key": ({**WAIT_3, "wait": 3}, r"Unknown key simulmask\.wait; known keys: policy, k, n, layout, "),
-    "no policy": ({"k": 3}, r"simulmask\.policy is missing; expected one of wait_k, "),
-    "unknown policy": ({"policy": "wait"}, r"simulmask\.policy: unknown value 'wait'; expected one of wait_k, "),
-    "k of zero": ({"policy": "wait_k", "k": 0}, r"simulmask\.k must be an integer of at least 1 .*got 0"),
-    "negative k": ({"policy": "wait_k", "k": -2}, r"simulmask\.k must be an integer of at least 1 .*got -2"),
-    "bad k in a list": ({"policy": "wait_k", "k": [3, 0]}, r"simulmask\.k must be an integer .*got 0"),
-    "k that is no number": ({"policy": "wait_k", "k": "many"}, r'an integer, a list, or a range such as "1-9", got'),
-    "no k": ({"policy": "wait_k"}, r"simulmask\.k is missing: policy wait_k needs it"),
-    "k without use": ({"policy": "offline", "k": 3}, r"simulmask\.k is set, but policy offline does not use it"),
-    "unknown rows": ({**WAIT_3, "rows": "all"}, r"simulmask\.rows: unknown value 'all'; expected one of look_ahead"),
-    "rate above one": ({**WAIT_3, "look_ahead_rate": 2}, r"simulmask\.look_ahead_rate must lie in 0\.\.1, got 2"),
-    "unknown placeholder": ({**WAIT_3, "instruction": "{lang}"}, r"Unknown placeholder \{lang\}"),
-    "empty header": ({**WAIT_3, "header": ""}, r"header is empty"),
     "interleaved with a policy": (
         {"layout": "interleaved", **WAIT_3},
         r"layout: interleaved does not go with policy: wait_k; layout: interleaved and policy: model_driven belong",
@@ -53,18 +40,6 @@ BLOCKS = {
         r"simulmask\.positions: modified_alibi does not go with layout: turns",
     ),
     "tokens in chunks": ({"layout": "interleaved", "target_units": "token"}, r"units: token is neither"),
-    "rows in turns": (
-        {"layout": "turns", **WAIT_3, "rows": "own_unit"},
-        r"simulmask\.rows has no meaning in layout: t",
-    ),
-    "unknown layout": (
-        {**WAIT_3, "layout": "blocks"},
-        r"simulmask\.layout: unknown value 'blocks'; expected one of pref",
-    ),
-    "loss_on in prefix": (
-        {**WAIT_3, "loss_on": "target"},
-        r"simulmask\.loss_on has no meaning in layout: prefix; remove it",
-    ),
     "loss_on of nothing": (
         {"layout": "interleaved", "loss_on": "source"},
         r"simulmask\.loss_on: unknown value 'source'",
@@ -80,10 +55,6 @@ BLOCKS = {
     "threshold of one": (
         {"layout": "interleaved", "read_threshold": 1},
         r"simulmask\.read_threshold must lie between 0 and 1 \(a probability\), got 1",
-    ),
-    "threshold in prefix": (
-        {**WAIT_3, "read_threshold": 0.3},
-        r"simulmask\.read_threshold has no meaning in layout: pre",
     ),
     "latency in prefix": (
         {**WAIT_3, "instruction": "With {latency} latency:"},

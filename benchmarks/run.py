@@ -1,7 +1,7 @@
 """What the plugin costs, as ratios within one run; prints the Markdown of docs/benchmarks.md.
 
 python benchmarks/run.py                  everything that this machine can measure
-python benchmarks/run.py --only collate   one of: collate, step, look-ahead, gpu
+python benchmarks/run.py --only collate   one of: rows, collate, step, look-ahead, gpu
 python benchmarks/run.py --no-bars        exit with 0 whatever it costs; else with 1 above one of `BARS`
 """
 
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import to_feature
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.layouts.base import Example
 from simulmask_plugin.text.prompts import Prompt
 
@@ -43,7 +45,12 @@ class Bar(NamedTuple):
 
 
 STEP_BAR = Bar(1.10, "times a step of plain fine-tuning")
-BARS: Mapping[str, Bar] = {"collate": Bar(5.0, "ms a batch"), "step": STEP_BAR, "gpu": STEP_BAR}
+BARS: Mapping[str, Bar] = {
+    "rows": Bar(1.4, "times the tokenization of the text"),
+    "collate": Bar(5.0, "ms a batch"),
+    "step": STEP_BAR,
+    "gpu": STEP_BAR,
+}
 
 
 class Result(NamedTuple):
@@ -95,6 +102,23 @@ def synchronize() -> None:
     """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def bench_rows() -> Result:
+    """The rows of an example of 126 tokens, against the tokenization of as long a text in one call; no batch yet."""
+    words = [" " + "".join(letters) for letters in product("abcdefgh", repeat=3)]
+    tokenizer = train_tokenizer(words, VOCABULARY)
+    text = "".join(words[:126])
+    assert len(tokenizer.encode(text)) == 126, "a word of the text is one token"
+    feature = random_feature(np.random.default_rng(0), 126)
+    costs: list[float] = []
+    rows = ["| layout | microseconds | times tokenization (median of 500) |", "| --- | --- | --- |"]
+    for layout, positions in (("prefix", "group"), ("slots", "slots")):
+        collator = SimulMaskCollator(settings(positions, layout=layout), pad_token_id=0)
+        ours, _, ratio = paired(partial(collator.lay_out, feature), partial(tokenizer.encode, text), rounds=500)
+        costs.append(ratio)
+        rows.append(f"| {layout} | {1000 * ours:.0f} | {ratio:.2f} |")
+    return Result(rows, costs)
 
 
 def bench_collate() -> Result:
@@ -206,7 +230,13 @@ def bench_gpu() -> Result:
     return Result(rows, costs)
 
 
-BENCHMARKS = {"collate": bench_collate, "step": bench_step, "look-ahead": bench_look_ahead, "gpu": bench_gpu}
+BENCHMARKS = {
+    "rows": bench_rows,
+    "collate": bench_collate,
+    "step": bench_step,
+    "look-ahead": bench_look_ahead,
+    "gpu": bench_gpu,
+}
 
 
 def main() -> int:

@@ -43,6 +43,5 @@ def prefix_layout(
     )
     visible = np.concatenate(([0], np.cumsum(example.source_lengths)))
     start, num_hidden = scheme.behind_source(int(visible[-1]), visible[layout.num_read])
-    behind = layout.position - example.source_end + example.num_prompt + start
-    position = np.where(layout.after_source, behind, layout.position)
+    position = np.where(layout.after_source, layout.position + (start - int(visible[-1])), layout.position)
     return replace(layout, position=position, num_hidden=num_hidden)

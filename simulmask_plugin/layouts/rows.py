@@ -40,9 +40,10 @@ def lay_out_rows(
     assert (num_source, len(g)) == (len(example.source_lengths), len(example.target_lengths) + 1), (schedule, example)
     sees, paired, paired_sees = _target_tokens(example.target_lengths, g, convention, look_ahead, opening[1:] - 1)
 
-    start, end, ids = example.source_end + example.num_header, len(example.input_ids), example.all_ids
+    header, end, ids = example.source_end, len(example.input_ids), example.all_ids
+    start = header + example.num_header
     num_read, labels, copies = (np.full(len(ids), fill) for fill in (num_source, IGNORE_INDEX, 1))
-    num_read[start:end] = sees
+    num_read[header:start], num_read[start:end] = g[0], sees
     learned = start + int(example.target_lengths[: example.num_written].sum())
     labels[learned:end] = ids[learned:end]
     copies[start + paired] = 2
@@ -53,7 +54,8 @@ def lay_out_rows(
     behind = np.flatnonzero(token[:-1] >= start) + 1  # of a target token, be it its kept row or a new segment
     num_read, source_unit, label = num_read[token], example.source_unit[token], labels[token]
     source_unit[first], num_read[first] = num_source, paired_sees
-    num_read[(token >= example.source_end) & (token < start)] = np.repeat(g[opening], example.num_header)
+    if len(opening) > 1:
+        num_read[(token >= header) & (token < start)] = np.repeat(g[opening], example.num_header)
     label[behind] = labels[token[behind - 1] + 1]
     return SequenceLayout(example, ids[token], source_unit, num_read, label, np.maximum(token, -1), position[row])
 

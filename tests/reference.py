@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
+from simulmask_plugin.attention.mask import may_attend
+from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.collator import lay_out as laid_out_by_block
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
@@ -62,7 +65,7 @@ class Row:
     """One row of the laid-out sequence."""
 
     id: int
-    part: str  # prompt, source, header, target or eos
+    part: str  # prompt, source, header or target, to which the end of sentence belongs
     unit: int  # of the source; -1 elsewhere
     place: int  # in the text, where a look-ahead pair stands once
     sees: int  # source units that it may see
@@ -104,7 +107,7 @@ def lay_out(pieces: Pieces, g: tuple[int, ...], rows: str, look_ahead: list[bool
                 out.append(Row(token, "target", -1, place, g[t], following, is_look_ahead=True))
             out.append(Row(token, "target", -1, place, sees, following))
             place += 1
-    out.append(Row(pieces.eos, "eos", -1, place, g[-1]))
+    out.append(Row(pieces.eos, "target", -1, place, g[-1]))
     return out
 
 
@@ -171,7 +174,7 @@ def positions(pieces: Pieces, rows: list[Row], scheme: str, group_offset: int = 
     num_source = sum(len(unit) for unit in pieces.source)
     out = []
     for row in rows:
-        behind = row.part in ("header", "target", "eos")
+        behind = row.part in ("header", "target")
         out.append(row.place - num_source + group_offset if scheme == "group" and behind else row.place)
     return out
 
@@ -212,6 +215,33 @@ def package_rows(pieces: Pieces, g: tuple[int, ...], look_ahead: list[bool] | No
     return laid_out_by_block(config, pieces.example(), ReadSchedule(g, len(pieces.source)), flags)
 
 
+def package_mask(layouts: list[SequenceLayout]) -> list[list[list[int]]]:
+    """(batch, query, key) of 0 and 1, by way of the collator."""
+    batch = SimulMaskCollator(settings_of(policy="offline"), pad_token_id=0).pad(layouts)
+    order = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
+    return may_attend(order, order, batch["source_unit"], batch["num_read"])[:, 0].int().tolist()
+
+
+NAMES = dict(zip([10, *range(20, 26), 300, 350, *range(400, 404), 2], "PabcdefHNpqrsE", strict=True))
+"""Letters for the ids of `pieces_of`: prompt, source, header, next header, target, end of sentence."""
+
+
+def show(layout: SequenceLayout, *columns: str) -> list[str]:
+    """The integers of a layout as text, one column per token; `~` marks a look-ahead row, `.` no label."""
+    num_source = len(layout.example.source_lengths)
+    pairs = zip(layout.input_ids, layout.source_unit, strict=True)
+    lines = [["token", *(NAMES[token] + "~" * int(unit == num_source) for token, unit in pairs)]]
+    for name in columns:
+        values = getattr(layout, name)
+        lines.append([name, *(NAMES.get(i, ".") if name == "labels" else str(i) for i in values)])
+    return [" ".join(line) for line in lines]
+
+
+def shown(text: str) -> list[str]:
+    """What `show` gives for a drawing."""
+    return [" ".join(line.split()) for line in text.strip().splitlines()]
+
+
 lengths = st.integers(1, 8)
 unit_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
@@ -233,7 +263,7 @@ def scheduled_pieces(draw, num_next_header=0, least=0):
     return pieces, draw(schedules(len(source), len(target), least))[0]
 
 
-def lay_out_slots(pieces, next_header, g, rows, slot_length, look_ahead=None) -> list[Row]:
+def lay_out_slots(pieces, g, rows, slot_length, look_ahead=None) -> list[Row]:
     """Rows of the `slots` layout, segment by segment; a row's `place` is its position."""
 
     def round_up(length):
@@ -262,8 +292,8 @@ def lay_out_slots(pieces, next_header, g, rows, slot_length, look_ahead=None) ->
     position = len(out)
     for number, segment in enumerate(segments):
         if number:
-            out += [Row(token, "header", -1, position + i, everything) for i, token in enumerate(next_header)]
-            position += len(next_header)
+            out += [Row(token, "header", -1, position + i, everything) for i, token in enumerate(pieces.next_header)]
+            position += len(pieces.next_header)
         for slot in segment["slots"]:
             tokens = [(unit, token) for unit in slot["units"] for token in pieces.source[unit]]
             out += [Row(token, "source", unit, position + i, everything) for i, (unit, token) in enumerate(tokens)]

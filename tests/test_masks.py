@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from simulmask_plugin.attention.mask import may_attend
-from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.block import ROWS
-
-
-def mask_of(layouts):
-    """(batch, query, key) of 0 and 1, by way of the collator."""
-    batch = SimulMaskCollator(reference.settings_of(policy="offline"), pad_token_id=0).pad(layouts)
-    order = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
-    return may_attend(order, order, batch["source_unit"], batch["num_read"])[:, 0].int().tolist()
 
 
 def grid(text):
@@ -76,7 +68,7 @@ WAIT_1 = {
 def test_golden_wait_1_with_units_of_two_tokens(rows):
     pieces = reference.pieces_of(1, [1, 2], 1, [2, 1])
     layout = reference.package_rows(pieces, (1, 2, 2), rows=rows)
-    assert mask_of([layout]) == [grid(WAIT_1[rows])]
+    assert reference.package_mask([layout]) == [grid(WAIT_1[rows])]
 
 
 # Source a b c, target p q r, a token each.
@@ -164,7 +156,7 @@ READ_2["next_unit"] = READ_2["query_unit"]
 
 def three_by_three(g, rows):
     pieces = reference.pieces_of(1, [1, 1, 1], 1, [1, 1, 1])
-    return mask_of([reference.package_rows(pieces, g, rows=rows)])[0]
+    return reference.package_mask([reference.package_rows(pieces, g, rows=rows)])[0]
 
 
 def test_golden_wait_1_lays_out_a_pair_per_read():
@@ -191,7 +183,7 @@ def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
     layouts = [reference.package_rows(pieces, g, rows=rows) for pieces, g in batch]
     expected = [reference.lay_out(pieces, g, rows) for pieces, g in batch]
     length = max(len(layout.input_ids) for layout in layouts)
-    mask = np.array(mask_of(layouts))
+    mask = np.array(reference.package_mask(layouts))
     loops = np.array(reference.mask(expected, length), dtype=int)
     for i, rows_of_one in enumerate(expected):
         n = len(rows_of_one)

@@ -99,10 +99,11 @@ def test_streaming_measures_as_training_did(scheduled, scheme, group_offset):
     if scheme == "contiguous":
         g = (len(pieces.source),) * len(g)
     layout = laid_out(pieces, g, "look_ahead", scheme, group_offset)
-    visible = np.cumsum([0, *map(len, pieces.source)])[layout.num_read]
+    behind = layout.after_source
+    visible = np.cumsum([0, *map(len, pieces.source)])[layout.num_read[behind]]
     one_row = scheme_of(scheme, group_offset=group_offset).behind_source
-    hidden = np.zeros_like(visible) if layout.num_hidden is None else layout.num_hidden
-    start = layout.position[layout.after_source][0] - len(pieces.prompt)
-    for row in np.flatnonzero(layout.after_source).tolist():
-        streamed, taken_away = one_row(None, int(visible[row]))
-        assert streamed - (taken_away or 0) == start - hidden[row]
+    hidden = 0 * visible if layout.num_hidden is None else layout.num_hidden[behind]
+    start = layout.position[behind][0] - len(pieces.prompt)
+    streamed = [one_row(None, num_visible) for num_visible in visible.tolist()]
+    assert [first - (taken_away or 0) for first, taken_away in streamed] == (start - hidden).tolist()
+    assert len({first for first, _ in streamed}) == 1  # rows are each other's keys

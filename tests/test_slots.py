@@ -2,58 +2,33 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import reference
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import from_feature, to_feature
 from simulmask_plugin.config.block import ROWS, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.layouts.base import IGNORE_INDEX
-from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_layout, slots_of
+from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_of
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import Prompt
 from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
-IDS = dict(zip([10, 20, 21, 22, 23, 24, 25, 300, 350, 400, 401, 402, 403, 2], "PabcdefHNpqrsE", strict=True))
 slot_lengths = st.integers(1, 9)
+DRAWN = ("position", "num_read", "labels")
 
 
-def example_of(pieces, next_header=(350,)):
-    return replace(pieces.example(), next_header=tuple(next_header))
+def lay_out(source, target, g, slot_length):
+    return laid_out(reference.pieces_of(1, source, 1, target, 1), g, slot_length)
 
 
-def lay_out(source, target, g, slot_length, rows="look_ahead", look_ahead=None):
-    example = example_of(reference.pieces_of(1, source, 1, target))
-    schedule = ReadSchedule(g, len(source))
-    return slots_layout(example, schedule, rows=rows, slot_length=slot_length, look_ahead=look_ahead)
+def laid_out(pieces, g, slot_length, rows="look_ahead"):
+    return reference.package_rows(pieces, g, rows=rows, slot_length=slot_length, **SLOTS)
 
 
-def show(layout):
-    """A layout as text, one column per token."""
-    num_source = len(layout.example.source_lengths)
-    columns = {
-        "token": [
-            IDS[i] + ("~" if unit == num_source else "")
-            for i, unit in zip(layout.input_ids, layout.source_unit, strict=True)
-        ],
-        "position": layout.position,
-        "num_read": layout.num_read,
-        "labels": ["." if i == IGNORE_INDEX else IDS[i] for i in layout.labels],
-    }
-    return [" ".join(str(value) for value in [name, *values]) for name, values in columns.items()]
-
-
-def mask_of(layout):
-    order, source_unit, num_read = (
-        torch.as_tensor(values)[None] for values in (np.arange(len(layout.token)), layout.source_unit, layout.num_read)
-    )
-    return may_attend(order, order, source_unit, num_read)[0, 0]
+SLOTS = {"layout": "slots", "positions": "slots"}
 
 
 # Source and target units of given lengths, g, slot length.
@@ -130,7 +105,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(name):
     *args, expected = GOLDEN[name]
-    assert show(lay_out(*args)) == [" ".join(line.split()) for line in expected.strip().splitlines()]
+    assert reference.show(lay_out(*args), *DRAWN) == reference.shown(expected)
 
 
 GOLDEN_MASKS = {
@@ -176,43 +151,11 @@ def test_golden_mask(name):
     args, expected = GOLDEN_MASKS[name]
     header, *lines = (line.split() for line in expected.strip().splitlines())
     layout = lay_out(*args)
-    assert [IDS[i] for i in layout.input_ids] == header == [name.rstrip("~") for name, *_ in lines]
-    assert mask_of(layout).int().tolist() == [[int(cell) for cell in cells] for _, *cells in lines]
+    assert [reference.NAMES[i] for i in layout.input_ids] == header == [name.rstrip("~") for name, *_ in lines]
+    assert reference.package_mask([layout])[0] == [[int(cell) for cell in cells] for _, *cells in lines]
 
 
-@st.composite
-def slots_pieces(draw):
-    pieces, g = draw(reference.scheduled_pieces())
-    return pieces, g, tuple(range(350, 350 + draw(st.integers(0, 3))))
-
-
-@given(st.data(), slots_pieces(), st.sampled_from(ROWS), slot_lengths)
-def test_layout_equals_the_reference(data, drawn, rows, slot_length):
-    pieces, g, next_header = drawn
-    num_source, num_target = len(pieces.source), len(pieces.target)
-    flags = data.draw(st.none() | st.lists(st.booleans(), min_size=num_target, max_size=num_target))
-    layout = slots_layout(
-        example_of(pieces, next_header),
-        ReadSchedule(g, num_source),
-        rows=rows,
-        slot_length=slot_length,
-        look_ahead=None if flags is None else np.array(flags),
-    )
-    expected = reference.lay_out_slots(pieces, next_header, g, rows, slot_length, flags)
-    assert layout.input_ids.tolist() == [row.id for row in expected]
-    assert layout.position.tolist() == [row.place for row in expected]
-    assert layout.num_read.tolist() == [row.sees for row in expected]
-    assert layout.source_unit.tolist() == [num_source if row.is_look_ahead else row.unit for row in expected]
-    assert layout.labels.tolist() == reference.labels(expected)
-    assert layout.parts == tuple(row.part for row in expected)
-    assert mask_of(layout).tolist() == reference.mask([expected], len(expected))[0]
-    is_next_header = np.isin(layout.input_ids, next_header)
-    assert (layout.token[is_next_header] == -1).all()
-    rest = ~is_next_header
-    assert (layout.example.input_ids[layout.token[rest]] == layout.input_ids[rest]).all()
-
-
-@given(st.data(), reference.scheduled_pieces(), st.sampled_from(ROWS), slot_lengths)
+@given(st.data(), reference.scheduled_pieces(num_next_header=1), st.sampled_from(ROWS), slot_lengths)
 def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows, slot_length):
     """Any other source from unit g(t) on, and any other schedule after it."""
     pieces, g = drawn
@@ -225,20 +168,19 @@ def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows
     last = sum(map(len, pieces.target[: t + 1])) - 1  # token of unit t
     positions = []
     for changed, read in ((pieces, g), (other, (*g[: t + 1], *sorted(later)))):
-        example = example_of(changed)
-        layout = slots_layout(example, ReadSchedule(read, len(changed.source)), rows=rows, slot_length=slot_length)
-        index = layout.token - example.source_end - example.num_header
+        layout = laid_out(changed, read, slot_length, rows)
+        index = layout.token - layout.example.source_end - layout.example.num_header
         positions.append(dict(zip(index.tolist(), layout.position.tolist(), strict=True)))
     assert [positions[0][i] for i in range(last + 1)] == [positions[1][i] for i in range(last + 1)]
 
 
-@given(slots_pieces(), st.sampled_from(ROWS), slot_lengths)
+@given(reference.scheduled_pieces(num_next_header=2), st.sampled_from(ROWS), slot_lengths)
 def test_positions_are_those_of_the_layout(drawn, rows, slot_length):
-    pieces, g, next_header = drawn
-    example, schedule = example_of(pieces, next_header), ReadSchedule(g, len(pieces.source))
-    layout = slots_layout(example, schedule, rows=rows, slot_length=slot_length)
+    pieces, g = drawn
+    layout = laid_out(pieces, g, slot_length, rows)
     num_look_ahead = (layout.source_unit == len(pieces.source)).sum()
-    assert num_positions(example, schedule, slot_length) == layout.position[-1] + 1
+    schedule = ReadSchedule(g, len(pieces.source))
+    assert num_positions(layout.example, schedule, slot_length) == layout.position[-1] + 1
     assert len(layout.token) - num_look_ahead <= layout.position[-1] + 1
 
 
@@ -257,20 +199,15 @@ def test_planner_places_units_and_output():
     assert planner.write() == 19
 
 
-# No peeking
-
-SOURCE, TARGET = [1, 3, 2, 1, 2, 4], [2, 1, 3, 1, 1]
-
-
 # From the data to the batch
 
 
 def test_next_header_travels_to_the_batch():
     config = SimulMaskConfig(policy="wait_k", k=1, layout="slots", positions="slots", slot_length=2)
-    feature = to_feature(example_of(reference.pieces_of(1, [1, 2], 1, [1, 1])), None)
+    feature = to_feature(reference.pieces_of(1, [1, 2], 1, [1, 1], 1).example(), None)
     assert from_feature(feature)[0].next_header == (350,)
     batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=9, pad_to_multiple_of=4)([feature])
-    assert [IDS.get(i, "_") for i in batch["input_ids"][0].tolist()] == list("PaHpNbcHqE__")
+    assert [reference.NAMES.get(i, "_") for i in batch["input_ids"][0].tolist()] == list("PaHpNbcHqE__")
     assert batch["position_ids"][0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]
     assert not batch["num_hidden"].any()
     assert not batch["after_source"].any()

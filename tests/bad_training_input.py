@@ -3,7 +3,7 @@
 from bad_input import DEEP, ROW, ZERO_WIDTH, added, validate
 
 BLOCK = {
-    "unknown key": ("simulmask.wait=3", ["Unknown key simulmask.wait", "known keys: policy, k"]),
+    "unknown key": ("simulmask.wait=3", ["Unknown key simulmask.wait; known keys: policy, k"]),
     "no policy": ("simulmask.policy=null", ["simulmask.policy: unknown value None", "wait_k"]),
     "unknown policy": ("simulmask.policy=wait", ["simulmask.policy", "'wait'", "expected one of wait_k"]),
     "k of zero": ("simulmask.k=0", ["simulmask.k", "at least 1", "got 0"]),

@@ -2,14 +2,14 @@
 # make test      linters, types and tests: all that CI runs         make demo-east     the same for EAST
 # make bench     the measurements in benchmarks/                    make demo-compare  every method, side by side
 # make lock      a new .ci/requirements.txt
-# make clean     removes .venv, builds and caches; what trainings and evaluations have made, in output/ and saves/, stays
-# make distclean removes the folders of the demos, too; what else is in output/ and saves/ is yours, and stays
+# make clean     removes .venv, builds and caches; keeps the results of trainings and evaluations in output/ and saves/
+# make distclean also removes the folders of the demos; keeps everything else in output/ and saves/
 
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-# The stock torchvision and torchaudio are builds for CUDA: beside a torch for the CPU they fail at import.
+# The stock torchvision and torchaudio are CUDA builds, which fail at import with a CPU build of torch.
 ifneq ($(shell command -v nvidia-smi 2>/dev/null),)
 TORCH += torchvision torchaudio
 endif
@@ -24,8 +24,8 @@ install: .venv/.installed
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# torch comes first and by pip, which finds the build that this machine is set up for. What follows is the whole lock,
-# so nothing is resolved any more; byte code is compiled because it saves 4-5 s at every start where Python writes none.
+# pip installs torch first, in the build that this machine is configured for. What follows is the complete lock,
+# so nothing else is resolved; compiled byte code saves 4-5 s at every start where Python writes none.
 .venv/.installed: setup.py pyproject.toml .ci/requirements.txt | .venv/bin/python
 	@echo "make install, 1 of 3: $(TORCH), the largest download"
 	.venv/bin/python -m pip install --constraint .ci/requirements.txt uv $(TORCH)
@@ -34,7 +34,7 @@ install: .venv/.installed
 	@echo "make install, 3 of 3: the plugin itself, editable"
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
-	@echo "make install: done; .venv/bin/simulmask env says what is there"
+	@echo "make install: done; .venv/bin/simulmask env lists what is installed"
 
 test: lint
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n $(WORKERS)

@@ -72,11 +72,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["simulmask_plugin*"]),
-    # The plugin goes into an environment that has LLaMA-Factory, and must not change a version there, so no
-    # bound is higher than LLaMA-Factory's own, but for transformers, of which older ones do not take our mask
-    # (docs/versions.md). Not listed are LLaMA-Factory itself, which pip would complete
-    # with the torchvision and torchaudio that a CPU machine leaves out on purpose, and SimulEval, whose pins
-    # cannot be met beside LLaMA-Factory.
+    # The plugin is installed into an environment with LLaMA-Factory and must not change its versions, so no bound is
+    # higher than LLaMA-Factory's own, except that of transformers, since older versions do not accept our mask
+    # (docs/versions.md). LLaMA-Factory itself is not listed, since pip would add the torchvision and torchaudio that
+    # a CPU machine leaves out on purpose; nor is SimulEval, whose pins conflict with LLaMA-Factory's.
     install_requires=[
         "adjustText",
         "jaxtyping",

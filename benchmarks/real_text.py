@@ -1,4 +1,4 @@
-"""Real tokenizers on real text: are units encoded as the whole sentence is, and do they come back as they went in?
+"""Real tokenizers on real text: do units get the tokens of the whole sentence, and does decoding restore the text?
 
     python benchmarks/real_text.py --tokenizers FOLDER ... --texts FILE ... [--unit character]
 
@@ -41,11 +41,11 @@ from simulmask_plugin.text.units import (
 )
 
 COUNTS = ("sentences", "refused", "other ids", "taken together", "text differs", "its own doing")
-"""What is counted, in the order of the table; behind them tokens per token of the whole sentence."""
+"""The counts, in the order of the table, followed by tokens per token of the whole sentence."""
 
 
 def measure(units: UnitTokenizer, lines: Iterable[str], spaced: bool) -> Counter[str]:
-    """Count what the lines do."""
+    """Count the results of the lines."""
     counts: Counter[str] = Counter()
     text_of = cache(units.text)
     for line in filter(str.strip, lines):
@@ -71,7 +71,7 @@ def measure(units: UnitTokenizer, lines: Iterable[str], spaced: bool) -> Counter
 
 
 def encode_whole(units: UnitTokenizer, text: str, spaced: bool) -> list[int]:
-    """Token ids of a sentence that is encoded whole, behind the same text as the first unit."""
+    """Token ids of a sentence that is encoded whole, after the same text as the first unit."""
     before = LETTER if spaced else LINE_BREAK
     num_before = len(units.tokenizer.encode(before, add_special_tokens=False))
     ids = units.tokenizer.encode(before + " " * spaced + text, add_special_tokens=False, split_special_tokens=True)

@@ -1,4 +1,4 @@
-"""Memory and time of the recipes for real models by arithmetic, nothing measured; prints the tables of docs/scaling.md.
+"""Memory and time of the recipes for real models, calculated, not measured; prints the tables of docs/scaling.md.
 
 python benchmarks/scaling.py
 
@@ -63,7 +63,7 @@ MODELS = {"llama": "Llama-3.1-8B", "qwen_2_5_7b": "Qwen2.5-7B", "falcon_rw_1b": 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What of a model decides on memory and time.
+    """The sizes of a model that determine memory and time.
 
     Attributes:
         parameters: all.
@@ -130,7 +130,7 @@ def states(size: Size, *, rank: int | None, four_bit: bool, stage: int, gpus: in
 
 
 def activations(size: Size, *, batch: int, length: int) -> dict[str, float]:
-    """Return bytes of what grows with the batch, checkpointing on, bf16, by part."""
+    """Return the bytes that grow with the batch, by part, with checkpointing in bf16."""
     tokens = batch * length
     return {
         "checkpoints": 2.0 * tokens * size.hidden * size.layers,
@@ -142,7 +142,7 @@ def activations(size: Size, *, batch: int, length: int) -> dict[str, float]:
 
 
 def operations(size: Size, *, rank: int | None, length: int) -> float:
-    """Return floating-point operations that one token of training takes, checkpointing on."""
+    """Return the floating-point operations of one training token with checkpointing."""
     passes = 4 if rank is None else 3  # forward, forward again, backward to inputs, and to weights where these learn
     return passes * 2.0 * size.matrices + 4 * 4.0 * length * size.hidden * size.layers
 
@@ -165,7 +165,7 @@ def mib(number: float) -> str:
 
 
 def sizes_table(sizes: Mapping[str, Size]) -> str:
-    """What the models are."""
+    """The models."""
     rows = (
         [name, f"{s.parameters / 1e9:.2f}", s.layers, s.hidden, s.heads, s.vocabulary, f"{s.adapter(RANK) / 1e6:.0f}"]
         for name, s in sizes.items()
@@ -186,7 +186,7 @@ def states_table(sizes: Mapping[str, Size]) -> str:
 
 
 def activations_table(sizes: Mapping[str, Size]) -> str:
-    """What one sentence more in the batch takes."""
+    """The memory of one more sentence in the batch."""
     rows = []
     for name, size in sizes.items():
         for length in LENGTHS:
@@ -195,7 +195,7 @@ def activations_table(sizes: Mapping[str, Size]) -> str:
             cells = map(mib, (*parts.values(), sum(parts.values()), eager))
             rows.append([name, length, *cells])
     return table(
-        ("model", "length", "checkpoints", "one layer", "logits", "mask", "together", "and the scores, if eager"), rows
+        ("model", "length", "checkpoints", "one layer", "logits", "mask", "total", "plus scores, if eager"), rows
     )
 
 
@@ -221,7 +221,7 @@ def recipes() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def recipes_table(sizes: Mapping[str, Size]) -> str:
-    """What a recipe takes as it is."""
+    """The memory of a recipe without changes."""
     rows = []
     for name, model, keys in recipes():
         rank = keys["lora_rank"] if keys["finetuning_type"] == "lora" else None

@@ -1,4 +1,4 @@
-r"""Writes a small random model and its tokenizer, a folder that LLaMA-Factory takes as model_name_or_path.
+r"""Writes a small random model and its tokenizer, into a folder for LLaMA-Factory's model_name_or_path.
 
     python data/make_model.py --text output/big_toy/pairs/train.jsonl --output output/big_toy/model
     python data/make_model.py --text train.de train.en --output output/llama_5m --family llama \
@@ -41,7 +41,7 @@ def make_model(
     seed: int,
     dropout: float = 0.0,
 ) -> PreTrainedModel:
-    """Returns a model with random weights whose vocabulary is that of the tokenizer."""
+    """Returns a model with random weights and the vocabulary of the tokenizer."""
     if family == "llama" and dropout:
         raise ValueError("Llama has no dropout of its hidden states in transformers; use --dropout 0.")
     if hidden % heads:
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="what the tokenizer is trained on")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="training text of the tokenizer")
     parser.add_argument("--output", type=Path, required=True, help="folder, empty or new")
     parser.add_argument("--family", choices=FAMILIES, default="falcon", help="default: %(default)s")
     parser.add_argument("--vocab-size", type=int, default=1000, help="default: %(default)s")
@@ -110,10 +110,10 @@ def main() -> None:
 
 
 def write_model(options: argparse.Namespace) -> str:
-    """Writes the folder and returns what it holds, in words."""
+    """Writes the folder and returns a description of its content."""
     output = options.output
     if output.exists() and any(output.iterdir()) and not options.overwrite:
-        raise FileExistsError(f"{output} is not empty; choose another --output or give --overwrite.")
+        raise FileExistsError(f"{output} is not empty; choose another --output or pass --overwrite.")
     tokenizer = train_tokenizer(read_texts(options.text), options.vocab_size)
     tokenizer.model_max_length = options.max_positions
     model = make_model(

@@ -1,27 +1,27 @@
-"""Writes a synthetic language pair on which waiting pays, small enough for a model of about 1 M parameters.
+"""Writes a synthetic language pair for which waiting pays off, small enough for a model of about 1 M parameters.
 
-The source is subject-verb-object, the target verb-final; the other words stand in the same order. What the
-translation of a word depends on often stands later in the source. With English words::
+The source is subject-verb-object, the target is verb-final; the other words have the same order. The
+translation of a word often depends on later source words. With English words::
 
     source   maybe  the    big    bank   lends     a    car    today  PAST
     target   maybe' the-f  big-f  bank'  a-m  car'  today'  lend-f-sg-past
 
-- Gender is a property of the target noun alone. Determiners, adjectives and verbs agree with it in gender and
-  number, so that a determiner has to wait for its noun.
+- Only the target noun determines gender. Determiners, adjectives and verbs agree with it in gender and
+  number, so a determiner has to wait for its noun.
 - A homonym (only ever a subject) has two translations of different gender; the verb of its clause decides.
-- The last word of a sentence is its tense: every target verb ends in it, and it decides the translation of
-  the mood word that opens one sentence in four.
+- The last word of a sentence is its tense: it determines the endings of all target verbs, and the translation of
+  the mood word with which one sentence in four begins.
 
-A model that translates after one word has to guess all of these; wait-9 seldom has to.
+A model that translates after one word has to guess all of these; wait-9 rarely has to.
 
     python data/make_toy_pair.py    # the committed sample, data/toy
     python data/make_toy_pair.py --output output/big_toy/pairs --train 100000 --valid 500 --test 500
 
-Written are train.jsonl, valid.jsonl, test.jsonl (no source sentence twice) and test.source, test.target for
-SimulEval. The test set depends on the seed and its own size alone. With --chunks each split is also written as chunk
-pairs of several latency levels, cut by the word alignment that the grammar knows: a verb is linked to its verb and to
-the tense, any other word to the one that it translates. Gender and number of a noun that stands later are no links, so
-that low latency has to guess them.
+It writes train.jsonl, valid.jsonl, test.jsonl (no source sentence twice) and test.source, test.target for
+SimulEval. The test set depends only on the seed and its own size. With --chunks, each split is also written as chunk
+pairs of several latency levels, cut by the word alignment of the grammar: a verb is linked to its verb and to
+the tense, any other word to its translation. Gender and number of a later noun are not links, so
+low latency has to guess them.
 """
 
 import argparse
@@ -40,10 +40,10 @@ MIN_WORDS, MAX_WORDS = 3, 14
 """Length of a source sentence."""
 
 GENDER_ENDINGS = {False: ("o", "a", "e"), True: ("oi", "ai", "ei")}
-"""Target: whether it is plural -> ending by gender, of determiners, adjectives and verbs."""
+"""Target: plural or not -> endings of determiners, adjectives and verbs by gender."""
 
 TENSE_ENDINGS = ("t", "r", "n")
-"""Target: the last letter of a verb by tense. No other word ends in one of them."""
+"""Target: the last letter of a verb by tense. No other word ends in one of these letters."""
 
 SOURCE_LANG, TARGET_LANG = "X", "Y"
 """Names of the languages in the rows of --chunks, those of the toy's YAMLs."""
@@ -66,7 +66,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Words of both sides; which of them translate each other; gender and number of a noun phrase."""
+    """Words of both sides, their links, and gender and number of a noun phrase."""
 
     source: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -139,12 +139,12 @@ class Grammar:
     """Draws sentences with their translations."""
 
     def __init__(self, lexicon: Lexicon, seed: int) -> None:
-        """Keeps a random state of its own."""
+        """Has its own random state."""
         self.lexicon = lexicon
         self._random = random.Random(f"sentences {seed}")
 
     def sentences(self) -> Iterator[Phrase]:
-        """Yields sentences for ever; no source comes twice."""
+        """Yields sentences without end; no source occurs twice."""
         seen = set()
         while True:
             sentence = self._sentence()
@@ -219,7 +219,7 @@ class Grammar:
         return _word(self._pick(words))
 
     def _pick(self, words: Sequence[Word]) -> Word:
-        """Returns one of the words; like in a language, few are frequent."""
+        """Returns one of the words; as in real language, only few are frequent."""
         return self._random.choices(words, weights=[1 / (rank + 5) for rank in range(len(words))])[0]
 
     def _chance(self, probability: float) -> bool:
@@ -291,15 +291,15 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=200, help="sentences (default: %(default)s)")
     parser.add_argument("--valid", type=int, default=50, help="sentences (default: %(default)s)")
     parser.add_argument("--test", type=int, default=50, help="sentences (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the lexicon and of the sentences")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of lexicon and sentences")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--chunks", action="store_true", help="also write SPLIT.chunks.jsonl and their entries in dataset_info.json"
     )
     parser.add_argument(
         "--latencies",
         default="low=1,medium=2,high=4",
-        help="of --chunks: levels and the fewest source words of their chunks (default: %(default)s)",
+        help="for --chunks: levels and minimum source words of their chunks (default: %(default)s)",
     )
     options = parser.parse_args()
 
@@ -311,7 +311,7 @@ def main() -> None:
 
 
 def write_splits(options: argparse.Namespace, sizes: dict[str, int]) -> str:
-    """Writes the files and returns the account of them."""
+    """Writes the files and returns a report of them."""
     files = {split: options.output / f"{split}.jsonl" for split in sizes}
     test_sides = [options.output / "test.source", options.output / "test.target"]
     chunk_files = {split: options.output / f"{split}.chunks.jsonl" for split in sizes if options.chunks}
@@ -331,7 +331,7 @@ def write_splits(options: argparse.Namespace, sizes: dict[str, int]) -> str:
 def write_chunks(
     options: argparse.Namespace, files: dict[str, Path], drawn: dict[str, list[Phrase]], levels: dict[str, int]
 ) -> list[str]:
-    """Writes the chunk pairs of each split with their entries in dataset_info.json; returns the account of them."""
+    """Writes the chunk pairs of each split with their entries in dataset_info.json; returns a report of them."""
     dataset_info = options.output / "dataset_info.json"
     datasets = {f"toy_{split}_chunks": Dataset(file, CHUNK_COLUMNS) for split, file in files.items()}
     entries = dataset_info_with(dataset_info, datasets, overwrite=options.overwrite)

@@ -1,4 +1,4 @@
-"""The options that the preparation scripts share, and how a YAML stands in for them."""
+"""The options that the preparation scripts share, on the command line or in a YAML."""
 
 import argparse
 import sys
@@ -13,13 +13,13 @@ from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
 from simulmask_plugin.options import KINDS, check_known, check_name, read_yaml
 
 INTERRUPTED = 130
-"""Exit code of a script that Ctrl-C has ended, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 TOY = Path(__file__).resolve().parents[1] / "data" / "toy"
 
 
 def corpus_parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser of what to read, how to clean it and where to write it."""
+    """Returns a parser for what to read, how to clean it and where to write it."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -41,16 +41,16 @@ def corpus_parser(description: str) -> argparse.ArgumentParser:
     how.add_argument("--max-ratio", type=float, help="drop pairs with longer side / shorter side above this")
     how.add_argument("--drop-identical", action="store_true", help="drop pairs whose sides are the same")
     how.add_argument("--drop-duplicates", action="store_true", help="keep only the first of equal pairs")
-    how.add_argument("--limit", type=int, help="keep the first LIMIT of the pairs that are left")
+    how.add_argument("--limit", type=int, help="keep the first LIMIT of the remaining pairs")
 
     where = parser.add_argument_group("output")
     where.add_argument("--output", type=Path, default=Path("output/data"), help="folder (default: %(default)s)")
-    where.add_argument("--overwrite", action="store_true", help="replace files and entries that are there")
+    where.add_argument("--overwrite", action="store_true", help="replace existing files and entries")
     return parser
 
 
 def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace], str]) -> None:
-    """Parses the options and prints what `prepare` returns; a user's error ends in one line, no traceback."""
+    """Parses the options and prints what `prepare` returns; a user error ends in one line without traceback."""
     try:
         options = _parse(parser, sys.argv[1:])
         if options.limit is not None and options.limit < 1:
@@ -66,7 +66,7 @@ def run(parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace],
 
 
 def read_corpus(options: argparse.Namespace, *, default: Path) -> Iterator[corpora.Pair]:
-    """Yields the pairs that the options name, before any cleaning."""
+    """Yields the pairs named by the options, before any cleaning."""
     groups = [("source", "target"), ("pairs",), ("test_set", "lang_pair")]
     given = [group for group in groups if any(vars(options)[name] is not None for name in group)]
     if len(given) > 1 or any(vars(options)[name] is None for group in given for name in group):
@@ -79,7 +79,7 @@ def read_corpus(options: argparse.Namespace, *, default: Path) -> Iterator[corpo
 
 
 def cleaning_of(options: argparse.Namespace) -> corpora.Cleaning:
-    """Returns the cleaning that the options ask for."""
+    """Returns the cleaning set by the options."""
     return corpora.Cleaning(
         source_unit=options.source_unit,
         target_unit=options.target_unit,
@@ -97,8 +97,8 @@ def clean_corpus(
 
     Args:
         options: what `corpus_parser` parsed.
-        default: the file of pairs that is read where the options name none.
-        keep_spacing: whether white space inside a text stays as it is; else every run of it becomes one space.
+        default: the file of pairs that is read if the options name none.
+        keep_spacing: whether to keep white space inside a text; else every run of it becomes one space.
     """
     pairs, cleaning = list(read_corpus(options, default=default)), cleaning_of(options)
     kept, dropped = corpora.clean(pairs, replace(cleaning, keep_spacing=keep_spacing))
@@ -114,7 +114,7 @@ def clean_corpus(
 
 
 def count_table(num_read: int, dropped: Counter[str], written: dict[str, int]) -> str:
-    """Returns the account of a preparation: what was read, dropped by reason, and written by file."""
+    """Returns the report of a preparation: what was read, dropped by reason, and written by file."""
     rows = {"read": num_read}
     rows |= {f"dropped: {reason}": dropped[reason] for reason in dict.fromkeys([*corpora.DROP_REASONS, *dropped])}
     rows |= {f"written: {name}": count for name, count in written.items()}
@@ -123,9 +123,9 @@ def count_table(num_read: int, dropped: Counter[str], written: dict[str, int]) -
 
 
 def add_valid(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that hold pairs out."""
+    """Adds the options for held-out pairs."""
     parser.add_argument("--valid", type=int, default=0, help="hold out this many pairs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of --valid (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw for --valid (default: %(default)s)")
 
 
 def write_datasets(
@@ -143,7 +143,7 @@ def write_datasets(
     """
     files = {name: options.output / f"{name}.jsonl" for name in datasets}
     dataset_info = options.dataset_info or options.output / "dataset_info.json"
-    # Everything that can be refused is refused before the first file is written.
+    # All checks come before the first file is written.
     corpora.check_absent(files.values(), overwrite=options.overwrite)
     columns = {name: Dataset(files[name], list(rows[0])) for name, rows in datasets.items()}
     entries = dataset_info_with(dataset_info, columns, overwrite=options.overwrite)
@@ -160,7 +160,7 @@ def write_datasets(
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Returns the options; those of the YAML come first, so that the command line has the last word."""
+    """Returns the options; those of the YAML come first, so that the command line takes precedence."""
     options = parser.parse_args(argv)
     return options if options.config is None else parser.parse_args([*_yaml_arguments(parser, options.config), *argv])
 

@@ -1,12 +1,12 @@
-"""Goes the whole way on a synthetic language pair: data, model, two trainings, merge, streaming, curve.
+"""Runs the whole process on a synthetic language pair: data, model, two trainings, merge, streaming, curve.
 
     python east_scripts/demo.py                                # make demo: everything, into output/demo
-    python east_scripts/demo.py --method east                  # make demo-east: likewise, into output/demo_east
+    python east_scripts/demo.py --method east                  # make demo-east: the same for EAST
     python east_scripts/demo.py --method compare               # make demo-compare: every method, side by side
     python east_scripts/demo.py --output output/toy --prepare  # data and model, for yaml_configs/toy_*.yaml
 
-Every step is a command that you could type; its log, which begins with the command, is in OUTPUT/logs. A step
-that has finished is not repeated, unless one before it was; --fresh starts over.
+Every step is a command that you could type; its log, which begins with the command, is in OUTPUT/logs. A finished
+step is not repeated unless an earlier one is; --fresh starts over.
 """
 
 import argparse
@@ -27,18 +27,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
 
 MARKER = ".simulmask_demo"
-"""A file in every folder that the demo has made; it writes to no other."""
+"""A file in every folder that the demo has made; it only writes to these."""
 
 SIZES = ("--train", 40000, "--valid", 200, "--test", 150)
 HEADS = 16
-"""Many small heads: Falcon divides ALiBi by the root of a head's size, and the order of words hangs on it."""
+"""Many small heads: Falcon divides ALiBi by the root of the head size, and word order depends on ALiBi."""
 
 LAST_PREPARATION = "model"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command, and the file that it leaves behind."""
+    """A command, and the file that it creates."""
 
     name: str
     title: str
@@ -47,11 +47,11 @@ class Step:
 
     @property
     def beginning(self) -> str:
-        """What its log begins with: the command."""
+        """The first line of its log: the command."""
         return " ".join(["$", *self.command]) + "\n"
 
     def is_done(self, log: Path) -> bool:
-        """Whether this command, and no other, has run and left its result behind."""
+        """Whether exactly this command has run and created its result."""
         if not (log.is_file() and self.result.exists()):
             return False
         with log.open(encoding="utf-8", errors="replace") as file:
@@ -60,18 +60,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What the demo of a method does otherwise than the others."""
+    """What is specific to the demo of a method."""
 
     pair_options: tuple[str, ...]
     steps: Callable[[Path], list[Step]]
-    """What follows on the preparation; its argument is the output folder."""
+    """The steps after the preparation; the argument is the output folder."""
     columns: dict[str, str]
-    """Of the table: columns of the file of scores, and their titles."""
+    """Columns of the table in the file of scores, and their titles."""
     closing: str
     results: dict[str, str]
-    """Where things are, below the output; `scores` is the file of scores."""
+    """Paths below the output; `scores` is the file of scores."""
     orders: tuple[Order, ...] = ()
-    """What has to hold in the end."""
+    """What has to hold at the end."""
 
 
 def all_steps(output: Path, method: Method) -> list[Step]:
@@ -106,8 +106,8 @@ def two_stages(output: Path, name: str, *, merge: str, titles: tuple[str, str, s
 
     Args:
         output: folder of the demo.
-        name: stands in the names of the YAMLs of both stages.
-        merge: YAML of the merge; that of the evaluation has eval in place of merge in its name.
+        name: part of the names of the YAMLs of both stages.
+        merge: YAML of the merge; with eval instead of merge, its name is that of the evaluation.
         titles: of stage 1, stage 2 and the evaluation.
     """
     data, model, merged = output / "data", output / "model", output / "merged"
@@ -155,7 +155,7 @@ def two_stages(output: Path, name: str, *, merge: str, titles: tuple[str, str, s
 
 
 def comparison(output: Path) -> list[Step]:
-    """Returns the study, which trains, merges and streams on its own, and goes on where it stopped."""
+    """Returns the study, which trains, merges and streams everything, and resumes where it stopped."""
     data, study = output / "data", output / "compare"
     return [
         Step(
@@ -249,7 +249,7 @@ METHODS = {
 
 
 def script(path: str, *options: object) -> tuple[str, ...]:
-    """Returns the command of a script that may replace what an interrupted one has left."""
+    """Returns the command of a script, which may overwrite the files of an interrupted one."""
     return (sys.executable, path, *(str(option) for option in options), "--overwrite")
 
 
@@ -268,7 +268,7 @@ def train(config: str, *, data: Path, model: Path, output: Path) -> tuple[str, .
 
 
 def run_steps(steps: list[Step], logs: Path) -> None:
-    """Runs what has not been done yet, with a line of progress for every step.
+    """Runs the steps that are not finished, with a line of progress for each.
 
     Raises:
         RuntimeError: a step failed (`ProgramFailed`: the message holds the end of its log) or left no result.
@@ -291,7 +291,7 @@ def run_step(step: Step, log: Path) -> None:
     """Runs one step; its log gets its name once the step has succeeded."""
     unfinished = log.with_suffix(".unfinished")
     environment = {
-        # One thread: for models so small a second one gains little, and loses much on a machine that is not idle.
+        # One thread: for such small models a second one gains little, and loses much on a busy machine.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}",
         "HF_HUB_OFFLINE": "1",  # nothing is downloaded, so nothing has to wait for a network
@@ -308,7 +308,7 @@ def run_step(step: Step, log: Path) -> None:
 
 
 def table(scores: Path, columns: dict[str, str]) -> str:
-    """Returns some columns of a file of scores, aligned; what is no number stands on the left."""
+    """Returns some columns of a file of scores, aligned; text is left-aligned."""
     frame = pandas.read_csv(scores, sep="\t")[list(columns)].rename(columns=columns)
     texts = frame.select_dtypes("object")
     for name in texts:
@@ -317,7 +317,7 @@ def table(scores: Path, columns: dict[str, str]) -> str:
 
 
 def open_folder(output: Path, *, fresh: bool) -> None:
-    """Makes the folder, or makes sure that it is one of ours; ``fresh`` puts an old one aside.
+    """Makes the folder, or checks that the demo made it; ``fresh`` renames an old one.
 
     Raises:
         ValueError: the folder is not empty and was not made by the demo.
@@ -334,7 +334,7 @@ def open_folder(output: Path, *, fresh: bool) -> None:
 
 
 def demo(output: Path, method: Method, *, prepare: bool, fresh: bool) -> None:
-    """Runs the steps, says what came out, and checks it.
+    """Runs the steps, prints the results, and checks them.
 
     Raises:
         RuntimeError: a step failed, or the lag is not ordered as it has to be.

@@ -1,4 +1,4 @@
-"""Whether the lag of an evaluation rises where it has to: with k, with the latency prompt, with the read threshold."""
+"""Checks that the lag of an evaluation rises with k, with the latency prompt, or with the read threshold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas
 
 TIE = 0.01
-"""Words of AL by which one threshold may fall behind a lower one: the toy grammar leaves little to decide between."""
+"""Words of AL that a threshold may be below a lower one, since the toy grammar makes little difference between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Order:
     Attributes:
         claim: what that shows, e.g. "the lag rises with k".
         runs: their names in the file of scores.
-        tie: words of AL by which one may fall behind the one before it; None: each has to lag more.
+        tie: words of AL that a run may be below the one before it; None: each must be higher.
     """
 
     claim: str
@@ -25,7 +25,7 @@ class Order:
 
 
 def check_order(scores: Path, order: Order) -> str:
-    """Returns what holds: that the lag rises, and whether BLEU falls nowhere, which is for the reader to judge.
+    """Returns the result: that the lag rises, and whether BLEU never falls, which the reader has to judge.
 
     Raises:
         RuntimeError: the lag is out of order, or a run is missing.

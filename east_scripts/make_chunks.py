@@ -1,7 +1,7 @@
 r"""Turns parallel text into chunk pairs of several latency levels, for the interleaved layout of EAST.
 
 Words are aligned by eflomal (pip install eflomal) or by any aligner that writes links i-j, and a sentence is cut where
-no link crosses; a level then merges the smallest chunks up to a number of source words. Written are
+no link crosses; a level then merges the smallest chunks up to a number of source words. It writes
 OUTPUT/NAME.jsonl, one row per sentence and level (with --valid also OUTPUT/NAME_valid.jsonl, sentences that are held
 out with all their levels), and their entries in a dataset_info.json::
 
@@ -39,7 +39,7 @@ from simulmask_plugin.corpora.parallel_text import Pair, read_lines, split_off
 from simulmask_plugin.text.units import split_units
 
 MAX_UNITS = 200
-"""Default of --max-units. Links of long lines are poor, and eflomal gives none to 1,024 words or more."""
+"""Default of --max-units. Links of long lines are poor, and eflomal aligns no lines of 1,024 words or more."""
 
 NO_LINKS = "nothing aligned"
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--latencies",
         default=DEFAULT_LEVELS,
-        help=f"levels and the fewest source units of their chunks; of {', '.join(LATENCIES)} (default: %(default)s)",
+        help=f"levels and minimum source units of their chunks; of {', '.join(LATENCIES)} (default: %(default)s)",
     )
     parser.add_argument(
         "--alignments",
@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def make_chunks(options: argparse.Namespace) -> str:
-    """Writes the files and returns the account of what was kept, dropped and cut."""
+    """Writes the files and returns a report of what was kept, dropped and cut."""
     if not (options.source_lang and options.target_lang):
-        raise ValueError("Every row names its languages; give --source-lang and --target-lang, such as German.")
+        raise ValueError("Every row names its languages; pass --source-lang and --target-lang, such as German.")
     chunker = Chunker(
         parse_levels(options.latencies),
         source_lang=options.source_lang,
@@ -107,7 +107,7 @@ def align(units: Sequence[tuple[list[str], list[str]]]) -> list[set[Link]]:
         import eflomal
     except ImportError as error:
         raise ValueError(
-            "Word alignment needs eflomal: pip install eflomal; or give the links of another aligner by --alignments."
+            "Word alignment needs eflomal: pip install eflomal; or pass the links of another aligner with --alignments."
         ) from error
     with TemporaryDirectory() as folder:
         forward, backward = Path(folder, "forward"), Path(folder, "backward")
@@ -124,7 +124,7 @@ def align(units: Sequence[tuple[list[str], list[str]]]) -> list[set[Link]]:
 def read_links(
     path: Path, places: Sequence[str], kept: Sequence[Pair], units: Sequence[tuple[list[str], list[str]]]
 ) -> list[set[Link]]:
-    """Returns the links of the kept pairs from a file with a line for every pair that was read.
+    """Returns the links of the kept pairs from a file with one line for every pair that was read.
 
     Args:
         path: the file of links.

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> str:
-    """Writes the files and returns the account of what was kept and dropped."""
+    """Writes the files and returns a report of what was kept and dropped."""
     kept, num_read, dropped = clean_corpus(options, default=TOY / "test.jsonl")
     source_file, target_file = (options.output / f"{options.name}.{side}" for side in ("source", "target"))
     corpora.check_absent([source_file, target_file], overwrite=options.overwrite)

@@ -10,8 +10,8 @@ dataset_info.json::
         --source-lang German --target-lang English --max-units 100 --max-ratio 3 --drop-duplicates --valid 500
 
 With --format east it reads the published data of EAST instead: chunk pairs (SiMT-De-En-660K, SiMT-Multi-90K) and
-sentence pairs (Off-Multi-120K), which go to OUTPUT/NAME_offline.jsonl. Languages stand in the rows, lengths are words,
-or characters of those without spaces, and --valid holds out source sentences with all their latency levels::
+sentence pairs (Off-Multi-120K), which go to OUTPUT/NAME_offline.jsonl. The rows name the languages, lengths are words
+(or characters for languages without spaces), and --valid holds out source sentences with all their latency levels::
 
     python east_scripts/prepare_train_data.py --format east --pairs SiMT-Multi-90K.json --offline Off-Multi-120K.json \
         --name multi
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> str:
-    """Writes the files and returns the account of what was kept and dropped."""
+    """Writes the files and returns a report of what was kept and dropped."""
     if options.offline is not None:
         raise ValueError("--offline is for --format east; sentence pairs alone are read by --pairs.")
     kept, num_read, dropped = clean_corpus(options, default=TOY / "train.jsonl")
@@ -62,7 +62,7 @@ def prepare(options: argparse.Namespace) -> str:
 
 
 def prepare_east(options: argparse.Namespace) -> str:
-    """Writes the published data of EAST and returns the account of what was kept and dropped."""
+    """Writes the published data of EAST and returns a report of what was kept and dropped."""
     _check_east(options)
     parts = {}
     accounts = []
@@ -100,7 +100,7 @@ def _check_east(options: argparse.Namespace) -> None:
 def _clean_east(
     options: argparse.Namespace, path: Path, read: Callable[[Path], tuple[list[Example], Faults]]
 ) -> tuple[list[Example], str]:
-    """Returns the examples to write and the account of the file."""
+    """Returns the examples to write and the report of the file."""
     examples, faults = read(path)
     kept, dropped = clean_examples(examples, cleaning_of(options))
     dropped = Counter({fault: len(places) for fault, places in faults.items()}) + dropped

@@ -131,7 +131,7 @@ def test_eflomal_finds_the_links_of_a_synthetic_corpus(tmp_path):
 def test_missing_eflomal_is_told_with_the_remedies(tmp_path):
     write(tmp_path / "eflomal.py", "raise ImportError('not installed')")
     printed = run(*LANGUAGES, cwd=tmp_path, status=1, path=tmp_path)
-    assert "needs eflomal: pip install eflomal; or give the links of another aligner by --alignments" in printed
+    assert "needs eflomal: pip install eflomal; or pass the links of another aligner with --alignments" in printed
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_missing_eflomal_is_told_with_the_remedies(tmp_path):
         (["0-0", "", "2-0", ""], LANGUAGES, "a.links:3: expected links of 2 source and 3 target units, counted from 0"),
         (["0-0", "", "0:0", ""], LANGUAGES, "a.links:3: expected links i-j with i and j counted from 0, got '0:0'"),
         (["", "", "", ""], LANGUAGES, "None of the 3 pairs has a link"),
-        (["0-0"], [], "give --source-lang and --target-lang"),
+        (["0-0"], [], "pass --source-lang and --target-lang"),
         (["0-0"], (*LANGUAGES, "--latencies", "low:1"), "Expected latencies such as low=1,high=6, got 'low:1'"),
         (["0-0"], (*LANGUAGES, "--latencies", "slow=1"), "Unknown latency 'slow'; expected some of low, low-medium"),
     ],

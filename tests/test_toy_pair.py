@@ -201,7 +201,7 @@ def test_script_writes_the_splits_and_does_not_overwrite_them(tmp_path):
     pairs = list(read_pairs(tmp_path / "toy/test.jsonl"))
     assert list(read_lines(tmp_path / "toy/test.source")) == [pair.source for pair in pairs]
     assert list(read_lines(tmp_path / "toy/test.target")) == [pair.target for pair in pairs]
-    assert "give --overwrite" in run("make_toy_pair.py", "--output", "toy", *sizes, cwd=tmp_path, status=1)
+    assert "pass --overwrite" in run("make_toy_pair.py", "--output", "toy", *sizes, cwd=tmp_path, status=1)
 
 
 def test_links_of_the_grammar_are_those_of_the_lexicon(lexicon):
@@ -256,7 +256,7 @@ def test_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch):
     assert model.get_input_embeddings().num_embeddings == len(tokenizer) == 600
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|endoftext|>",) * 2 + ("<|pad|>",)
     assert tokenizer.decode(tokenizer.encode("Ünseen 机 text  .")) == "Ünseen 机 text  ."
-    with pytest.raises(SystemExit, match=r"model is not empty; choose another --output or give --overwrite"):
+    with pytest.raises(SystemExit, match=r"model is not empty; choose another --output or pass --overwrite"):
         make_model.main()
 
 

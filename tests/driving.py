@@ -72,18 +72,39 @@ def session_of(model, encoder, policy=None, **options):
     return StreamingSession(model=model, encoder=encoder, policy=policy, **options)
 
 
-def drive(session, pieces, *, ahead=False):
-    """Stream as an agent would; `ahead`: all of the source is there before anything is written."""
+def steps(session, pieces, *, ahead=False):
+    """Stream as an agent would; yield what was done, and what was read or written.
+
+    `ahead`: all of the source is there before anything is written.
+    """
     pieces = list(pieces)
-    written = []
     while not session.finished:
-        if pieces and (ahead or session.action() is Action.READ):
-            session.read(pieces.pop(0))
+        if pieces and (ahead or action_of(session) is Action.READ):
+            piece = pieces.pop(0)
+            session.read(piece)
             if not pieces:
                 session.finish_source()
+            yield Action.READ, piece
         else:
-            written.append(session.write())
-    return [unit for unit in written if unit is not None]
+            yield Action.WRITE, session.write()
+
+
+def action_of(session):
+    """What the session wants next."""
+    action = session.action()
+    assert session.action() is action, "asked twice, it has changed its mind"
+    return action
+
+
+def drive(session, pieces, *, ahead=False):
+    """Stream as an agent would; return what was written."""
+    done = steps(session, pieces, ahead=ahead)
+    return [unit for action, unit in done if action is Action.WRITE and unit is not None]
+
+
+def actions_of(session, pieces):
+    """R and W in the order in which they happened."""
+    return "".join(action.value[0] for action, _ in steps(session, pieces))
 
 
 class Calls(list):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from driving import Calls, assert_holds, drive, encoder_of, parity
+from driving import Calls, actions_of, assert_holds, drive, encoder_of, parity, steps
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -108,18 +108,15 @@ def test_every_token_is_fed_once_in_its_order(model_of, with_ends, source, seed,
     model, encoder = model_of("llama", VOCAB, seed), encoder_of(with_ends, **block)
     session = session_of(model, encoder, max_target_tokens=40)
     expected, header, next_header = encoder.frame(None, None, "medium")
-    pieces = list(source)
+    before, start = "", 0
     with Calls(model, with_ends) as calls:
-        while not session.finished:
-            if pieces and (ahead or session.action() is Action.READ):
-                expected += encoder.source_units(pieces[0], before="".join(source[: len(source) - len(pieces)]))[0]
-                session.read(pieces.pop(0))
-                if not pieces:
-                    session.finish_source()
+        for action, piece in steps(session, source, ahead=ahead):
+            if action is Action.READ:
+                expected += encoder.source_units(piece, before=before)[0]
+                before += piece
             else:
-                start = len(session.target_ids)
-                session.write()
                 expected += header + session.target_ids[start:] + next_header * (not session.finished)
+                start = len(session.target_ids)
     fed = session.feeder.fed_ids
     assert fed == expected[: len(fed)]
     assert len(expected) - len(fed) <= session.truncated  # of what nothing asks, the last token is not fed
@@ -158,21 +155,6 @@ def inclined(model_of, with_ends):
     yield make
     for hook in hooks:
         hook.remove()
-
-
-def actions_of(session, pieces):
-    pieces, actions = list(pieces), []
-    while not session.finished:
-        action = session.action()
-        assert session.action() is action, "asked twice, it has changed its mind"
-        actions.append(action.value[0])
-        if action is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-        else:
-            session.write()
-    return "".join(actions)
 
 
 def test_model_that_always_ends_the_read_writes_after_every_word(inclined, with_ends):

@@ -1,7 +1,7 @@
 """Gemma 3 and 4 as they are published, multimodal, are trained and streamed as their text part would be by itself."""
 
 import pytest
-from driving import assert_holds, encoder_of, error, llama_factory, sentence_pairs, write_setup
+from driving import assert_holds, error, llama_factory, parity, sentence_pairs, write_setup
 from in_process import losses
 from transformers import AutoConfig
 
@@ -9,7 +9,6 @@ from simulmask_plugin.attention.families import random_model
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.streaming.feeder import Counters, session_flops
-from simulmask_plugin.streaming.parity import ParityResult, compare
 from simulmask_plugin.streaming.self_test import check_takes_mask, shrink
 
 pytestmark = llama_factory
@@ -43,9 +42,7 @@ def test_the_whole_model_has_parity_and_the_logits_of_its_text_part(with_ends, n
     check_takes_mask(model.config, "sdpa")
     results = []
     for one in (model, text_model(model)):
-        result = ParityResult()
-        for row in sentence_pairs():
-            compare(one, encoder_of(with_ends, policy="schedule"), row, result)
+        result = parity(one, with_ends, sentence_pairs(), {"policy": "schedule"})
         assert_holds(result)
         results.append(result.max_logit)
     assert results[0] == results[1]

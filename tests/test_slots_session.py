@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from driving import POLICIES, Forced, assert_holds, drive, encoder_of, parity, target_ids_of
+from driving import POLICIES, Forced, assert_holds, drive, encoder_of, parity, steps, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.config.block import ROWS
-from simulmask_plugin.policies import Action, ReadSchedule, make_policy, roll_out
+from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.slots_session import SESSIONS, SlotsSession
@@ -106,16 +106,9 @@ def test_an_end_of_sentence_that_comes_too_early_reads_as_a_schedule_would(
         return forced.choose(logits, index, opening)
 
     session.choose, session.trace = choose, forced.rows_of_last_call
-    left, g = list(source), []
-    while not session.finished:
-        if session.action() is Action.READ:
-            session.read(left.pop(0))
-            if not left:
-                session.finish_source()
-            continue
-        written, num_read = session.num_written, session.num_read
-        session.write()
-        g += [num_read] * (session.num_written - written)
+    g = []
+    for _ in steps(session, source):
+        g += [session.num_read] * (session.num_written - len(g))
     layout = lay_out(encoder.settings.config, encoder.encode(row), ReadSchedule((*g, len(source)), len(source)))
     assert session.feeder.kept_ids() == layout.input_ids[layout.source_unit < len(source)].tolist()[:-1]
     if rows == "own_unit":

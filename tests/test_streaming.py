@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from driving import HEADER, PROMPT, SOURCE, TARGET, Calls, Forced, drive, encoder_of, session_of, target_ids_of
+from driving import (
+    HEADER,
+    PROMPT,
+    SOURCE,
+    TARGET,
+    Calls,
+    Forced,
+    actions_of,
+    drive,
+    encoder_of,
+    session_of,
+    steps,
+    target_ids_of,
+)
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -214,17 +227,7 @@ def test_unit_ends_when_it_has_enough_tokens(llama, byte_level):
 
 def test_actions_follow_the_policy(llama, byte_level):
     session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=2))
-    actions = []
-    pieces = SOURCE.split()
-    while not session.finished:
-        actions.append(session.action().value[0])
-        if session.action() is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-        else:
-            session.write()
-    assert "".join(actions) == "RRWRWWW"
+    assert actions_of(session, SOURCE.split()) == "RRWRWWW"
 
 
 def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, monkeypatch):
@@ -237,17 +240,8 @@ def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, mo
 def test_every_unit_after_the_first_opens_a_word(llama, byte_level):
     encoder = encoder_of(byte_level, **WAIT_1)
     session = session_of(llama, encoder, max_target_tokens=40, max_unit_tokens=4)
-    starts = []
-    pieces = SOURCE.split()
-    while not session.finished:
-        if session.action() is Action.READ:
-            session.read(pieces.pop(0))
-            if not pieces:
-                session.finish_source()
-        else:
-            starts.append(len(session.target_ids))
-            session.write()
-    openers = [session.target_ids[start] for start in starts[1:] if start < len(session.target_ids)]
+    starts = {len(session.target_ids) for _ in steps(session, SOURCE.split())} - {0}
+    openers = [session.target_ids[start] for start in starts if start < len(session.target_ids)]
     assert openers
     assert all(encoder.target.opens_word[token] for token in openers)
 

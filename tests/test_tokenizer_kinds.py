@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from driving import assert_holds, encoder_of
+from driving import assert_holds, encoder_of, parity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, SENTENCES, tokenizer_of
 
 from simulmask_plugin.batches.features import ExampleEncoder, Row
-from simulmask_plugin.streaming.parity import ParityResult, compare
 from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, NotEncodable, UnitTokenizer, join_units, split_units
 
 TEXTS = [
@@ -116,10 +115,9 @@ def test_letter_that_marks_spaces_in_other_vocabularies_opens_no_word():
 def test_sessions_have_parity_whatever_the_tokenizer(kind, layout, model_of):
     """Also where a word begins with a space alone ("▁", "30"), with which no header may begin."""
     tokenizer = tokenizer_of(kind)
-    encoder, result = encoder_of(tokenizer, layout=layout, policy="wait_k", k=2), ParityResult()
     row = Row("Es sind 30 Hunde - „süß“ 我用iPhone", "There are 30 dogs - “sweet” 5 😀 .", None, None)
-    compare(model_of("llama", len(tokenizer), 0), encoder, row, result)
-    assert_holds(result)
+    model, block = model_of("llama", len(tokenizer), 0), {"layout": layout, "policy": "wait_k", "k": 2}
+    assert_holds(parity(model, tokenizer, [row], block))
 
 
 @pytest.mark.parametrize("kind", KINDS)

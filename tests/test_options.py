@@ -23,6 +23,7 @@ class Keys:
     name: str
     count: Annotated[int, between(0)] | None = None
     rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 1.0
+    weight: float = 1.0
     kind: Literal["float32", "bfloat16"] = "float32"
     exact: bool = False
     inner: Inner = Inner()
@@ -52,7 +53,7 @@ def test_lists_become_tuples_and_mappings_dataclasses():
 REFUSED = {
     "unknown": (
         {"beams": 1},
-        "y: unknown key 'beams'; known keys: name, count, rate, kind, exact, inner, pairs",
+        "y: unknown key 'beams'; known keys: name, count, rate, weight, kind, exact, inner, ",
     ),
     "missing": ({"name": None}, r"y: name is missing or empty; it must be a text\.$"),
     "text": ({"name": 3}, r"y: name must be a text, got 3\.$"),
@@ -62,6 +63,8 @@ REFUSED = {
     "text is no integer": ({"count": "1"}, r"y: count must be an integer of at least 0, got '1'\.$"),
     "range": ({"rate": 1.5}, r"y: rate must lie in 0\.\.1, got 1\.5\.$"),
     "nan": ({"rate": float("nan")}, r"y: rate must lie in 0\.\.1, got nan\.$"),
+    "not a number": ({"weight": float("nan")}, r"y: weight must be a number, got nan\.$"),
+    "infinity": ({"weight": float("-inf")}, r"y: weight must be a number, got -inf\.$"),
     "text is no number": ({"rate": "1"}, r"y: rate must lie in 0\.\.1, got '1'\.$"),
     "true is no number": ({"rate": True}, r"y: rate must lie in 0\.\.1, got True\.$"),
     "empty": ({"rate": None}, r"y: rate must lie in 0\.\.1, got None\.$"),
@@ -125,6 +128,7 @@ keys = st.builds(
     name=st.text(min_size=1),
     count=st.none() | st.integers(0),
     rate=st.floats(0, 1) | st.integers(0, 1),
+    weight=st.floats(allow_nan=False, allow_infinity=False),
     kind=st.sampled_from(["float32", "bfloat16"]),
     exact=st.booleans(),
     inner=st.builds(Inner, st.integers(1, 9)),

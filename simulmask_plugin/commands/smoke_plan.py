@@ -1,4 +1,4 @@
-"""What `simulmask smoke` replaces in a training YAML, so that it runs for a few steps on the machine that there is."""
+"""What `simulmask smoke` replaces in a training YAML, so that it runs for a few steps on the current machine."""
 
 from __future__ import annotations
 

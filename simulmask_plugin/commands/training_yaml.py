@@ -52,7 +52,7 @@ class TrainingSetup:
 
 @dataclass(frozen=True, slots=True)
 class DataSample:
-    """What the first rows of a data set hold.
+    """The content of the first rows of a data set.
 
     Attributes:
         name: the data set's file.

@@ -29,7 +29,7 @@ def model_files(folder: str | Path) -> list[Path]:
 
 
 class Digests:
-    """SHA-256 of files, kept beside the results so that the next call need not read 16 GB of weights again.
+    """SHA-256 of files, saved next to the results, so that the next call does not read 16 GB of weights again.
 
     A file is read whole, and again only once its size or the time of its last change (in nanoseconds) is another. So
     every change of content is noticed wherever the file lies, and none by a copy or a move; but not one after which
@@ -45,7 +45,7 @@ class Digests:
         if store.is_file():
             try:
                 self.known = dict(read_json(store))
-            except (ValueError, TypeError):  # it only saves time: what it says is found out anew
+            except (ValueError, TypeError):  # it only saves time, so it is computed again
                 self.known = {}
 
     def of(self, path: Path) -> str:
@@ -61,7 +61,7 @@ class Digests:
         return str(self.known[str(path)][2])
 
     def save(self) -> None:
-        """Keep what has been found out, but for files so new that another change could bear the same time."""
+        """Save the digests, except of files so new that another change could have the same time."""
         settled = {path: seen for path, seen in self.known.items() if int(str(seen[1])) < time.time_ns() - SETTLED}
         write_text(self.store, json.dumps(settled, indent=2) + "\n")
 

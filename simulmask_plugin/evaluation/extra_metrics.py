@@ -24,11 +24,11 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class ExtraMetric:
-    """A command, and where its score stands in what it prints.
+    """A command, and where to find the score in its output.
 
     Attributes:
         command: may name the files in braces; not run by a shell.
-        after: the score is the first number behind the last place of this text; None: the last number of all.
+        after: the score is the first number after the last occurrence of this text; None: the last number.
     """
 
     command: Annotated[str, Must("be a command such as sacrebleu {reference} -i {hypothesis}", str.strip)]
@@ -55,7 +55,7 @@ def run_metrics(
 ) -> dict[str, float]:
     """Return the score of each metric.
 
-    A score is kept in extra_metrics.json beside the instances, and measured again only by another command.
+    A score is saved in extra_metrics.json next to the instances, and only measured again if the command changes.
 
     Args:
         metrics: name -> what `ExtraMetric.from_value` reads.

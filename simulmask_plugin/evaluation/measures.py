@@ -13,7 +13,7 @@ class Measure:
 
     Attributes:
         title: over its column.
-        digits: behind the point.
+        digits: number of decimals.
         meaning: with {unit}, the unit of the source, where it counts some.
     """
 
@@ -38,7 +38,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def number_text(value: float, digits: int = 2) -> str:
-    """The number with so many digits behind the point; nothing where there is none (NaN)."""
+    """The number with this many decimals; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 

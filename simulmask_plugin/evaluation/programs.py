@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any
 
 TAIL = 15
-"""Lines of a log that an error holds."""
+"""Number of log lines in an error message."""
 ENDS = ((signal.SIGINT, 5), (signal.SIGTERM, 10), (signal.SIGKILL, 10))
 """How a program is asked to end, and the seconds it has: as by Ctrl-C first, at which Python writes out its logs."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,7 +23,7 @@ _stopped = Event()
 
 
 class ProgramFailed(RuntimeError):
-    """A program ended with an error; the message holds the end of its log."""
+    """A program ended with an error; the message contains the end of its log."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -40,5 +40,5 @@ class Bars(Progress):
 
 
 def num_lines(path: Path) -> int:
-    """Lines of a file that have been written whole; 0 where there is none."""
+    """Number of complete lines in a file; 0 if there is no file."""
     return path.read_bytes().count(b"\n") if path.is_file() else 0

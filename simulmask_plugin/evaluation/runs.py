@@ -1,4 +1,4 @@
-"""The folder of one streamed run: what SimulEval and our agent leave there, and whether it is whole.
+"""The folder of one streamed run: what SimulEval and our agent write there, and whether it is complete.
 
 A run is finished once ``finished.json`` holds the SHA-256 of all that it left; that file is written last, and whole.
 """
@@ -27,7 +27,7 @@ LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
 def work_left(
     directory: Path, made_with: Mapping[str, Any], *, free: Collection[str], say: Callable[[str], None]
 ) -> Callable[[], None] | None:
-    """Return None if the run is finished and whole; else what to do with its folder before SimulEval runs in it.
+    """Return None if the run is finished and complete; else what to do with its folder before SimulEval runs in it.
 
     Args:
         directory: of the run.
@@ -39,7 +39,7 @@ def work_left(
         ValueError: if it holds results made with other settings, other texts or another model.
     """
     logs = [directory / name for name in (INSTANCES, SESSIONS)]
-    if not any(log.is_file() and log.stat().st_size for log in logs):  # nothing hangs on what else is there
+    if not any(log.is_file() and log.stat().st_size for log in logs):  # nothing else in the folder matters
         return partial(_begin, directory, made_with)
     settings = _read(directory / SETTINGS)
     if settings is None:
@@ -105,7 +105,7 @@ def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:
 
 
 def _go_on(directory: Path, say: Callable[[str], None]) -> None:
-    """After a kill both logs may end in half a line, and one be shorter: keep the sentences that both have whole."""
+    """After a kill, both logs may end in half a line, and one may be shorter: keep the sentences complete in both."""
     for name in DERIVED:
         (directory / name).unlink(missing_ok=True)
     kept = _whole_lines(directory)

@@ -1,4 +1,4 @@
-"""Scores of a streamed test set: what they are made of, what stands behind them, and the file that keeps them."""
+"""Scores of a streamed test set: how they are computed, their signatures, and the file that stores them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def metrics(config: EvaluationConfig) -> tuple[BLEU, CHRF]:
 
 
 def signatures(config: EvaluationConfig) -> dict[str, str]:
-    """What stands behind the scores of a resolved evaluation: sacrebleu's signatures, latency unit and versions."""
+    """The signature of the scores of a resolved evaluation: sacrebleu's signatures, latency unit and versions."""
     bleu, chrf = metrics(config)
     for metric in (bleu, chrf):
         metric.corpus_score(["a"], [["a"]])  # a signature knows its number of references only after a score

@@ -36,7 +36,7 @@ class Stage:
 
     Attributes:
         kind: train or export.
-        values: the keys of its YAML, but for the folders that the study gives it.
+        values: the keys of its YAML, without the folders, which the study sets.
     """
 
     kind: str
@@ -78,7 +78,7 @@ class StudyKeys:
     systems: Mapping[str, Annotated[Any, SYSTEM]]
     """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
     plain: str
-    """Name of the model whose training stands for plain fine-tuning: time and tokens are given as multiples of its."""
+    """Name of the plain fine-tuning model: training time and tokens are given as multiples of this model's."""
     reference: str
     """SYSTEM: BLEU is tested against its run with the same policy; or SYSTEM/RUN: all against this one."""
     title: str = ""

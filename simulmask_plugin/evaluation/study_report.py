@@ -1,4 +1,4 @@
-"""The report of a study, which one would send to a colleague: one HTML file with table, figure and translations."""
+"""The report of a study: one self-contained HTML file with table, figure and translations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGITS: Mapping[str, int] = {
 """Of the columns that are numbers; those of other programs have `EXTRA_DIGITS`."""
 
 QUANTILES = {"the worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "the best": 1.0}
-"""Which sentences are shown: where they stand among all, ordered by the mean chrF of their translations."""
+"""Which sentences are shown: their places among all, ordered by the mean chrF of their translations."""
 
 REPORT = """<!doctype html>
 <html lang="en">
@@ -162,7 +162,7 @@ def _cell(column: str, value: Any) -> str:
 
 
 def samples(sources: Sequence[str], runs: Sequence[Run]) -> list[Sample]:
-    """Return a handful of sentences, from the one that is translated worst to the one that is translated best."""
+    """Return a few sentences, from the worst translated to the best translated."""
     metric = CHRF()
     (references,) = runs[0].references
     by_run = [

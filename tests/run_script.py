@@ -1,11 +1,14 @@
 """How the tests run a script of the project: in a process of its own, on the code of this checkout."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+
+from simulmask_plugin.corpora.parallel_text import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +34,11 @@ def run_script(script, *arguments, cwd, status=0, path=""):
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
+
+
+def rows_of(path):
+    """The rows of a JSONL file that a script has written."""
+    return [json.loads(line) for line in read_lines(path)]
 
 
 def advice(printed):

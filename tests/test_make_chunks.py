@@ -8,9 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from run_script import ROOT, advice, run_script
-
-from simulmask_plugin.corpora.parallel_text import read_lines
+from run_script import ROOT, advice, rows_of, run_script
 
 LANGUAGES = ("--source-lang", "German", "--target-lang", "English")
 
@@ -21,10 +19,6 @@ def run(*arguments, **options):
 
 def write(path, *lines):
     path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def rows_of(path):
-    return [json.loads(line) for line in read_lines(path)]
 
 
 @pytest.fixture

@@ -24,26 +24,11 @@ ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"
 VOCAB = 320
 
 
-@pytest.mark.parametrize("name", ALIBI)
-def test_every_alibi_family_has_parity_with_modified_alibi(model_of, byte_level, name):
-    assert_holds(
-        parity(
-            model_of(name, VOCAB, 0), byte_level, sentence_pairs(), {"positions": "modified_alibi"} | POLICIES["wait-3"]
-        )
-    )
-
-
 @pytest.mark.parametrize("name", THOROUGH)
 def test_eager_attention_has_parity(model_of, byte_level, name):
     positions = "modified_alibi" if name in ALIBI else "group"
     model = model_of(name, VOCAB, 0, "eager")
     assert_holds(parity(model, byte_level, sentence_pairs(), {"positions": positions} | POLICIES["wait-3"]))
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_group_offset_has_parity(model_of, byte_level, name):
-    block = {"positions": "group", "group_offset": 37, **POLICIES["wait-3"]}
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, sentence_pairs(), block))
 
 
 @pytest.mark.parametrize("block", [{**POLICIES["offline"]}, {"target_units": "token", **POLICIES["wait-1"]}])

@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_script import advice, run_script
+from run_script import advice, rows_of, run_script
 
 from simulmask_plugin.corpora.east_data import clean_examples, read_offline, read_simt, space_chunks
-from simulmask_plugin.corpora.parallel_text import Cleaning, read_lines
+from simulmask_plugin.corpora.parallel_text import Cleaning
 
 
 def simt(source=("Ein Hund", "läuft"), target=("A dog", "runs"), latency="low", **changes):
@@ -33,10 +33,6 @@ def write(path, rows):
 
 def run(*arguments, **options):
     return run_script("east_scripts/prepare_train_data.py", "--format", "east", *arguments, **options)
-
-
-def rows_of(path):
-    return [json.loads(line) for line in read_lines(path)]
 
 
 def test_chunks_get_the_spaces_of_their_language():

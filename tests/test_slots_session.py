@@ -42,17 +42,6 @@ def test_sentences_of_one_two_and_five_slots_have_parity(model_of, byte_level, n
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], SLOTS | block))
 
 
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-@pytest.mark.parametrize("policy", ["wait-1", "read-2", "offline"])
-@pytest.mark.parametrize("slot_length", [1, 2, 4])
-def test_units_longer_than_a_slot_have_parity(model_of, byte_level, name, policy, slot_length):
-    rows = [Row("xyzxyz the zyxzyx zz xyzyx the the", "abc dog the xyzzy cat", "English", "German")]
-    assert max(encoder_of(byte_level, policy="offline").encode(rows[0]).source_lengths) > slot_length
-    assert_holds(
-        parity(model_of(name, VOCAB, 0), byte_level, rows, SLOTS | {"slot_length": slot_length} | POLICIES[policy])
-    )
-
-
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
 
 

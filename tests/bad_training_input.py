@@ -41,16 +41,7 @@ ROWS = {f"block: {name}": (validate(override), {}, words) for name, (override, w
 ROWS |= {
     "training: no file": (["simulmask", "validate", "no.yaml"], {}, ["no.yaml: no such file"]),
     "training: no YAML": (validate(), {"train.yaml": "a: [1\n"}, ["train.yaml is no valid YAML", "line 2, column 1"]),
-    "training: list": (validate(), {"train.yaml": "- a\n"}, ["train.yaml: expected a mapping of keys to values"]),
-    "training: Latin-1": (validate(), {"train.yaml": b"a: 1\nb: \xfc\n"}, ["train.yaml:2: expected UTF-8", "iconv"]),
-    "training: NUL": (validate(), {"train.yaml": added('run_name: "a\\0"\n')}, ["train.yaml: run_name", "NUL"]),
     "training: key twice": (validate(), {"train.yaml": added("stage: sft\n")}, ["train.yaml", "duplicate key stage"]),
-    "training: code": (
-        validate(),
-        {"train.yaml": added("run_name: !!python/object/apply:os.mkdir ['pwned']\n")},
-        ["train.yaml is no valid YAML", "python/object/apply"],
-    ),
-    "training: deep": (validate(), {"train.yaml": "a: " + "[" * 2000 + "]" * 2000}, ["train.yaml", "brackets within"]),
     "training: interpolation": (validate("output_dir=${nope}/x"), {}, ["output_dir", "nothing fills in '${nope}/x'"]),
     "training: no number": (validate("learning_rate=.nan"), {}, ["learning_rate: expected a number, got nan"]),
     "training: override": (validate("justakey"), {}, ["Overrides have the form key=value", "'justakey'"]),

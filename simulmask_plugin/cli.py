@@ -259,7 +259,11 @@ def _add_attention(commands: Commands) -> None:
     parser.add_argument("--source", metavar="TEXT", required=True)
     parser.add_argument("--target", metavar="TEXT", required=True, help="what is written, in training and in streaming")
     _add_languages(parser)
-    parser.add_argument("--policy", choices=POLICIES, help="default: as trained")
+    parser.add_argument(
+        "--policy",
+        choices=[name for name, policy in POLICIES.items() if policy.streams and not policy.asks_model],
+        help="default: as trained",
+    )
     parser.add_argument("--k", type=int, help="of wait_k, in source units")
     parser.add_argument("--n", type=int, help="of read_n, in source units")
     parser.add_argument(

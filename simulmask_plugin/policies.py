@@ -1,20 +1,25 @@
-"""Decision policies: how many source units are wanted before target unit t is written.
+"""Decision policies: how many source units are wanted before target unit t is written, and whether to write it then.
 
-A policy is one function of t (1-based) and its own keyword parameters. Everything else (the schedule in
-training, READ or WRITE while streaming) is derived from it below, so that the two cannot drift apart.
-Adding a policy is one function and one entry of ``POLICIES``; see docs/add-a-policy.md.
+A policy is one dataclass whose fields are its parameters. Keys of the block, options of commands, keys of an
+evaluation, names of runs and titles come from these fields; the schedule of training and READ or WRITE in streaming
+come from `Policy.wanted`, so that the two cannot drift apart. Adding a policy: docs/add-a-policy.md.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import Enum
-from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simulmask_plugin.options import MOST_UNITS, check_integer
+
+Units = int
+Probability = float
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Action(Enum):
@@ -87,65 +92,189 @@ def parse_schedule(text: str) -> tuple[int, ...]:
         raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None
 
 
-Policy = Callable[[int], float]
-"""Maps t = 1, 2, ... to the source units wanted before target unit t; never decreases; inf means all."""
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a policy may look at before a unit is written.
+
+    Attributes:
+        logits: (tokens,) fp32, of the row that predicts the next target token, or whether the read ends.
+        read_end: id of the end of read, where the model predicts one (interleaved).
+    """
+
+    logits: Tensor
+    read_end: int | None = None
 
 
-def wait_k(t: int, *, k: int) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """When to WRITE; a subclass names itself in ``POLICIES``, and its fields are its parameters.
+
+    Attributes:
+        name: as the key ``policy`` has it.
+        from_data: whether g comes from the data in training.
+        streams: whether it can decide on unseen text.
+        run_keys: parameters that only streaming has; the block has no such keys.
+        asks_model: whether `accepts` looks at the model; set for every subclass.
+    """
+
+    name: ClassVar[str]
+    from_data: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
+    run_keys: ClassVar[tuple[str, ...]] = ()
+    asks_model: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Note whether the policy looks at the model."""
+        cls.asks_model = cls.accepts is not Policy.accepts
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        for key, value in self.values().items():
+            if isinstance(value, int):
+                check_integer(f"{self.name}: {key}", value, least=1, most=MOST_UNITS, unit="source units")
+
+    def wanted(self, t: int) -> float:
+        """Source units wanted before target unit t = 1, 2, ... is written; never decreases; inf means all."""
+        raise NotImplementedError
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Whether to WRITE now that the wanted units have been read; if not, one unit more is read."""
+        return True
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(field.name for field in fields(cls))
+
+    def values(self) -> dict[str, Any]:
+        """The parameters that are set, by name."""
+        return {key: value for key in self.parameters() if (value := getattr(self, key)) is not None}
+
+    @property
+    def label(self) -> str:
+        """Name of a run with this policy, e.g. wait_k-3."""
+        return "-".join(map(str, (self.name, *self.values().values())))
+
+    @property
+    def title(self) -> str:
+        """The policy over a picture, e.g. "wait_k k=3"."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.values().items())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitK(Policy):
     """Wanted units k + t - 1 (Ma et al., 2019, https://arxiv.org/abs/1810.08398, section 3)."""
-    return k + t - 1
+
+    name = "wait_k"
+    k: Units
+    """Source units."""
+
+    def wanted(self, t: int) -> float:
+        """Units: k before the first target unit, one more before each that follows."""
+        return self.k + t - 1
 
 
-def read_n(t: int, *, n: int) -> float:
+@dataclass(frozen=True, kw_only=True)
+class ReadN(Policy):
     """Wanted units n * ceil(t / n): n units are read, then n are written, and so on."""
-    return n * -(-t // n)
+
+    name = "read_n"
+    n: Units
+    """Source units."""
+
+    def wanted(self, t: int) -> float:
+        """The next multiple of n."""
+        return self.n * -(-t // self.n)
 
 
-def offline(t: int) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Offline(Policy):
     """Wanted units: all of them, for every t."""
-    return math.inf
+
+    name = "offline"
+
+    def wanted(self, t: int) -> float:
+        """All of them."""
+        return math.inf
 
 
-POLICIES: dict[str, Callable[..., float]] = {"wait_k": wait_k, "read_n": read_n, "offline": offline}
-"""Their keyword-only parameters are those of the policy, in source units; positive integers."""
+@dataclass(frozen=True, kw_only=True)
+class FromColumn(Policy):
+    """g(t) is a column of the training data; it cannot decide on unseen text."""
 
-SCHEDULE = "schedule"
-"""Name of the policy whose g(t) is a column of the training data; it cannot decide on unseen text."""
-
-
-def parameters_of(name: str) -> tuple[str, ...]:
-    """Return the names of a policy's parameters; none of a name that is not in ``POLICIES``."""
-    if name not in POLICIES:
-        return ()
-    parameters = inspect.signature(POLICIES[name]).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    name = "schedule"
+    from_data = True
+    streams = False
 
 
-def make_policy(name: str, **parameters: int) -> Policy:
-    """Return the policy with its parameters bound.
+@dataclass(frozen=True, kw_only=True)
+class ModelDriven(Policy):
+    """The model decides (EAST, https://arxiv.org/abs/2504.09570, section 3.4): WRITE when it predicts the end of read.
+
+    In training the chunks of the data give g.
+    """
+
+    name = "model_driven"
+    from_data = True
+    run_keys = ("latency",)
+    latency: str | None = None
+    """For the prompt; None: the only one that was trained, else medium."""
+    read_threshold: Probability | None = None
+    """WRITE when P(end of read) reaches this; None: when no token is likelier (as published)."""
+
+    def wanted(self, t: int) -> float:
+        """None: the model is asked after every unit."""
+        return 0
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Whether the read ends here."""
+        if self.read_threshold is None:
+            return int(evidence.logits.argmax()) == evidence.read_end
+        return float(evidence.logits.softmax(dim=-1)[evidence.read_end]) >= self.read_threshold
+
+    @property
+    def label(self) -> str:
+        """The latency and the threshold, e.g. low-0.3; without either, the policy."""
+        return "-".join(map(str, self.values().values())) or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Following(Policy):
+    """Follows a schedule that is known; it is what parity streams with."""
+
+    name = "following"
+    schedule: ReadSchedule
+
+    def wanted(self, t: int) -> float:
+        """g(t)."""
+        return self.schedule.num_read[t - 1]
+
+
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (WaitK, ReadN, Offline, FromColumn, ModelDriven)}
+
+
+def make_policy(name: str, **parameters: Any) -> Policy:
+    """Return the policy with its parameters.
 
     Raises:
-        ValueError: if the name is unknown, or a parameter is missing, superfluous or not a positive integer.
+        ValueError: if the name is unknown, or a parameter is missing, superfluous or bad.
     """
     if name not in POLICIES:
         raise ValueError(f"Unknown policy {name!r}; expected one of {', '.join(sorted(POLICIES))}.")
-    expected = parameters_of(name)
+    expected = POLICIES[name].parameters()
     if set(parameters) != set(expected):
         raise ValueError(
             f"Policy {name} takes the parameters ({', '.join(expected) or 'none'}), "
             f"got ({', '.join(sorted(parameters)) or 'none'})."
         )
-    for key, value in parameters.items():
-        check_integer(f"{name}: {key}", value, least=1, most=MOST_UNITS, unit="source units")
-    return partial(POLICIES[name], **parameters)
+    return POLICIES[name](**parameters)
 
 
 def roll_out(policy: Policy, num_source: int, num_target: int) -> ReadSchedule:
-    """Return the schedule g(t) = min(policy(t), S) for t = 1..T + 1."""
-    return ReadSchedule(tuple(int(min(policy(t), num_source)) for t in range(1, num_target + 2)), num_source)
+    """Return the schedule g(t) = min(policy.wanted(t), S) for t = 1..T + 1."""
+    return ReadSchedule(tuple(int(min(policy.wanted(t), num_source)) for t in range(1, num_target + 2)), num_source)
 
 
-def decide(policy: Policy, num_read: int, num_written: int, source_finished: bool) -> Action:
-    """READ until the policy's wish for the next target unit is met or the source has ended, then WRITE."""
-    wanted = policy(num_written + 1)
+def decide(wanted: float, num_read: int, source_finished: bool) -> Action:
+    """READ until the wanted units have been read or the source has ended, then WRITE."""
     return Action.READ if num_read < wanted and not source_finished else Action.WRITE

@@ -184,4 +184,4 @@ def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, ca
 
 
 def test_a_policy_of_inference_does_not_ask_for_other_pairs():
-    assert settings_of(**WAIT_2).inference_policy("read_n", n=3)(1) == make_policy("read_n", n=3)(1)
+    assert settings_of(**WAIT_2).inference_policy("read_n", n=3) == make_policy("read_n", n=3)

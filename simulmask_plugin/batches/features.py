@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, SimulMaskConfig
+from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, SCHEDULE, SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.texts import is_blank
 from simulmask_plugin.layouts.base import Example
 from simulmask_plugin.layouts.chunks import check_first_read, join_chunks
 from simulmask_plugin.layouts.pairs import prefix_pairs
 from simulmask_plugin.layouts.slots import num_positions
-from simulmask_plugin.policies import SCHEDULE, Policy, ReadSchedule, roll_out
+from simulmask_plugin.policies import Policy, ReadSchedule, roll_out
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END, check_latency
 from simulmask_plugin.text.units import NotEncodable, Tokenizer, UnitTokenizer, encode_inside, split_units
 

@@ -31,7 +31,7 @@ from simulmask_plugin.pictures.picture import (
     visible,
 )
 from simulmask_plugin.pictures.terminal import console, table, verdict
-from simulmask_plugin.policies import Policy, ReadSchedule, offline, parse_schedule, roll_out
+from simulmask_plugin.policies import Offline, Policy, ReadSchedule, parse_schedule, roll_out
 from simulmask_plugin.streaming.feeder import ORDER, Feeder
 from simulmask_plugin.streaming.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.streaming.parity import training_logits as run_training
@@ -111,7 +111,7 @@ def compare_attention(
     example = encoder.encode(row)
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
     if row.schedule is None:
-        schedule = roll_out(policy or offline, num_source, num_target)
+        schedule = roll_out(policy or Offline(), num_source, num_target)
     else:
         schedule = ReadSchedule.from_column(row.schedule, num_source, num_target)
     layout = lay_out(config, example, schedule)

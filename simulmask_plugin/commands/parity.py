@@ -22,12 +22,11 @@ from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.commands.random_rows import LETTERS, long_row, random_row
 from simulmask_plugin.commands.verify_merge import make_room
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, SimulMaskConfig
+from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, SCHEDULE, SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import Languages
 from simulmask_plugin.files.loading import weights_of
 from simulmask_plugin.pictures.terminal import console, table, verdict
-from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.streaming.parity import (
     STOCK_SHARE,
     TOLERANCE,

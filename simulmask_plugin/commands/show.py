@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.batches.features import Row, whole_schedule
-from simulmask_plugin.config.block import MODEL_DRIVEN, SimulMaskConfig
+from simulmask_plugin.config.block import MODEL_DRIVEN, SCHEDULE, SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.config.trained_on import Languages
 from simulmask_plugin.pictures.picture import (
@@ -21,7 +21,7 @@ from simulmask_plugin.pictures.picture import (
     token_table,
 )
 from simulmask_plugin.pictures.terminal import console
-from simulmask_plugin.policies import SCHEDULE, parse_schedule
+from simulmask_plugin.policies import parse_schedule
 from simulmask_plugin.text.pieces import SENTENCE_PIECE
 from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt, escape
 from simulmask_plugin.text.units import LETTER, Tokenizer, split_units

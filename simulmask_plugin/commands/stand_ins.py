@@ -13,11 +13,10 @@ from transformers import AutoConfig, AutoTokenizer
 from simulmask_plugin.attention.families import FAMILIES, family_of, tiny_model
 from simulmask_plugin.commands.smoke_plan import ROWS, Replacement
 from simulmask_plugin.commands.training_yaml import check_location, first_rows
-from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.block import SCHEDULE, SimulMaskConfig
 from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
 from simulmask_plugin.files.json_files import read_json
-from simulmask_plugin.policies import SCHEDULE
 from simulmask_plugin.text.prompts import LATENCIES, READ_END, WRITE_END
 from simulmask_plugin.text.units import split_units
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from simulmask_plugin.files.json_files import parse_json
 from simulmask_plugin.options import MOST_TOKENS, MOST_UNITS, check_integer, check_number
-from simulmask_plugin.policies import POLICIES, SCHEDULE, Policy, make_policy, parameters_of
+from simulmask_plugin.policies import POLICIES, FromColumn, ModelDriven, Policy, make_policy
 from simulmask_plugin.text.prompts import (
     INTERLEAVED_INSTRUCTION,
     PLAIN_HEADER,
@@ -22,14 +22,15 @@ LAYOUTS = ("prefix", "interleaved", "turns", "slots")
 CHUNKED = ("interleaved", "turns")
 """Layouts in which source and target alternate; plain causal, with the positions of plain fine-tuning."""
 
-MODEL_DRIVEN = "model_driven"
+MODEL_DRIVEN = ModelDriven.name
 """Name of the policy of `interleaved`: chunks come from the data, and while streaming the model decides."""
 
 LOSSES = ("all", "target")
 POSITIONS = ("contiguous", "modified_alibi", "group", "slots")
 ROWS = ("look_ahead", "query_unit", "own_unit", "next_unit")
 PROMPTS = ("plain", "template")
-POLICY_NAMES = (*POLICIES, SCHEDULE, MODEL_DRIVEN)
+POLICY_NAMES = tuple(POLICIES)
+SCHEDULE = FromColumn.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +167,7 @@ class SimulMaskConfig:
             )
 
     def _check_parameters(self) -> None:
-        expected = parameters_of(self.policy)
+        expected = POLICIES[self.policy].parameters()
         for key in ("k", "n"):
             value = getattr(self, key)
             if key in expected and value is None:
@@ -217,7 +218,7 @@ class SimulMaskConfig:
         """The policies to draw from, one per example and epoch; empty where g comes from the data."""
         if self.has_schedule_column:
             return ()
-        parameters = {key: getattr(self, key) for key in parameters_of(self.policy)}
+        parameters = {key: getattr(self, key) for key in POLICIES[self.policy].parameters()}
         if isinstance(self.k, tuple):
             return tuple(make_policy(self.policy, **{**parameters, "k": k}) for k in self.k)
         return (make_policy(self.policy, **parameters),)

@@ -145,7 +145,7 @@ class ChunkedSession:
             return True
         if self.policy is not None:
             read, written = (0, 0) if self._window is None else self._window.num_before
-            return self.num_read - read >= self.policy(self.num_written - written + 1)
+            return self.num_read - read >= self.policy.wanted(self.num_written - written + 1)
         return self._choose.ends_read(self._feed(1)[-1])
 
     # WRITE

@@ -15,7 +15,7 @@ from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, check_threshold
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_UNITS, check_integer
-from simulmask_plugin.policies import Policy, parameters_of
+from simulmask_plugin.policies import POLICIES, Policy
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.document import Document
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
@@ -94,7 +94,11 @@ class Decision:
         """
         match = RUN_NAME.fullmatch(name)
         found = {key: value for key, value in match.groupdict().items() if value} if match else {}
-        parameters = [key for key in ("k", "n") if key in parameters_of(found.get("policy", ""))]
+        parameters = [
+            key
+            for key in ("k", "n")
+            if found.get("policy") in POLICIES and key in POLICIES[found["policy"]].parameters()
+        ]
         numbers = re.findall(r"\d+", found.get("numbers", ""))
         if not found or len(numbers) not in (0, len(parameters)):
             raise ValueError(f"{name!r} is no name of a run such as wait_k-3, low-0.3 or wait_k-3-slot8.")

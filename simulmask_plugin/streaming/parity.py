@@ -20,7 +20,7 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.layouts.chunks import chunks_of
 from simulmask_plugin.layouts.pairs import prefix_pairs
-from simulmask_plugin.policies import Action, ReadSchedule
+from simulmask_plugin.policies import Action, Following, ReadSchedule
 from simulmask_plugin.streaming.chunk_session import ChunkedSession, chunk_limit
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
@@ -154,7 +154,7 @@ def forced_session(
     session = session_of(
         model=model,
         encoder=encoder,
-        policy=lambda t: schedule.num_read[t - 1],
+        policy=Following(schedule=schedule),
         source_lang=row.source_lang,
         target_lang=row.target_lang,
         max_target_tokens=len(target_ids),
@@ -198,7 +198,7 @@ def _forced_chunks(
     session = ChunkedSession(
         model=model,
         encoder=encoder,
-        policy=(lambda t: schedule.num_read[t - 1]) if is_turns else None,
+        policy=Following(schedule=schedule) if is_turns else None,
         source_lang=row.source_lang,
         target_lang=row.target_lang,
         latency=row.latency or OFFLINE_LATENCY,

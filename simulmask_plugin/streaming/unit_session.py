@@ -122,7 +122,7 @@ class StreamingSession:
 
     def action(self) -> Action:
         """READ or WRITE, by the policy; an end of sentence predicted before the source has ended means READ."""
-        return decide(self._wanted, self.num_read, self.num_written, self.source_finished)
+        return decide(self._wanted(self.num_written + 1), self.num_read, self.source_finished)
 
     # WRITE
 
@@ -212,7 +212,7 @@ class StreamingSession:
 
     def _wanted(self, t: int) -> int | float:
         """What the policy wants before target unit t, or more after an end of sentence that came too early."""
-        return max(self.policy(t), self._least_read)
+        return max(self.policy.wanted(t), self._least_read)
 
     def _reads(self, t: int) -> int:
         """g(t), with all units known that it needs."""

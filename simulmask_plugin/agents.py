@@ -24,10 +24,19 @@ from simulmask_plugin import policies
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.options import add_option
+from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
-from simulmask_plugin.streaming.options import Decision, document_of, open_session, streaming_attention
+from simulmask_plugin.streaming.options import (
+    Decision,
+    agent_flag,
+    document_of,
+    open_session,
+    parameters,
+    run_keys,
+    streaming_attention,
+)
 from simulmask_plugin.text.characters import needs_space
-from simulmask_plugin.text.prompts import LATENCIES
 from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, join_units, split_units
 
 COUNTED_IN = {"word": WORD, "char": CHARACTER, "spm": WORD}
@@ -49,17 +58,9 @@ class SimulMaskAgent(TextToTextAgent):
         if args.threads:
             torch.set_num_threads(args.threads)
         settings = ModelSettings.load(args.model).for_pair(args.source_lang, args.target_lang)
-        self.decision = Decision(
-            policy=args.policy,
-            k=args.k,
-            n=args.read_n,
-            latency=args.latency,
-            read_threshold=args.read_threshold,
-            beam_width=args.beam_width,
-            recompute=args.recompute,
-            slot_length=args.slot_length,
-        )
-        self.decision.check(settings)
+        keys = ("policy", *parameters(), *run_keys())
+        self.decision = Decision.from_dict({key: getattr(args, key) for key in keys})
+        self.decision.resolve(settings)
         self.document = document_of(settings, args.document_units, args.context_sentences)
         attention = streaming_attention(args.model, args.attn_implementation)
         with weights_of(args.model):
@@ -77,14 +78,11 @@ class SimulMaskAgent(TextToTextAgent):
     def add_args(parser: ArgumentParser) -> None:
         """Add the agent's options to SimulEval's."""
         parser.add_argument("--model", required=True, help="directory of a merged model with its simulmask.json")
-        parser.add_argument("--policy", help="wait_k, read_n, offline or model_driven; default: as trained")
-        parser.add_argument("--k", type=int, help="wait_k: source units")
-        parser.add_argument("--read-n", type=int, help="read_n: source units")
-        parser.add_argument("--latency", help=f"interleaved: {', '.join(LATENCIES)} (default: as trained, or medium)")
-        parser.add_argument("--read-threshold", type=float, help="interleaved: WRITE when P(end of read) reaches it")
-        parser.add_argument("--beam-width", type=int, help="chunks: hypotheses inside a WRITE (default: 1)")
-        parser.add_argument("--recompute", action="store_true", help="baseline: target anew after every READ")
-        parser.add_argument("--slot-length", type=int, help="slots: another than in training, for a study")
+        parser.add_argument("--policy", choices=tuple(POLICIES), help="default: as trained")
+        for key, policy in parameters().items():
+            add_option(parser, agent_flag(key), [policy], key, f"of {policy.name}")
+        for key, run in run_keys().items():
+            add_option(parser, agent_flag(key), [run], key, "of a run")
         parser.add_argument("--document-units", type=int, help="chunks: a line is a document; see Document.min_units")
         parser.add_argument("--context-sentences", type=int, default=0, help="document: finished ones still visible")
         parser.add_argument("--source-lang", help="for the prompt; default: the only one trained")

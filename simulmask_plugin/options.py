@@ -15,7 +15,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 from simulmask_plugin.files.texts import read_text
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
@@ -137,6 +139,47 @@ def check_choice(name: str, value: object, known: Iterable[object]) -> None:
         raise ValueError(f"{name}: unknown value {value!r}; expected one of {', '.join(map(str, known))}.")
 
 
+def choices_of(cls: type[DataclassInstance], name: str) -> tuple[str, ...]:
+    """The values that a field of a dataclass may have, as its Literal lists them; none of any other field."""
+    bare = type_of(cls, name)
+    return get_args(bare) if get_origin(bare) is Literal else ()
+
+
+def type_of(cls: type[DataclassInstance], name: str) -> Any:
+    """The type of a field of a dataclass, without None and what its values must beside."""
+    return _rule(_hints(cls)[name])[0]
+
+
+def add_option(
+    parser: ArgumentParser,
+    flag: str,
+    owners: Sequence[type[DataclassInstance]],
+    name: str,
+    about: str,
+    *,
+    several: bool = False,
+) -> None:
+    """Add an option with the type, the choices and the help of a field.
+
+    Args:
+        parser: of a command.
+        flag: without dashes in front.
+        owners: dataclasses that have the field.
+        name: of the field; it is the option's destination, which is None where nothing is given.
+        about: whose it is, for the help.
+        several: whether it may be a list, too, and is left a text.
+    """
+    kind, must = _rule(_hints(owners[0])[name])
+    choices = dict.fromkeys(choice for owner in owners for choice in choices_of(owner, name))
+    if kind is bool:
+        parser.add_argument(f"--{flag}", dest=name, action="store_const", const=True, help=about)
+    elif choices:
+        parser.add_argument(f"--{flag}", dest=name, choices=tuple(choices), help=about)
+    else:
+        number = kind if kind in (int, float) and not several else str
+        parser.add_argument(f"--{flag}", dest=name, type=number, metavar="N", help=f"{about}: must {must.expected}")
+
+
 @cache
 def _hints(cls: type[DataclassInstance]) -> dict[str, Any]:
     """The annotations of the fields, in their order."""
@@ -173,6 +216,8 @@ def _read_value(hint: Any, value: Any, name: str) -> Any:
     if kind is Literal:
         check_choice(name, value, inner)
     must.check(name, value)
+    if bare is float:
+        return float(value)
     if kind is tuple:
         hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         entries = enumerate(zip(hints, value, strict=True), 1)

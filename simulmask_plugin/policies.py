@@ -8,15 +8,12 @@ come from `Policy.wanted`, so that the two cannot drift apart. Adding a policy: 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from simulmask_plugin.options import MOST_UNITS, check_integer
-
-Units = int
-Probability = float
+from simulmask_plugin.options import MOST_UNITS, Must, between, check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +89,12 @@ def parse_schedule(text: str) -> tuple[int, ...]:
         raise ValueError(f'A schedule is a list of integers such as "1,2,3", got {text!r}.') from None
 
 
+Units = Annotated[int, between(1, MOST_UNITS, "source units")]
+"""A parameter that counts source units."""
+
+Probability = Annotated[float, Must("lie between 0 and 1 (a probability)", lambda p: 0 < p < 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a policy may look at before a unit is written.
@@ -114,6 +117,7 @@ class Policy:
         from_data: whether g comes from the data in training.
         streams: whether it can decide on unseen text.
         run_keys: parameters that only streaming has; the block has no such keys.
+        in_label: whether a run is named after the policy, too, and not after its parameters alone.
         asks_model: whether `accepts` looks at the model; set for every subclass.
     """
 
@@ -121,6 +125,7 @@ class Policy:
     from_data: ClassVar[bool] = False
     streams: ClassVar[bool] = True
     run_keys: ClassVar[tuple[str, ...]] = ()
+    in_label: ClassVar[bool] = True
     asks_model: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -129,9 +134,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        for key, value in self.values().items():
-            if isinstance(value, int):
-                check_integer(f"{self.name}: {key}", value, least=1, most=MOST_UNITS, unit="source units")
+        check_fields(self, f"{self.name}: ")
 
     def wanted(self, t: int) -> float:
         """Source units wanted before target unit t = 1, 2, ... is written; never decreases; inf means all."""
@@ -150,10 +153,11 @@ class Policy:
         """The parameters that are set, by name."""
         return {key: value for key in self.parameters() if (value := getattr(self, key)) is not None}
 
-    @property
-    def label(self) -> str:
-        """Name of a run with this policy, e.g. wait_k-3."""
-        return "-".join(map(str, (self.name, *self.values().values())))
+    @classmethod
+    def label(cls, values: Mapping[str, Any]) -> str:
+        """Name of a run with these parameters, e.g. wait_k-3."""
+        is_named = cls.in_label or not values
+        return "-".join(map(str, (*([cls.name] if is_named else []), *values.values())))
 
     @property
     def title(self) -> str:
@@ -217,7 +221,8 @@ class ModelDriven(Policy):
     name = "model_driven"
     from_data = True
     run_keys = ("latency",)
-    latency: str | None = None
+    in_label = False
+    latency: Literal["low", "low-medium", "medium", "medium-high", "high", "offline"] | None = None
     """For the prompt; None: the only one that was trained, else medium."""
     read_threshold: Probability | None = None
     """WRITE when P(end of read) reaches this; None: when no token is likelier (as published)."""
@@ -231,11 +236,6 @@ class ModelDriven(Policy):
         if self.read_threshold is None:
             return int(evidence.logits.argmax()) == evidence.read_end
         return float(evidence.logits.softmax(dim=-1)[evidence.read_end]) >= self.read_threshold
-
-    @property
-    def label(self) -> str:
-        """The latency and the threshold, e.g. low-0.3; without either, the policy."""
-        return "-".join(map(str, self.values().values())) or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

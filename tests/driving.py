@@ -68,7 +68,7 @@ def target_ids_of(encoder, source, target):
 
 
 def session_of(model, encoder, policy=None, **options):
-    policy = policy or encoder.settings.config.policies()[0]
+    policy = policy or encoder.settings.config.policies[0]
     return StreamingSession(model=model, encoder=encoder, policy=policy, **options)
 
 

@@ -116,9 +116,9 @@ def open_greedy(model, encoder, **options):
     """A session that writes what the model likes best, after every word of source if it can."""
     config = encoder.settings.config
     if config.policy == MODEL_DRIVEN:
-        decision = Decision(read_threshold=1e-9)
+        decision = Decision.from_dict({"read_threshold": 1e-9})
     else:
-        decision = Decision(policy="wait_k", k=1, recompute=config.prefix_pairs)
+        decision = Decision.from_dict({"policy": "wait_k", "k": 1, "recompute": config.prefix_pairs})
     return open_session(model, encoder, decision, **options)
 
 

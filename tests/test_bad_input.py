@@ -269,7 +269,7 @@ SCHEDULES = {
 @pytest.mark.parametrize(("schedule", "message"), SCHEDULES.values(), ids=SCHEDULES)
 def test_bad_schedule_is_named_with_its_row(byte_level, schedule, message):
     columns = attributes(schedule="schedule").simulmask_columns
-    settings = ModelSettings(SimulMaskConfig(policy="schedule"), Prompt("a:", "\nb:"))
+    settings = ModelSettings(SimulMaskConfig.from_dict({"policy": "schedule"}), Prompt("a:", "\nb:"))
     processor = training_data.SimulMaskDatasetProcessor(byte_level, settings, cutoff_len=100)
     with pytest.raises(ValueError, match=message):
         row = {"source": "dog cat the", "target": "abc abd", "schedule": schedule}

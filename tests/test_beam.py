@@ -154,7 +154,7 @@ def test_search_costs_a_call_a_token(model_of, width):
 def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed):
     """The session takes the greedy path for a width of 1; through the search it writes the same."""
     encoder = encoder_of(with_ends, **block)
-    policy = encoder.settings.config.policies()[0] if block is not INTERLEAVED else None
+    policy = encoder.settings.config.policies[0] if block is not INTERLEAVED else None
     threshold = 1e-9 if block is INTERLEAVED else None
     outcomes = []
     for width in (1, 2):

@@ -108,7 +108,7 @@ def test_template_that_leaves_no_header_is_refused(templates, tokenizer):
 
 
 def test_settings_hold_template_and_end_of_sentence():
-    config = SimulMaskConfig(policy="offline")
+    config = SimulMaskConfig.from_dict({"policy": "offline"})
     tokenizer = byte_tokenizer()
     settings = trained_settings(config, SimpleNamespace(), tokenizer, name="empty")
     assert (settings.template, settings.end_of_sentence) == ("empty", "</s>")

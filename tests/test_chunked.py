@@ -36,7 +36,7 @@ def show(layout, names):
 # Source a b | c d (c d one unit) | ..., target p q | r
 GOLDEN = {
     "interleaved, loss on all": (
-        {"layout": "interleaved", "loss_on": "all"},
+        {"interleaved": True, "loss_on": "all"},
         ([1, 1, 2], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  R  p  q  W  c  d  R  r  W  E
@@ -45,7 +45,7 @@ GOLDEN = {
         labels .  a  b  R  p  q  W  c  d  R  r  W  E""",
     ),
     "interleaved, loss on the target": (
-        {"layout": "interleaved", "loss_on": "target"},
+        {"interleaved": True, "loss_on": "target"},
         ([1, 2, 1], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  c  R  p  q  W  d  R  r  W  E
@@ -54,7 +54,7 @@ GOLDEN = {
         labels .  . !R  .  R  p  q  W  .  R  r  W  E""",
     ),
     "interleaved, the end of sentence reads the rest": (
-        {"layout": "interleaved", "loss_on": "target"},
+        {"interleaved": True, "loss_on": "target"},
         ([1, 1, 1, 1], [1, 2], (1, 1, 4)),
         """
         token  P  a  R  p  q  r  W  b  c  d  R  W  E
@@ -63,7 +63,7 @@ GOLDEN = {
         labels .  .  R  p  q  r  W  . !R !R  R  W  E""",
     ),
     "interleaved, the source is never read to its end": (
-        {"layout": "interleaved"},
+        {"interleaved": True},
         ([1, 1, 1], [1], (1, 2)),
         """
         token  P  a  R  p  W  b  R  W  E
@@ -72,7 +72,7 @@ GOLDEN = {
         labels .  a  R  p  W  b  R  W  E""",
     ),
     "interleaved, offline": (
-        {"layout": "interleaved"},
+        {"interleaved": True},
         ([1, 2], [2], (2, 2)),
         """
         token  P  a  b  c  R  p  q  W  E
@@ -81,7 +81,7 @@ GOLDEN = {
         labels .  a  b  c  R  p  q  W  E""",
     ),
     "turns": (
-        {"layout": "turns", "num_header": 2},
+        {"interleaved": False, "num_header": 2},
         ([1, 1, 2], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  T  U  p  q  V  X  c  d  T  U  r  E
@@ -90,7 +90,7 @@ GOLDEN = {
         labels .  .  .  .  .  p  q  V  .  .  .  .  .  r  E""",
     ),
     "turns, the end of sentence reads the rest": (
-        {"layout": "turns", "num_header": 2},
+        {"interleaved": False, "num_header": 2},
         ([1, 1, 1], [1], (1, 3)),
         """
         token  P  a  T  U  p  V  X  b  c  T  U  E
@@ -106,7 +106,7 @@ def test_golden(name):
     options, args, expected = GOLDEN[name]
     layout = lay_out(*args, **options)
     lines = [" ".join(line.split()) for line in expected.strip().splitlines()]
-    assert show(layout, TURNS if options["layout"] == "turns" else IDS) == lines
+    assert show(layout, IDS if options["interleaved"] else TURNS) == lines
 
 
 CHUNKS = {
@@ -143,7 +143,7 @@ def test_chunks_are_the_actions_of_the_schedule(schedule):
 @pytest.mark.parametrize("g", [(0, 1, 2), (0, 0)])
 def test_chunk_without_source_is_refused(g):
     with pytest.raises(ValueError, match=r"A chunk begins with source, but g\(1\) is 0; expected at least 1"):
-        lay_out([1, 1], [1] * (len(g) - 1), g, layout="interleaved")
+        lay_out([1, 1], [1] * (len(g) - 1), g, interleaved=True)
 
 
 options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("turns", "all")])
@@ -153,7 +153,9 @@ options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("
 def test_labels_are_the_tokens_themselves(scheduled, option):
     """Every target token and the end of sentence are learned once; source only where the loss is on all."""
     pieces, g = scheduled
-    layout = chunked_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), layout=option[0], loss_on=option[1])
+    layout = chunked_layout(
+        pieces.example(), ReadSchedule(g, len(pieces.source)), interleaved=option[0] == "interleaved", loss_on=option[1]
+    )
     not_ends = 0
     for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels.tolist(), strict=True):
         assert label in (token, IGNORE_INDEX, NOT_READ_END)
@@ -170,7 +172,9 @@ def test_labels_are_the_tokens_themselves(scheduled, option):
 @given(reference.scheduled_pieces(num_next_header=1, least=1), st.sampled_from(["interleaved", "turns"]))
 def test_mask_is_plain_causal(scheduled, layout):
     pieces, g = scheduled
-    laid_out = chunked_layout(pieces.example(), ReadSchedule(g, len(pieces.source)), layout=layout)
+    laid_out = chunked_layout(
+        pieces.example(), ReadSchedule(g, len(pieces.source)), interleaved=layout == "interleaved"
+    )
     order, unit, num_read = (
         torch.from_numpy(values)[None] for values in (laid_out.position, laid_out.source_unit, laid_out.num_read)
     )

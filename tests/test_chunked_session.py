@@ -36,7 +36,7 @@ class Script(ChunkChooser):
 
 def session_of(model, encoder, policy=None, **options):
     if policy is None and encoder.settings.config.layout == "turns":
-        (policy,) = encoder.settings.config.policies()
+        (policy,) = encoder.settings.config.policies
     return ChunkedSession(model=model, encoder=encoder, policy=policy, **options)
 
 
@@ -315,7 +315,7 @@ def test_latency_and_languages_reach_the_prompt(llama, with_ends):
 
     prompt = interleaved_prompt(Prompt("{source_lang}-{target_lang} {latency}:", "\nAs:"))
     encoder = ExampleEncoder(with_ends, ModelSettings(SimulMaskConfig.from_dict(INTERLEAVED), prompt))
-    session = open_session(llama, encoder, Decision(latency="low-medium"), target_lang="Dutch")
+    session = open_session(llama, encoder, Decision.from_dict({"latency": "low-medium"}), target_lang="Dutch")
     session.read("the")
     session.finish_source()
     session.write()

@@ -15,8 +15,9 @@ from simulmask_plugin.cli import main
 from simulmask_plugin.commands import env as environment
 from simulmask_plugin.commands import parity as matrix
 from simulmask_plugin.commands.parity import WAIT_K, byte_tokenizer
-from simulmask_plugin.config.block import ROWS, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.startup import LlamaFactoryFinder
 from simulmask_plugin.streaming.parity import compare
 from simulmask_plugin.text.prompts import Prompt
@@ -239,7 +240,9 @@ def trained(tmp_path_factory):
     tokenizer = byte_tokenizer()
     tiny_model("bloom", len(tokenizer), 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = ModelSettings(SimulMaskConfig(policy="wait_k", k=12, positions="modified_alibi"), Prompt("T:", "\nA:"))
+    settings = ModelSettings(
+        SimulMaskConfig.from_dict({"policy": "wait_k", "k": 12, "positions": "modified_alibi"}), Prompt("T:", "\nA:")
+    )
     settings.save(folder)
     return folder
 
@@ -341,7 +344,7 @@ def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
     settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "b:"))
     cells = [cell.config for cell in matrix._cells(settings, FAMILIES["llama"], True)]
     assert {(cell.positions, cell.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
-    rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in ROWS}
+    rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in CONVENTIONS}
     assert {cell.rows: cell.look_ahead_rate for cell in cells} == rates
 
 

@@ -28,10 +28,10 @@ def run_of(system, model, decision, predictions, bleu=0.0):
 
 @pytest.fixture(scope="module")
 def comparison():
-    wait = [Decision(policy="wait_k", k=k) for k in (3, 5)]
+    wait = [Decision.from_dict({"policy": "wait_k", "k": k}) for k in (3, 5)]
     runs = [
-        run_of("offline", "plain", Decision(policy="offline"), REFERENCES, 100.0),
-        run_of("recompute", "plain", Decision(policy="wait_k", k=3, recompute=True), WORSE, 80.0),
+        run_of("offline", "plain", Decision.from_dict({"policy": "offline"}), REFERENCES, 100.0),
+        run_of("recompute", "plain", Decision.from_dict({"policy": "wait_k", "k": 3, "recompute": True}), WORSE, 80.0),
         run_of("masked", "masked", wait[0], REFERENCES, 100.0),
         run_of("masked", "masked", wait[1], WORSE, 80.0),
     ]

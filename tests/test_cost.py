@@ -25,7 +25,7 @@ def test_closed_form_equals_torchs_counter(model_of, byte_level, name, attention
         model.set_experts_implementation("eager")
     encoder = encoder_of(byte_level, policy="wait_k", k=2, positions="group")
     session = StreamingSession(
-        model=model, encoder=encoder, policy=encoder.settings.config.policies()[0], max_target_tokens=9
+        model=model, encoder=encoder, policy=encoder.settings.config.policies[0], max_target_tokens=9
     )
     with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         drive(session, "the dog abc cat".split())

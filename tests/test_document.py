@@ -55,7 +55,7 @@ class EveryThird(Echo):
 def document_session(model, encoder, document, length=4, **options):
     policy = None
     if encoder.settings.config.layout == "turns":
-        (policy,) = encoder.settings.config.policies()
+        (policy,) = encoder.settings.config.policies
     return ChunkedSession(
         model=model, encoder=encoder, policy=policy, document=document, chooser=Echo(encoder, length), **options
     )
@@ -281,7 +281,7 @@ def test_without_a_document_punctuation_ends_nothing(model_of, with_ends):
 def test_document_of_a_prefix_model_is_refused(model_of, with_ends):
     encoder = encoder_of(with_ends, policy="wait_k", k=3)
     with pytest.raises(ValueError, match="A document needs a model of layout: interleaved or turns, not prefix"):
-        open_session(model_of("llama", VOCAB, 0), encoder, Decision(), document=Document())
+        open_session(model_of("llama", VOCAB, 0), encoder, Decision.from_dict({}), document=Document())
 
 
 def test_beams_leave_a_document_as_flat(model_of, with_ends):

@@ -37,7 +37,7 @@ def stream(folder, words):
     """What the model writes at wait-2, and whether it ended the sentence itself."""
     model, tokenizer = load(folder)
     encoder = ExampleEncoder(tokenizer, ModelSettings.load(folder))
-    session = open_session(model, encoder, Decision(policy="wait_k", k=2), max_target_tokens=30)
+    session = open_session(model, encoder, Decision.from_dict({"policy": "wait_k", "k": 2}), max_target_tokens=30)
     return " ".join(drive(session, words)), not session.truncated
 
 

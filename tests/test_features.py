@@ -50,13 +50,13 @@ def test_golden_example(byte_level):
     ],
 )
 def test_a_space_stands_before_the_first_unit_unless_white_space_does(byte_level, before, header, text):
-    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt(before, header))
+    settings = ModelSettings(SimulMaskConfig.from_dict({"policy": "offline"}), Prompt(before, header))
     assert byte_level.decode(ExampleEncoder(byte_level, settings).encode(ROW).input_ids) == text
 
 
 @pytest.mark.parametrize("row_lang, used", [("French", "French"), (None, "English")])
 def test_languages_of_the_row_come_before_those_of_the_block(byte_level, row_lang, used):
-    settings = ModelSettings(SimulMaskConfig(policy="offline"), Prompt("{source_lang}:", ":"))
+    settings = ModelSettings(SimulMaskConfig.from_dict({"policy": "offline"}), Prompt("{source_lang}:", ":"))
     before, _, _ = ExampleEncoder(byte_level, settings).frame(row_lang, None)
     assert byte_level.decode(before) == f"{used}:"
 
@@ -129,9 +129,9 @@ BLOCKS = {
 def test_longest_layout_is_that_of_the_longest_schedule_drawn(block, scheduled):
     config, (pieces, g) = settings_of(**block).config, scheduled
     example, column = pieces.example(), g if config.has_schedule_column else None
-    schedules = [schedule_of(example, column, config, i) for i in range(max(1, len(config.policies())))]
+    schedules = [schedule_of(example, column, config, i) for i in range(max(1, len(config.policies)))]
     # in chunks, what is never read has no place
-    left_out = config.layout != "prefix" and example.source_lengths[schedules[-1].num_read[-1] :].sum()
+    left_out = config.layout.name != "prefix" and example.source_lengths[schedules[-1].num_read[-1] :].sum()
     lengths = [len(lay_out(config, example, schedule).input_ids) for schedule in schedules]
     assert longest_layout(config, to_feature(example, column)) == max(lengths) + left_out
 

@@ -5,7 +5,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.layouts.positions import Contiguous
 from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.policies import ReadSchedule
@@ -55,12 +55,12 @@ ALL_READ = """
         num_hidden   0  0  0  0  0  0  0  0  0"""
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_golden_wait_1(rows):
     assert lay_out([1, 2], [2, 1], (1, 2, 2), rows) == reference.shown(WAIT_1[rows])
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_rows_are_all_the_same_once_everything_has_been_read(rows):
     """wait-2, read-2 and offline."""
     assert lay_out([1, 2], [2, 1], (2, 2, 2), rows) == reference.shown(ALL_READ)
@@ -123,7 +123,7 @@ def test_without_chosen_units_look_ahead_is_next_unit():
 
 
 @pytest.mark.parametrize("name", ["prefix", "slots"])
-@given(st.data(), st.sampled_from(ROWS), slot_lengths)
+@given(st.data(), st.sampled_from(sorted(CONVENTIONS)), slot_lengths)
 def test_layout_equals_the_reference(name, data, rows, slot_length):
     pieces, g = data.draw(reference.scheduled_pieces(num_next_header=data.draw(st.integers(0, 3))))
     num_source, num_target = len(pieces.source), len(pieces.target)
@@ -158,4 +158,4 @@ def test_parts_that_do_not_add_up_are_our_own_mistake():
 def test_schedule_of_another_example_is_our_own_mistake():
     example = reference.pieces_of(1, [1, 2], 1, [2]).example()
     with pytest.raises(AssertionError, match="ReadSchedule"):
-        prefix_layout(example, ReadSchedule((1, 2, 2), 2), rows="look_ahead", scheme=Contiguous())
+        prefix_layout(example, ReadSchedule((1, 2, 2), 2), convention=CONVENTIONS["look_ahead"], scheme=Contiguous())

@@ -43,7 +43,7 @@ def model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_setup(Path())
     folder = Path("model")
-    ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("a:", "\nb:")).save(folder)
+    ModelSettings(SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3}), Prompt("a:", "\nb:")).save(folder)
     Path("s").write_text("ein haus\n")
     keys = {"model": "model", "source": "s", "target": "s", "output": "out", "policies": [{"policy": "offline"}]}
     Path("eval.yaml").write_text(json.dumps(keys))

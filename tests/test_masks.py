@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from simulmask_plugin.attention.mask import may_attend
-from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 
 
 def grid(text):
@@ -64,7 +64,7 @@ WAIT_1 = {
 }
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_golden_wait_1_with_units_of_two_tokens(rows):
     pieces = reference.pieces_of(1, [1, 2], 1, [2, 1])
     layout = reference.package_rows(pieces, (1, 2, 2), rows=rows)
@@ -163,22 +163,22 @@ def test_golden_wait_1_lays_out_a_pair_per_read():
     assert three_by_three((1, 2, 3, 3), "look_ahead") == grid(WAIT_1_LOOK_AHEAD)
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_golden_wait_2(rows):
     assert three_by_three((2, 3, 3, 3), rows) == grid(WAIT_2[rows])
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_golden_read_2(rows):
     assert three_by_three((2, 2, 3, 3), rows) == grid(READ_2[rows])
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 def test_offline_is_plain_causal_attention(rows):
     assert three_by_three((3, 3, 3, 3), rows) == np.tri(9, dtype=int).tolist()
 
 
-@given(st.lists(reference.scheduled_pieces(), min_size=1, max_size=3), st.sampled_from(ROWS))
+@given(st.lists(reference.scheduled_pieces(), min_size=1, max_size=3), st.sampled_from(sorted(CONVENTIONS)))
 def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
     layouts = [reference.package_rows(pieces, g, rows=rows) for pieces, g in batch]
     expected = [reference.lay_out(pieces, g, rows) for pieces, g in batch]
@@ -192,7 +192,7 @@ def test_mask_of_a_padded_batch_equals_three_loops(batch, rows):
         assert mask[i].diagonal().all()  # no row is without a key
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.randoms(use_true_random=False))
+@given(reference.scheduled_pieces(), st.sampled_from(sorted(CONVENTIONS)), st.randoms(use_true_random=False))
 def test_mask_does_not_depend_on_the_order_of_arrival(scheduled, rows, random):
     """Keys in any order, compared by their place in the training sequence: the columns move, and nothing else."""
     pieces, g = scheduled

@@ -15,7 +15,7 @@ from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.text.prompts import Prompt
 
-SETTINGS = ModelSettings(SimulMaskConfig(policy="wait_k", k=3), Prompt("T:", "\nA:"))
+SETTINGS = ModelSettings(SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3}), Prompt("T:", "\nA:"))
 
 
 def make(folder, *, family="llama", tied=False, dtype=torch.float32, merged_dtype=None, new_tokens=(), saved=None):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.attention.mask import key_rank
 from simulmask_plugin.batches.collator import SimulMaskCollator
-from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.layouts.positions import SCHEMES, scheme_of
 
 
@@ -62,14 +62,16 @@ def rank_of(layout):
     return key_rank(batch["position_ids"], batch["after_source"], batch["num_hidden"])[0, 0]
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(ROWS), st.sampled_from([*SCHEMES]), st.integers(0, 9))
+@given(
+    reference.scheduled_pieces(), st.sampled_from(sorted(CONVENTIONS)), st.sampled_from([*SCHEMES]), st.integers(0, 9)
+)
 def test_positions_equal_the_reference(scheduled, rows, scheme, group_offset):
     pieces, g = scheduled
     expected = reference.positions(pieces, reference.lay_out(pieces, g, rows), scheme, group_offset)
     assert laid_out(pieces, g, rows, scheme, group_offset).position.tolist() == expected
 
 
-@given(reference.scheduled_pieces(), st.sampled_from(ROWS))
+@given(reference.scheduled_pieces(), st.sampled_from(sorted(CONVENTIONS)))
 def test_modified_alibi_is_the_rank_among_the_attended_keys(scheduled, rows):
     pieces, g = scheduled
     expected = reference.lay_out(pieces, g, rows)

@@ -147,7 +147,7 @@ def test_a_kept_cache_has_the_mismatch_of_growing_source(model_of, byte_level, n
     """Where the target was written before the source behind which training put it; offline there is none."""
     for policy, is_apart in (("wait-1", True), ("offline", False)):
         encoder = encoder_of(byte_level, **POLICIES[policy], **PAIRS)
-        (decision,) = encoder.settings.config.policies()
+        (decision,) = encoder.settings.config.policies
         texts = "abc the dog cd xyz", "cat dexyzz house dog"
         model = model_of(name, VOCAB, 0)
         kept = {tuple(ids): x for ids, x in streamed_rows(StreamingSession, model, encoder, *texts, decision)}

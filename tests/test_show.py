@@ -119,7 +119,9 @@ def test_a_repeated_word_keeps_its_id(capsys):
 
 def test_folder_of_a_model_brings_tokenizer_and_settings(tmp_path, capsys):
     byte_tokenizer().save_pretrained(tmp_path)
-    ModelSettings(SimulMaskConfig(policy="wait_k", k=1, rows="own_unit"), Prompt("T:", "\nA:")).save(tmp_path)
+    ModelSettings(
+        SimulMaskConfig.from_dict({"policy": "wait_k", "k": 1, "rows": "own_unit"}), Prompt("T:", "\nA:")
+    ).save(tmp_path)
     picture = shown(capsys, "--tokenizer", str(tmp_path), "--source", "a bc", "--target", "é")
     assert picture["tokens"] == ["T", ":", " a", " b", "c", "\n", "A", ":", " ", "Ã", "©", "</s>"]
     assert picture["source_unit"] == [-1, -1, 0, 1, 1, -1, -1, -1, -1, -1, -1, -1]
@@ -128,7 +130,7 @@ def test_folder_of_a_model_brings_tokenizer_and_settings(tmp_path, capsys):
 
 def test_option_drops_what_the_model_then_does_not_read(tmp_path, capsys):
     byte_tokenizer().save_pretrained(tmp_path)
-    config = SimulMaskConfig(policy="wait_k", k=1, look_ahead_rate=0.5, group_offset=4)
+    config = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 1, "look_ahead_rate": 0.5, "group_offset": 4})
     ModelSettings(config, Prompt("T:", "\nA:")).save(tmp_path)
     options = ["--tokenizer", str(tmp_path), "--source", "a", "--target", "b"]
     assert shown(capsys, *options, "--rows", "own_unit")["position"] == [0, 1, 2, 6, 7, 8, 9, 10]

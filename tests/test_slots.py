@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import from_feature, to_feature
-from simulmask_plugin.config.block import ROWS, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_of
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import Prompt
@@ -155,7 +156,7 @@ def test_golden_mask(name):
     assert reference.package_mask([layout])[0] == [[int(cell) for cell in cells] for _, *cells in lines]
 
 
-@given(st.data(), reference.scheduled_pieces(num_next_header=1), st.sampled_from(ROWS), slot_lengths)
+@given(st.data(), reference.scheduled_pieces(num_next_header=1), st.sampled_from(sorted(CONVENTIONS)), slot_lengths)
 def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows, slot_length):
     """Any other source from unit g(t) on, and any other schedule after it."""
     pieces, g = drawn
@@ -174,7 +175,7 @@ def test_no_target_token_is_moved_by_source_that_is_read_later(data, drawn, rows
     assert [positions[0][i] for i in range(last + 1)] == [positions[1][i] for i in range(last + 1)]
 
 
-@given(reference.scheduled_pieces(num_next_header=2), st.sampled_from(ROWS), slot_lengths)
+@given(reference.scheduled_pieces(num_next_header=2), st.sampled_from(sorted(CONVENTIONS)), slot_lengths)
 def test_positions_are_those_of_the_layout(drawn, rows, slot_length):
     pieces, g = drawn
     layout = laid_out(pieces, g, slot_length, rows)
@@ -203,7 +204,9 @@ def test_planner_places_units_and_output():
 
 
 def test_next_header_travels_to_the_batch():
-    config = SimulMaskConfig(policy="wait_k", k=1, layout="slots", positions="slots", slot_length=2)
+    config = SimulMaskConfig.from_dict(
+        {"policy": "wait_k", "k": 1, "layout": "slots", "positions": "slots", "slot_length": 2}
+    )
     feature = to_feature(reference.pieces_of(1, [1, 2], 1, [1, 1], 1).example(), None)
     assert from_feature(feature)[0].next_header == (350,)
     batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=9, pad_to_multiple_of=4)([feature])
@@ -215,7 +218,9 @@ def test_next_header_travels_to_the_batch():
 
 def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(byte_level):
     """Counted with full slots and a segment for each: no schedule may exceed it."""
-    config = SimulMaskConfig(policy="schedule", layout="slots", positions="slots", slot_length=4, rows="own_unit")
+    config = SimulMaskConfig.from_dict(
+        {"policy": "schedule", "layout": "slots", "positions": "slots", "slot_length": 4, "rows": "own_unit"}
+    )
     settings = ModelSettings(config, Prompt("a:", "\nb:", "\nc:"))
     values = {"source": "dog cat the abc dog", "target": "abc abd", "source_lang": "A", "target_lang": "B"}
     values |= {"schedule": [1, 5], "where": "here"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
@@ -47,12 +47,12 @@ words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_si
 
 def forced_session(model, encoder, row, policy=None):
     forced = Forced(target_ids_of(encoder, row.source, row.target))
-    policy = policy or encoder.settings.config.policies()[0]
+    policy = policy or encoder.settings.config.policies[0]
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
     return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced
 
 
-@given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans(), st.integers(1, 9))
+@given(words, words, st.integers(1, 5), st.sampled_from(sorted(CONVENTIONS)), st.booleans(), st.integers(1, 9))
 @settings(max_examples=40)
 def test_each_token_is_fed_once_and_one_row_per_unit_again(
     model_of, byte_level, source, target, k, rows, ahead, slot_length
@@ -114,7 +114,7 @@ WORDS = "abc the dog cd xyz abcde cat".split()
 def test_the_layout_chooses_the_session(model_of, byte_level):
     assert SESSIONS == {"prefix": StreamingSession, "slots": SlotsSession}
     encoder = encoder_of(byte_level, **POLICIES["wait-1"], **SLOTS)
-    assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision(k=2))) is SlotsSession
+    assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision.from_dict({"k": 2}))) is SlotsSession
 
 
 def fed_rows(model, encoder, decision):
@@ -131,8 +131,8 @@ def test_slot_length_of_the_decision_gives_the_positions_of_a_training_with_it(m
         encoder_of(byte_level, slot_length=length, **POLICIES["wait-1"], **SLOTS) for length in (8, 3)
     )
     overridden = fed_rows(model, trained_8, Decision.from_dict({"policy": "wait_k", "k": 1, "slot_length": 3}))
-    assert overridden == fed_rows(model, trained_3, Decision(k=1))
-    assert overridden != fed_rows(model, trained_8, Decision(k=1))
+    assert overridden == fed_rows(model, trained_3, Decision.from_dict({"k": 1}))
+    assert overridden != fed_rows(model, trained_8, Decision.from_dict({"k": 1}))
     assert trained_8.settings.config.slot_length == 8
 
 

@@ -88,7 +88,10 @@ def test_a_model_that_is_not_in_the_table_of_families_has_no_tiny_one(tmp_path):
 
 def test_positions_of_alibi_tell_a_family_that_has_it():
     assert (
-        stand_ins.guess_family("saves/mine", SimulMaskConfig(policy="offline", positions="modified_alibi")) == "falcon"
+        stand_ins.guess_family(
+            "saves/mine", SimulMaskConfig.from_dict({"policy": "offline", "positions": "modified_alibi"})
+        )
+        == "falcon"
     )
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.config.block import ROWS
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.policies import Action, make_policy, roll_out
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
@@ -82,7 +82,7 @@ def test_token_units_are_fed_once(llama, byte_level):
     assert calls == [[*PROMPT, " the", *HEADER], [" dog", " cat"], [" abc", " abcde"], [" xyz"]]
 
 
-@given(words, words, st.integers(1, 5), st.sampled_from(ROWS), st.booleans())
+@given(words, words, st.integers(1, 5), st.sampled_from(sorted(CONVENTIONS)), st.booleans())
 @hypothesis_settings(max_examples=40)
 def test_cost_is_bounded(llama, byte_level, source, target, k, rows, ahead):
     """At most two calls a written token (the end of sentence counts as one); one where the source has arrived."""
@@ -192,7 +192,7 @@ class EagerToStop:
         return self.greedy(logits, index, opening)
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", CONVENTIONS)
 @pytest.mark.parametrize("bias", [0, 2, 4, 6])
 @pytest.mark.parametrize("policy", [make_policy("wait_k", k=1), make_policy("read_n", n=2)], ids=["wait-1", "read-2"])
 def test_what_is_written_does_not_depend_on_how_early_the_source_arrives(model_of, byte_level, rows, bias, policy):

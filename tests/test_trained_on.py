@@ -101,7 +101,9 @@ def test_latency_that_was_never_trained_is_refused(latencies, asked, message):
     with pytest.raises(ValueError, match=message):
         trained_on.latency(asked)
     with pytest.raises(ValueError, match=message):
-        Decision(latency=asked).check(trained(trained_on, policy="model_driven", k=None, layout="interleaved"))
+        Decision.from_dict({"latency": asked}).check(
+            trained(trained_on, policy="model_driven", k=None, layout="interleaved")
+        )
 
 
 # simulmask.json
@@ -184,7 +186,7 @@ def test_a_model_of_german_and_french_is_streamed_from_german_to_french(model_of
 
     def text(trained_on, **told):
         settings = ModelSettings(encoder.settings.config, prompt).after_training_on(trained_on)
-        return prompt_of(open_session(model, encoder.with_settings(settings), Decision(), **told))
+        return prompt_of(open_session(model, encoder.with_settings(settings), Decision.from_dict({}), **told))
 
     assert text(ONE) == "German French:"
     assert text(SEVERAL, target_lang="French") == "German French:"

@@ -12,27 +12,17 @@ from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.batches.features import ScheduleSampler, from_feature
-from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
-from simulmask_plugin.layouts.chunks import chunked_layout
-from simulmask_plugin.layouts.positions import scheme_of
-from simulmask_plugin.layouts.prefix import prefix_layout
-from simulmask_plugin.layouts.slots import slots_layout
 from simulmask_plugin.policies import ReadSchedule
 
 
 def lay_out(
     config: SimulMaskConfig, example: Example, schedule: ReadSchedule, look_ahead: np.ndarray | None = None
 ) -> SequenceLayout:
-    """Lay an example out as the block says; ``look_ahead`` as in `prefix_layout`."""
-    if config.layout in CHUNKED:
-        return chunked_layout(example, schedule, layout=config.layout, loss_on=config.loss_on)
-    rows = config.laid_out_rows
-    if config.layout == "slots":
-        return slots_layout(example, schedule, rows=rows, look_ahead=look_ahead, slot_length=config.slot_length)
-    scheme = scheme_of(config.positions, group_offset=config.group_offset)
-    return prefix_layout(example, schedule, rows=rows, scheme=scheme, look_ahead=look_ahead)
+    """Lay an example out as the block says; ``look_ahead``: the units that get their look-ahead row, None for all."""
+    return config.layout.lay_out(example, schedule, config.convention, look_ahead)
 
 
 class SimulMaskCollator:

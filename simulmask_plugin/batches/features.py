@@ -6,21 +6,18 @@ import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, SCHEDULE, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.texts import is_blank
-from simulmask_plugin.layouts.base import Example
-from simulmask_plugin.layouts.chunks import check_first_read, join_chunks
-from simulmask_plugin.layouts.pairs import prefix_pairs
-from simulmask_plugin.layouts.slots import num_positions
-from simulmask_plugin.policies import Policy, ReadSchedule, roll_out
-from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY, READ_END, WRITE_END, check_latency
-from simulmask_plugin.text.units import NotEncodable, Tokenizer, UnitTokenizer, encode_inside, split_units
+from simulmask_plugin.layouts.base import Example, Layout
+from simulmask_plugin.layouts.chunks import join_chunks
+from simulmask_plugin.policies import FromColumn, ReadSchedule, roll_out
+from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY, check_latency
+from simulmask_plugin.text.units import Tokenizer, UnitTokenizer, encode_inside, split_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,7 @@ class ExampleEncoder:
     def __init__(self, tokenizer: Tokenizer, settings: ModelSettings) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("The tokenizer has no end-of-sentence token; set tokenizer.eos_token before training.")
-        if settings.config.layout == "interleaved":
-            check_special_tokens(tokenizer)
+        check_special_tokens(tokenizer, settings.config.layout)
         self.tokenizer = tokenizer = with_end_of_sentence(tokenizer, settings)
         self.settings = settings
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
@@ -93,14 +89,10 @@ class ExampleEncoder:
                 raise ValueError(f"The {side} is empty ({text!r}); remove the row or give it a text.")
         source = self.source_units(row.source, before="")
         target = self.target.encode_all(row.target, spaced=self.settings.prompt.target_is_spaced)
-        if self.settings.config.layout not in CHUNKED:  # there, units of characters end where the next token says so
+        layout = self.settings.config.layout
+        if not layout.in_chunks:  # there, units of characters end where the next token says so
             target = self.target.cut([token for ids in target for token in ids])
-        if self.settings.config.layout == "turns" and any(next_header[0] in ids for ids in target):
-            piece = self.tokenizer.convert_ids_to_tokens(next_header[:1])[0]
-            raise NotEncodable(
-                f"The target holds the token {piece!r}, with which next_header begins: a session would end its WRITE "
-                "there; choose another next_header."
-            )
+        layout.check_target(target, next_header, self.tokenizer)
         parts = [before, *source, header, *target, [self.tokenizer.eos_token_id]]
         return Example(
             input_ids=np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]),
@@ -149,20 +141,20 @@ def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
             target_units=config.target_units,
         )
         row = replace(row, source=source, target=target, schedule=tuple(schedule))
-        if config.policy == MODEL_DRIVEN and row.latency not in LATENCIES:
+        if config.layout.names_latency and row.latency not in LATENCIES:
             raise ValueError(f"The latency is {row.latency!r}; expected one of {', '.join(LATENCIES)}.")
-    if config.policy == SCHEDULE and row.schedule is None:
+    if not config.has_schedule_column:
+        return replace(row, schedule=None)
+    if config.policy is FromColumn and row.schedule is None:
         raise ValueError(
             "policy: schedule needs a column `schedule` in the data; name it in dataset_info.json (columns), or take "
             "another policy."
         )
-    if config.policy == MODEL_DRIVEN and row.schedule is None:  # a row that comes whole
+    if row.schedule is None:  # a row that comes whole
         check_latency(row.latency or OFFLINE_LATENCY)
         row = replace(row, schedule=whole_schedule(row, config))
-    if not config.has_schedule_column:
-        return replace(row, schedule=None)
-    if config.layout in CHUNKED and row.schedule:
-        check_first_read(row.schedule[0])
+    assert row.schedule is not None
+    config.layout.check_schedule(row.schedule)
     return row
 
 
@@ -179,24 +171,17 @@ def longest_layout(config: SimulMaskConfig, feature: Mapping[str, Any]) -> int:
     row, or a chunk begins.
     """
     example, column = from_feature(feature)
-    length, next_header = len(example.input_ids), len(example.next_header)
-    schedules = {schedule_of(example, column, config, i) for i in range(max(1, len(policies_of(config))))}
-    num_increases = max(len(set(schedule.num_read)) for schedule in schedules) - 1
-    if config.layout in CHUNKED:
-        last_end = next_header if config.layout == "interleaved" else 0
-        return length + num_increases * (example.num_header + next_header) + last_end
-    if config.layout == "slots":
-        length = max(num_positions(example, schedule, config.slot_length) for schedule in schedules)
-    return length + config.has_look_ahead * num_increases
+    schedules = {schedule_of(example, column, config, i) for i in range(len(config.policies))}
+    return config.layout.longest(example, schedules, config.convention)
 
 
-def check_special_tokens(tokenizer: Tokenizer) -> None:
-    """Raise a ValueError unless the tokenizer has both special tokens of the layout ``interleaved``."""
-    for token in (READ_END, WRITE_END):
+def check_special_tokens(tokenizer: Tokenizer, layout: Layout) -> None:
+    """Raise a ValueError unless the tokenizer has the special tokens of the layout."""
+    for token in layout.special_tokens:
         if len(tokenizer.encode(token, add_special_tokens=False)) != 1:
             raise ValueError(
-                f"The tokenizer has no token {token}, which layout: interleaved needs; add to the YAML "
-                f'add_special_tokens: "{READ_END},{WRITE_END}" and resize_vocab: true.'
+                f"The tokenizer has no token {token}, which layout: {layout.name} needs; add to the YAML "
+                f'add_special_tokens: "{",".join(layout.special_tokens)}" and resize_vocab: true.'
             )
 
 
@@ -250,16 +235,10 @@ def features_of(example: Example, column: Sequence[int] | None, config: SimulMas
     Raises:
         ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
     """
-    if not config.prefix_pairs:
+    if not config.layout.splits:
         return [to_feature(example, column)]
-    pairs = prefix_pairs(example, schedule_of(example, column, config))
+    pairs = config.layout.split(example, schedule_of(example, column, config))
     return [to_feature(pair, schedule.num_read) for pair, schedule in pairs]
-
-
-@cache
-def policies_of(config: SimulMaskConfig) -> tuple[Policy, ...]:
-    """The policies of the block, made once and not for every example."""
-    return config.policies()
 
 
 def schedule_of(
@@ -274,8 +253,8 @@ def schedule_of(
     if column:
         return ReadSchedule.from_column(column, num_source, num_target)
     if config.has_schedule_column:
-        raise ValueError(f"policy: {config.policy} needs the column `schedule` in every row of the data.")
-    return roll_out(policies_of(config)[policy_index], num_source, num_target)
+        raise ValueError(f"policy: {config.policy.name} needs the column `schedule` in every row of the data.")
+    return roll_out(config.policies[policy_index], num_source, num_target)
 
 
 class ScheduleSampler:
@@ -287,7 +266,7 @@ class ScheduleSampler:
 
     def __init__(self, settings: ModelSettings, seed: int) -> None:
         self.config = settings.config
-        self.num_policies = len(policies_of(settings.config))
+        self.num_policies = len(settings.config.policies)
         self.seed = seed
 
     def draw(self, example: Example, schedule: tuple[int, ...], epoch: int) -> tuple[ReadSchedule, np.ndarray | None]:
@@ -296,12 +275,12 @@ class ScheduleSampler:
         Raises:
             ValueError: if the policy is ``schedule`` and the row has none.
         """
-        rate = self.config.look_ahead_rate
-        draws_units = self.config.has_look_ahead and rate < 1
+        rate = self.config.layout.look_ahead_share
+        draws_units = self.config.convention.look_ahead and rate < 1
         random, which = None, 0
         if draws_units or self.num_policies > 1:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
-            if self.num_policies:
+            if not self.config.has_schedule_column:
                 which = int(random.integers(self.num_policies))
         read = schedule_of(example, schedule, self.config, which)
         flags = random.random(len(example.target_lengths)) < rate if random is not None and draws_units else None

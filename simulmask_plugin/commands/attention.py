@@ -16,12 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from simulmask_plugin.attention.families import family_of
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import Languages
 from simulmask_plugin.files.loading import weights_of
 from simulmask_plugin.layouts.base import SequenceLayout
-from simulmask_plugin.layouts.slots import place_order
 from simulmask_plugin.pictures.picture import (
     LOOK_AHEAD_MARK,
     Picture,
@@ -31,11 +29,10 @@ from simulmask_plugin.pictures.picture import (
     visible,
 )
 from simulmask_plugin.pictures.terminal import console, table, verdict
-from simulmask_plugin.policies import Offline, Policy, ReadSchedule, parse_schedule, roll_out
+from simulmask_plugin.policies import ModelDriven, Offline, Policy, ReadSchedule, parse_schedule, roll_out
 from simulmask_plugin.streaming.feeder import ORDER, Feeder
 from simulmask_plugin.streaming.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.streaming.parity import training_logits as run_training
-from simulmask_plugin.streaming.unit_session import TARGET_ORDER
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
 
@@ -103,7 +100,7 @@ def compare_attention(
         ValueError: if there is no such comparison, the family returns no attention, or the text or schedule is wrong.
     """
     config = encoder.settings.config
-    if config.prefix_pairs:
+    if config.layout.splits:
         raise ValueError(
             "The attention is compared over whole sentences, but this model was trained with prefix_pairs: true, which "
             "has none; `simulmask parity --model` compares its logits."
@@ -161,7 +158,7 @@ def _stream(
 
     with _recorded(model, take):
         stream_forced(session, row.source, rows, last)
-    places = _places(layout, encoder.settings.config.layout, feeder)
+    places = _places(layout, encoder.settings.config.layout.orders(layout), feeder)
     num_layers, num_heads, _ = next(iter(fed.values()))[1].shape
     size = len(layout.input_ids)
     result = torch.full((num_layers, num_heads, size, size), torch.nan)
@@ -173,31 +170,13 @@ def _stream(
     return result
 
 
-def _orders(layout: SequenceLayout, name: str) -> list[int]:
-    """The order under which a session of the layout ``name`` feeds each row of the training sequence.
-
-    It counts places, and from where look-ahead rows may stand it leaves one free before every kept row.
-    """
-    example = layout.example
-    if name in CHUNKED:  # they have no look-ahead rows
-        return layout.position.tolist()
-    places, start, shift = layout.token, example.source_end, TARGET_ORDER - place_order(example.source_end, kept=False)
-    if name == "slots":
-        places, start, shift = layout.position, example.num_prompt, 0
-    is_kept = (layout.source_unit != len(example.source_lengths)).tolist()
-    return [
-        place if place < start else shift + place_order(place, kept=kept)
-        for place, kept in zip(places.tolist(), is_kept, strict=True)
-    ]
-
-
-def _places(layout: SequenceLayout, name: str, feeder: Feeder) -> dict[int, int]:
+def _places(layout: SequenceLayout, orders: list[int], feeder: Feeder) -> dict[int, int]:
     """The place in the training sequence of every row that streaming may have fed, by its order.
 
     A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
     one that was fed beside it is none.
     """
-    places = {order: place for place, order in enumerate(_orders(layout, name))}
+    places = {order: place for place, order in enumerate(orders)}
     for order in feeder.keys[ORDER, : feeder.num_keys].tolist():
         if order not in places:
             places[order] = places.pop(order + 1)
@@ -275,9 +254,11 @@ def _latency(settings: ModelSettings, given: str | None) -> str | None:
     Raises:
         ValueError: if the layout has none, or it was never trained.
     """
-    if settings.config.layout != "interleaved":
+    if not settings.config.layout.names_latency:
         if given is not None:
-            raise ValueError(f"--latency has no meaning for a model of layout: {settings.config.layout}; remove it.")
+            raise ValueError(
+                f"--latency has no meaning for a model of layout: {settings.config.layout.name}; remove it."
+            )
         return None
     if given is None and OFFLINE_LATENCY in (settings.trained_on.latencies or (OFFLINE_LATENCY,)):
         return OFFLINE_LATENCY
@@ -297,7 +278,7 @@ def _decide(
         if is_given:
             raise ValueError("Give --schedule, or a policy and its k or n, not both.")
         return None, parse_schedule(schedule)
-    if settings.config.policy == MODEL_DRIVEN and not is_given:
+    if settings.config.policy is ModelDriven and not is_given:
         return None, None
     return settings.inference_policy(**decision), None
 

@@ -22,11 +22,14 @@ from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.commands.random_rows import LETTERS, long_row, random_row
 from simulmask_plugin.commands.verify_merge import make_room
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, POSITIONS, ROWS, SCHEDULE, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import Languages
 from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.layouts import LAYOUTS
+from simulmask_plugin.options import choices_of
 from simulmask_plugin.pictures.terminal import console, table, verdict
+from simulmask_plugin.policies import FromColumn, Offline, WaitK
 from simulmask_plugin.streaming.parity import (
     STOCK_SHARE,
     TOLERANCE,
@@ -51,7 +54,7 @@ POLICY_KEYS: tuple[Mapping[str, Any], ...] = (
     {"policy": "wait_k", "k": WAIT_K},
     {"policy": "read_n", "n": 2},
     {"policy": "offline"},
-    {"policy": SCHEDULE},
+    {"policy": FromColumn.name},
 )
 UNIT_PAIRS = ((CHARACTER, WORD), (WORD, CHARACTER), (CHARACTER, CHARACTER), (TOKEN, WORD), (WORD, TOKEN))
 """Units of source and target besides words, which the matrix tries on the families of `UNIT_FAMILIES`."""
@@ -156,7 +159,7 @@ def measure_cell(
 ) -> dict[str, Any]:
     """Compare training and streaming over random examples of one cell; four show every length and every k."""
     encoder = ExampleEncoder(subject.tokenizer, settings)
-    num_policies = max(1, len(settings.config.policies()))
+    num_policies = len(settings.config.policies)
     shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
     rows = [random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random) for i in range(examples)]
     if length:
@@ -170,10 +173,10 @@ def measure_cell(
     return {
         "family": subject.family.name,
         "attention": subject.attention,
-        "layout": config.layout,
-        "positions": config.positions,
-        "rows": config.rows,
-        "policy": config.policy,
+        "layout": config.layout.name,
+        "positions": config.layout.positions,
+        "rows": config.keys().get("rows", ""),
+        "policy": config.policy.name,
         "source_units": config.source_units,
         "target_units": config.target_units,
         "max_abs_diff": result.max_abs_diff,
@@ -209,7 +212,7 @@ def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator
             raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
         family = FAMILIES[name]
         positions = "modified_alibi" if family.position == "alibi" else "group"
-        config = SimulMaskConfig(policy="offline", positions=positions)
+        config = SimulMaskConfig.from_dict({"policy": "offline", "positions": positions})
         settings = ModelSettings(config, resolve_prompt(config, None, tokenizer))
         for attention in family.implementations:
             load = partial(tiny_model, name, len(tokenizer), seed, attention)
@@ -225,13 +228,11 @@ def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator
 
 def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
     """The settings of the layouts besides `prefix`."""
-    for config in (
-        SimulMaskConfig.from_dict({"layout": "interleaved"}),
-        SimulMaskConfig.from_dict({"layout": "interleaved", "loss_on": "target"}),
-        SimulMaskConfig.from_dict({"layout": "turns", "policy": "offline"}),
-        SimulMaskConfig.from_dict({"layout": "slots", "policy": "offline"}),
-    ):
-        yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
+    for name, layout in LAYOUTS.items():
+        if name != "prefix":
+            policy = layout.policy or Offline
+            config = SimulMaskConfig.from_dict({"layout": name, "policy": policy.name})
+            yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
 
 
 def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subject:
@@ -287,30 +288,22 @@ def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterab
 
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:
     """The settings under every policy; with ``matrix`` in every layout, positions and rows, too."""
-    config = settings.config
-    possible = [p for p in POSITIONS if p != "slots" and (p != "modified_alibi" or family.position == "alibi")]
-    if config.layout == "slots":
-        possible = ["slots"]
-    if config.layout in CHUNKED or config.prefix_pairs:
-        for policy in _policies(config):
-            yield _with(settings, **policy)
-        return
-    positions, rows = (possible, ROWS) if matrix else ([config.positions], (config.rows,))
-    for position, row, policy in product(positions, rows, _policies(config)):
-        yield _with(settings, positions=position, rows=row, **policy)
+    variants = settings.config.layout.variants(alibi=family.position == "alibi") if matrix else iter([{}])
+    for keys, policy in product(variants, _policies(settings.config)):
+        yield _with(settings, **keys, **policy)
 
 
 def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:
     """The keys of every policy, with the block's own k among those of wait-k."""
-    if config.policy == MODEL_DRIVEN:
-        yield {"policy": MODEL_DRIVEN}
+    if config.layout.policy is not None:
+        yield {}
         return
-    own = config.k if isinstance(config.k, tuple) else (config.k,) if config.k else ()
+    own = tuple(policy.k for policy in config.policies if isinstance(policy, WaitK))
     for keys in POLICY_KEYS:
         several = tuple(sorted({*own, *keys.get("k", ())}))
         if "k" not in keys:
             yield keys
-        elif config.prefix_pairs:  # each k has its own pairs
+        elif config.layout.splits:  # each k has its own pairs
             yield from ({**keys, "k": k} for k in several)
         else:
             yield {**keys, "k": several}
@@ -318,13 +311,13 @@ def _policies(config: SimulMaskConfig) -> Iterator[Mapping[str, Any]]:
 
 def _unit_cells(settings: ModelSettings) -> Iterator[ModelSettings]:
     """All rows in units other than words."""
-    for (source, target), row in product(UNIT_PAIRS, ROWS):
+    for (source, target), row in product(UNIT_PAIRS, choices_of(type(settings.config.layout), "rows")):
         yield _with(settings, policy="wait_k", k=WAIT_K, rows=row, source_units=source, target_units=target)
 
 
 def _with(settings: ModelSettings, **keys: Any) -> ModelSettings:
     """The settings with other keys, a policy's parameters among them."""
-    return replace(settings, config=settings.config.with_keys({"k": None, "n": None} | keys))
+    return replace(settings, config=settings.config.with_keys(keys))
 
 
 def _print_records(records: list[dict[str, Any]]) -> None:

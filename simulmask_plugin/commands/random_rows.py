@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from simulmask_plugin.batches.features import ExampleEncoder, Row
-from simulmask_plugin.config.block import CHUNKED
 from simulmask_plugin.text.units import CHARACTER, join_units
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -67,5 +66,5 @@ def _random_schedule(encoder: ExampleEncoder, row: Row, random: np.random.Genera
     """Any g(1..T+1) that never decreases and lies in 0..S; a chunk has at least one source unit."""
     example = encoder.encode(row)
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    least = int(encoder.settings.config.layout in CHUNKED)
+    least = int(encoder.settings.config.layout.in_chunks)
     return tuple(sorted(random.integers(least, num_source + 1, num_target + 1).tolist()))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.batches.features import Row, whole_schedule
-from simulmask_plugin.config.block import MODEL_DRIVEN, SCHEDULE, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.config.trained_on import Languages
+from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.pictures.picture import (
     describe_schedule,
     draw,
@@ -21,22 +22,17 @@ from simulmask_plugin.pictures.picture import (
     token_table,
 )
 from simulmask_plugin.pictures.terminal import console
-from simulmask_plugin.policies import parse_schedule
+from simulmask_plugin.policies import POLICIES, FromColumn, ModelDriven, parse_schedule
 from simulmask_plugin.text.pieces import SENTENCE_PIECE
-from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt, escape
+from simulmask_plugin.text.prompts import Prompt, escape
 from simulmask_plugin.text.units import LETTER, Tokenizer, split_units
 from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 EXAMPLE = ("ich habe den Film gesehen", "I have seen the film")
 WAIT_3: Mapping[str, Any] = {"policy": "wait_k", "k": 3}
 END_OF_SENTENCE = "</s>"
-WORD_PROMPT = Prompt("", "->")
-WORD_PROMPTS = {
-    "interleaved": Prompt("", READ_END, WRITE_END),
-    "turns": Prompt("", "->", "<-"),
-    "slots": Prompt("", "->", "<-"),
-}
-"""Of the layouts that need more than a header."""
+ARROWS = ("->", "<-")
+"""Header and next header where every word is a token."""
 
 
 class WordTokenizer:
@@ -105,12 +101,10 @@ def run_show(
     if instruction is not None and (config_path is not None or tokenizer_dir is not None):
         raise ValueError("--instruction needs words alone; a training YAML and a model bring their own prompt.")
     if schedule is not None:
-        default = MODEL_DRIVEN if given.get("layout") == "interleaved" else SCHEDULE
-        given = {"policy": default} | dict(given)
-        if given["policy"] not in (SCHEDULE, MODEL_DRIVEN):
-            raise ValueError(
-                f"--schedule goes with --policy {SCHEDULE} or {MODEL_DRIVEN}, got --policy {given['policy']}."
-            )
+        given = {"policy": _own_policy(given) or FromColumn.name} | dict(given)
+        possible = [name for name, policy in POLICIES.items() if policy.from_data]
+        if given["policy"] not in possible:
+            raise ValueError(f"--schedule goes with --policy {' or '.join(possible)}, got --policy {given['policy']}.")
     texts = None if source is None or target is None else (source, target)
     if config_path is not None and texts is None and any(languages):
         raise ValueError("--source-lang and --target-lang go with --source and --target; the data has its own.")
@@ -119,7 +113,7 @@ def run_show(
     )
     if schedule is not None:
         row = replace(row, schedule=parse_schedule(schedule))
-    elif settings.config.policy == MODEL_DRIVEN and row.schedule is None:
+    elif settings.config.policy is ModelDriven and row.schedule is None:
         row = replace(row, schedule=whole_schedule(row, settings.config))
     picture = draw(tokenizer, settings, row, seed=seed)
     heading = title(settings.config)
@@ -163,7 +157,8 @@ def _inputs(
         tokenizer, settings = load_settings(tokenizer_dir, given)
         return tokenizer, settings, _row(texts or EXAMPLE, settings, languages), 0
     config = _block(given)
-    prompt = replace(WORD_PROMPTS.get(config.layout, WORD_PROMPT), before=escape(instruction))
+    marks = config.layout.special_tokens or ARROWS[: 1 + config.layout.has_next_header]
+    prompt = Prompt(escape(instruction), *marks)
     settings = ModelSettings(config, prompt)
     row = _row(texts or EXAMPLE, settings, languages)
     words = [
@@ -178,8 +173,14 @@ def _inputs(
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
     """A block of the given keys, wait-3 where they name no policy."""
-    needs_policy = "policy" not in given and given.get("layout") != "interleaved"
-    return SimulMaskConfig.from_dict({**WAIT_3, **given} if needs_policy else dict(given))
+    has_policy = "policy" in given or _own_policy(given)
+    return SimulMaskConfig.from_dict(dict(given) if has_policy else {**WAIT_3, **given})
+
+
+def _own_policy(given: Mapping[str, Any]) -> str | None:
+    """The only policy of the layout that the keys name."""
+    layout = LAYOUTS.get(given.get("layout", ""))
+    return layout.policy.name if layout is not None and layout.policy is not None else None
 
 
 def _row(texts: tuple[str, str], settings: ModelSettings, languages: Languages) -> Row:

@@ -270,9 +270,8 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
 def _decision(settings: ModelSettings) -> Decision:
     """The policy of the block, or of several the first; the same of the latencies that were trained."""
     config = settings.config
-    if config.layout == "interleaved":
-        return Decision(latency=next(iter(settings.trained_on.latencies), None))
+    if config.layout.names_latency:
+        return Decision.from_dict({"latency": next(iter(settings.trained_on.latencies), None)})
     if config.has_schedule_column:
-        return Decision(policy="wait_k", k=1)
-    k = config.k[0] if isinstance(config.k, tuple) else config.k
-    return Decision(policy=config.policy, k=k, n=config.n)
+        return Decision.from_dict({"policy": "wait_k", "k": 1})
+    return Decision.from_dict({"policy": config.policy.name, **config.policies[0].values()})

@@ -13,11 +13,12 @@ from transformers import AutoConfig, AutoTokenizer
 from simulmask_plugin.attention.families import FAMILIES, family_of, tiny_model
 from simulmask_plugin.commands.smoke_plan import ROWS, Replacement
 from simulmask_plugin.commands.training_yaml import check_location, first_rows
-from simulmask_plugin.config.block import SCHEDULE, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
 from simulmask_plugin.files.json_files import read_json
-from simulmask_plugin.text.prompts import LATENCIES, READ_END, WRITE_END
+from simulmask_plugin.policies import FromColumn
+from simulmask_plugin.text.prompts import LATENCIES
 from simulmask_plugin.text.units import split_units
 
 SENTENCES = (
@@ -68,8 +69,8 @@ def model(values: Mapping[str, Any], folder: Path) -> list[Replacement]:
     if tokenizer is None:
         tokenizer = train_tokenizer(_texts(values), VOCABULARY)
         origin = "whose own tokenizer cannot be had: one is trained on the data"
-    if config.layout == "interleaved" and not values.get("add_special_tokens"):
-        tokenizer.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
+    if config.layout.special_tokens and not values.get("add_special_tokens"):
+        tokenizer.add_special_tokens({"additional_special_tokens": list(config.layout.special_tokens)})
     write_model(folder, family, tokenizer, length=values.get("cutoff_len", LENGTH))
     replaced = [Replacement("model_name_or_path", str(folder), f"--tiny: a random {family}, {origin}")]
     return [*replaced, Replacement("adapter_name_or_path", None, "an adapter of another model")]
@@ -109,7 +110,7 @@ def write_data(folder: Path, names: Sequence[str], config: SimulMaskConfig) -> N
     """
     datasets = {}
     for number, name in enumerate(names):
-        in_chunks = config.layout == "interleaved" and number == 0
+        in_chunks = config.layout.names_latency and number == 0
         rows = [_row(*pair, config, in_chunks=in_chunks) for pair in SENTENCES]
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -127,7 +128,7 @@ def _row(source: str, target: str, config: SimulMaskConfig, *, in_chunks: bool) 
             "latency": LATENCIES[0],
         }
     row: dict[str, Any] = {"source": source, "target": target}
-    if config.policy == SCHEDULE:
+    if config.policy is FromColumn:
         num_source, num_target = (
             len(split_units(text, unit))
             for text, unit in ((source, config.source_units), (target, config.target_units))
@@ -177,7 +178,7 @@ def guess_family(path: str, config: SimulMaskConfig) -> str:
         named = [family for family in FAMILIES if _pattern(family).search(text.lower())]
         if named:
             return max(named, key=len)
-    return "falcon" if config.positions == "modified_alibi" else "llama"
+    return "falcon" if config.layout.positions == "modified_alibi" else "llama"
 
 
 def _pattern(family: str) -> re.Pattern[str]:

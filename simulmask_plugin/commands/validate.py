@@ -14,6 +14,7 @@ from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import read_yaml
 from simulmask_plugin.pictures.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.pictures.terminal import console, table
+from simulmask_plugin.policies import ModelDriven
 from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 from simulmask_plugin.training.arguments import check_model
@@ -121,17 +122,16 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     check_encodable(config, settings)
     config = resolve(config, settings)
     model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-    check_positions(model_config, settings.config.positions)
+    check_positions(model_config, settings.config.layout.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
     topics = keys | {"policies": ", ".join(decision.name for decision in decisions)}
-    policy = {key: value for key, value in config.policies[0].items() if key in ("policy", "k", "n")}
-    streamed = decisions[0].streamed_with(settings).config
-    streamed = replace(streamed, **({"k": None, "n": None, **policy} if policy else {}))
+    policy, _ = decisions[0].resolve(settings)
+    streamed = replace(decisions[0].streamed_with(settings).config, policies=(policy,))
     source, target = (_first_line(path) for path in (config.source, config.target))
     row = Row(source, target, config.source_lang, config.target_lang)
-    if streamed.layout == "interleaved":
-        row = replace(row, latency=settings.trained_on.latency(decisions[0].latency))
+    if isinstance(policy, ModelDriven):
+        row = replace(row, latency=policy.latency)
     if streamed.has_schedule_column:  # the model decides; the example is shown whole
         row = replace(row, schedule=whole_schedule(row, streamed))
     out = console()

@@ -116,7 +116,7 @@ def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
     yield check_dtype(expected, found)
     yield check_vocabulary(expected, found, num_tokens)
     yield check_tied(expected, found)
-    if settings.config.layout == "interleaved":
+    if settings.config.layout.special_tokens:
         yield check_special_rows(before, special_rows(model, settings, tokenizer))
     if found.num_rows < num_tokens:
         yield Check("logits", False, f"not compared: {num_tokens - found.num_rows} tokens have no row")
@@ -171,10 +171,10 @@ def check_tied(base: Stored, merged: Stored) -> Check:
 
 
 def special_rows(model: Any, settings: ModelSettings, tokenizer: Any) -> list[Tensor]:
-    """Rows of the two special tokens of the layout interleaved, (2, hidden), in the embedding and in the head."""
-    if settings.config.layout != "interleaved":
+    """Rows of the special tokens of the layout, (tokens, hidden), in the embedding and in the head."""
+    if not settings.config.layout.special_tokens:
         return []
-    ids = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+    ids = tokenizer.convert_tokens_to_ids(list(settings.config.layout.special_tokens))
     matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
     return [matrix.detach()[ids].clone() for matrix in matrices if max(ids) < len(matrix)]
 

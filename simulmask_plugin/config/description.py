@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig, block_keys
 
 
 def describe_block(config: SimulMaskConfig) -> dict[str, str]:
     """What the ``simulmask:`` block means, in words, by topic."""
-    rate = f", {config.look_ahead_rate:.0%} of the units with a look-ahead row" if config.has_look_ahead else ""
-    offset = f", target {config.group_offset} positions further on" if config.group_offset else ""
-    slots = f", slots of {config.slot_length} tokens" if config.layout == "slots" else ""
-    rows = "every token once, plain causal" if config.layout in CHUNKED else config.rows + rate
-    if config.prefix_pairs:
-        rows = "prefix pairs: every WRITE is plain causal text of its own"
+    described = config.layout.describe(config.convention)
     return {
-        "layout": config.layout + slots,
+        "layout": described["layout"],
         "policy": describe_policy(config),
-        "rows": rows,
-        "positions": config.positions + offset,
+        "rows": described["rows"],
+        "positions": described["positions"],
         "units": f"source {config.source_units}, target {config.target_units}",
     }
 
 
 def describe_policy(config: SimulMaskConfig) -> str:
     """The policy and its parameters."""
-    if isinstance(config.k, tuple):
-        return f"{config.policy}, k drawn from {', '.join(map(str, config.k))} for every example and epoch"
-    parameters = [f", {key} = {getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
-    return config.policy + "".join(parameters)
+    keys = config.keys()
+    words = [config.policy.name]
+    for key in block_keys(config.policy):
+        if isinstance(keys[key], tuple):
+            words.append(f"{key} drawn from {', '.join(map(str, keys[key]))} for every example and epoch")
+        elif keys[key] is not None:
+            words.append(f"{key} = {keys[key]}")
+    return ", ".join(words)
 
 
 def describe_training(config: SimulMaskConfig, attention: str, *, flat: bool) -> str:

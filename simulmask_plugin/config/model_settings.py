@@ -7,17 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config.block import DEFAULTS, MODEL_DRIVEN, SimulMaskConfig, without_meaning
+from simulmask_plugin.config.block import SimulMaskConfig, block_keys, known_keys, meaningful
 from simulmask_plugin.config.settings_file import read_settings, write_settings
 from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
-from simulmask_plugin.options import read
-from simulmask_plugin.policies import Policy
+from simulmask_plugin.options import check_choice, check_known, read
+from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.text.prompts import Prompt
 
 FILE_NAME = "simulmask.json"
-
-INFERENCE_KEYS = ("policy", "k", "n", "read_threshold")
-"""What may be another in streaming than in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +62,17 @@ class ModelSettings:
 
     def save(self, directory: str | Path) -> None:
         """Write simulmask.json into a checkpoint, adapter or model directory."""
-        content = {
-            "config": asdict(self.config),
+        write_settings(Path(directory, FILE_NAME), self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What simulmask.json holds."""
+        return {
+            "config": self.config.keys(),
             "prompt": asdict(self.prompt),
             "trained_on": asdict(self.trained_on),
             "template": self.template,
             "end_of_sentence": self.end_of_sentence,
         }
-        write_settings(Path(directory, FILE_NAME), content)
 
     @classmethod
     def load(cls, directory: str | Path) -> ModelSettings:
@@ -90,10 +90,9 @@ class ModelSettings:
         content = read_settings(path, (*(field.name for field in fields(cls)),))
         try:
             config = content["config"]
-            unread = {}
             if "trained_on" not in content:  # earlier versions let keys stand that nothing reads
-                unread = {key: DEFAULTS[key] for key, _ in without_meaning({**DEFAULTS, **config})}
-            settings = read(cls, content | {"config": SimulMaskConfig.from_dict({**config, **unread})}, "")
+                config = meaningful(config)
+            settings = read(cls, content | {"config": SimulMaskConfig.from_dict(config)}, "")
             if settings.after_training_on(settings.trained_on) != settings:
                 pairs = settings.trained_on.described()
                 raise ValueError(f"source_lang and target_lang are not those trained on: {pairs}")
@@ -101,34 +100,50 @@ class ModelSettings:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error!r}); copy it again from the training's output.") from error
 
-    def inference_policy(self, policy: str | None = None, k: int | None = None, n: int | None = None) -> Policy:
+    def inference_policy(self, policy: str | None = None, **parameters: Any) -> Policy:
         """The policy to stream with: the one asked for, else the one trained with.
 
+        Args:
+            policy: its name; None: that of the parameters, or the one trained with.
+            parameters: of the policy; None is none.
+
         Raises:
-            ValueError: if that does not decide on unseen text (several k, or a schedule from the data).
+            ValueError: if that does not decide on unseen text (several of a parameter, or a schedule from the data).
         """
-        config = self.config
-        if MODEL_DRIVEN in (policy, config.policy):
+        given = {key: value for key, value in parameters.items() if value is not None}
+        asked, trained, layout = self._policy_class(policy, given), self.config.policies, self.config.layout
+        if (asked is ModelDriven) != (layout.policy is ModelDriven):
             raise ValueError(
-                f"The model was trained with policy {config.policy}; {MODEL_DRIVEN} has no k, n or other policy, "
-                "but a latency and a read threshold, and other models cannot decide for themselves."
+                f"The model was trained with policy {self.config.policy.name}; {ModelDriven.name} has no k, n or other "
+                "policy, but a latency and a read threshold, and other models cannot decide for themselves."
             )
-        name = policy or ("wait_k" if k is not None else "read_n" if n is not None else config.policy)
-        if name != config.policy or k is not None or n is not None:
-            try:
-                config = replace(config, policy=name, k=k, n=n)
-            except ValueError as error:  # which speaks of the block, where these do not stand
-                raise ValueError(str(error).removeprefix("simulmask.")) from error
-        policies = config.policies()
-        if len(policies) != 1:
+        is_trained = asked is self.config.policy
+        if not asked.streams or (is_trained and len(trained) > 1 and not given):
             why = "whose schedule is a column of the training data"
-            if isinstance(config.k, tuple):
-                why = f"trained with k drawn from {', '.join(map(str, config.k))}"
+            if asked.streams:
+                drawn = {key: value for key, value in self.config.keys().items() if key in block_keys(asked)}
+                why = " and ".join(f"trained with {key} drawn from {', '.join(map(str, drawn[key]))}" for key in drawn)
             raise ValueError(
-                f"Policy {config.policy}, {why}, does not say how to stream; choose a policy and its k or n: "
+                f"Policy {asked.name}, {why}, does not say how to stream; choose a policy and its k or n: "
                 "{policy: wait_k, k: 3} in an evaluation YAML, --policy wait_k --k 3 on a command line."
             )
-        return policies[0]
+        for key in given:
+            if key not in asked.parameters():
+                raise ValueError(f"{key} is set, but policy {asked.name} does not use it; remove it.")
+        values = {**(trained[0].values() if is_trained and len(trained) == 1 else {}), **given}
+        if layout.names_latency:
+            values["latency"] = self.trained_on.latency(values.get("latency"))
+        return layout.streamed_policy(read(asked, values, ""))
+
+    def _policy_class(self, name: str | None, given: Mapping[str, Any]) -> type[Policy]:
+        """The policy of that name, or that has these parameters."""
+        if name is not None:
+            check_choice("policy", name, POLICIES)
+            return POLICIES[name]
+        possible = [one for one in (self.config.policy, *POLICIES.values()) if set(given) <= set(one.parameters())]
+        if not possible:
+            raise ValueError(f"No policy has the parameters {', '.join(given)}; name the policy.")
+        return possible[0]
 
     def check_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Refuse settings that contradict what the model was trained with.
@@ -139,15 +154,15 @@ class ModelSettings:
         Raises:
             ValueError: naming the first key that differs, or that only training knows.
         """
-        trained = asdict(self.config)
+        trained = self.config.keys()
+        free = ("policy", *(key for policy in POLICIES.values() for key in block_keys(policy)))
         several = len(self.trained_on.language_pairs) > 1
         for key, value in overrides.items():
             if several and key in ("source_lang", "target_lang"):
                 raise ValueError(f"simulmask.{key}: the model was trained on several; say which one with {key} alone.")
-            if key not in trained:
-                raise ValueError(f"Unknown key simulmask.{key}; known keys: {', '.join(trained)}.")
-            if key not in INFERENCE_KEYS and value != trained[key]:
+            check_known([key], known_keys(), "simulmask.")
+            if key not in free and value != trained.get(key):
                 raise ValueError(
-                    f"simulmask.{key} is {value!r}, but the model was trained with {trained[key]!r} ({FILE_NAME}); "
-                    f"remove the key: only {', '.join(INFERENCE_KEYS)} may differ here."
+                    f"simulmask.{key} is {value!r}, but the model was trained with {trained.get(key)!r} ({FILE_NAME}); "
+                    f"remove the key: only {', '.join(free)} may differ here."
                 )

@@ -51,7 +51,7 @@ class Run:
     def policy(self) -> tuple[Any, ...]:
         """What decides on READ and WRITE, whatever is computed for it."""
         decision = self.decision
-        return decision.policy, decision.k, decision.n, decision.latency, decision.read_threshold
+        return decision.policy, *decision.parameters.items()
 
 
 @dataclass(frozen=True, slots=True)

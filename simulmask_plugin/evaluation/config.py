@@ -135,7 +135,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
             raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
         try:
             decision = Decision.from_dict(policy)
-            decision.check(settings)
+            decision.resolve(settings)
         except ValueError as error:
             raise ValueError(f"policies, entry {number}: {error}") from error
         names.append(decision.name)

@@ -7,11 +7,10 @@ lag to the longest. Runs that wait for the whole source have no place on the axi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import numpy as np
 from adjustText import adjust_text
@@ -21,15 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from simulmask_plugin.config.block import MODEL_DRIVEN
 from simulmask_plugin.evaluation.scores import Score, read_scores
 from simulmask_plugin.files.atomic import replacing
 from simulmask_plugin.pictures.drawing import text_style
-from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.policies import ModelDriven
+from simulmask_plugin.streaming.options import Decision, parameters, run_keys
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
-
-KNOBS = ("k", "n", "latency", "read_threshold", "slot_length", "beam_width")
-"""The settings that a curve may follow; where runs differ in several, the first one makes the curves."""
 
 COLORS = tuple(f"C{i}" for i in range(10))
 MARKERS = "osD^v<>P*X"
@@ -53,7 +49,7 @@ class Curve:
     Attributes:
         scores: from the shortest lag to the longest.
         shared: name of what they have in common, e.g. wait_k or medium; of a single run, its name.
-        knob: the setting in which they differ, one of `KNOBS`; None: a single run.
+        knob: the setting in which they differ, a key of a policy; None: a single run.
         values: of the knob, one per score.
     """
 
@@ -68,27 +64,28 @@ class Curve:
         if self.knob is None:
             return self.shared
         setting = f"{self.knob} = {', '.join(self.values)}"
-        return setting if self.shared == MODEL_DRIVEN else f"{self.shared}, {setting}"
+        return setting if self.shared == ModelDriven.name else f"{self.shared}, {setting}"
 
 
 def curves_of(scores: Sequence[Score]) -> list[Curve]:
-    """Return the curves of one system's runs, in the order of `KNOBS`, then the runs that belong to none.
+    """Return the curves of one system's runs, then the runs that belong to none.
+
+    Where runs differ in several keys, the first one in the table of policies makes the curves.
 
     Raises:
         ValueError: if a name is not that of a run.
     """
     left = {score.name: (score, Decision.from_name(score.name)) for score in scores}
     curves = []
-    for knob in KNOBS:
+    for knob in (*parameters(), *run_keys()):
         groups: dict[Decision, list[Score]] = {}
         for score, decision in left.values():
-            if getattr(decision, knob) is not None:
-                others: Mapping[str, Any] = {knob: None}
-                groups.setdefault(replace(decision, **others), []).append(score)
+            if decision[knob] is not None:
+                groups.setdefault(decision.without(knob), []).append(score)
         for shared, group in groups.items():
             if len(group) > 1:
                 group.sort(key=lambda score: score.laal)
-                values = [str(getattr(left.pop(score.name)[1], knob)) for score in group]
+                values = [str(left.pop(score.name)[1][knob]) for score in group]
                 curves.append(Curve(group, shared.name, knob, values))
     return curves + [Curve([score], score.name) for score, _ in left.values()]
 
@@ -96,7 +93,7 @@ def curves_of(scores: Sequence[Score]) -> list[Curve]:
 def is_offline(score: Score) -> bool:
     """Whether all of the source is read first, with whatever slots."""
     decision = Decision.from_name(score.name)
-    return OFFLINE_LATENCY in (decision.policy, decision.latency)
+    return OFFLINE_LATENCY in (decision.policy, decision["latency"])
 
 
 def curve_figure(systems: Mapping[str, Sequence[Score]], title: str) -> Figure:

@@ -9,7 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config.block import DEFAULTS
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
@@ -27,15 +26,15 @@ EXTRA_DIGITS = 4
 NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
 """Values of an evaluation's keys that say nothing, besides None."""
 
-UNSAID: Mapping[str, Any] = {**DEFAULTS, **asdict(TrainedOn())}
-"""Values in simulmask.json that need not be listed."""
+UNSAID: Mapping[str, Any] = asdict(TrainedOn())
+"""Values in simulmask.json, beside its block, that need not be listed."""
 
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     """Name the runs that were streamed with another slot_length than trained with; empty where there are none."""
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     others = [decision.name for decision in decisions if decision.streamed_with(settings) != settings]
-    trained = settings.config.slot_length
+    trained = settings.config.keys().get("slot_length")
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
 
 
@@ -106,7 +105,7 @@ def write_report(
         scores: the table.
         signatures: of the scores, and versions.
     """
-    trained = asdict(settings.config) | asdict(settings.prompt) | asdict(settings.trained_on)
+    trained = settings.config.said() | asdict(settings.prompt) | asdict(settings.trained_on)
     sections = [
         f"# {name}",
         f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "

@@ -26,7 +26,7 @@ from simulmask_plugin.evaluation.progress import Bars
 from simulmask_plugin.evaluation.report import write_report
 from simulmask_plugin.evaluation.runs import LATENCY_METRICS, finish, predictions, work_left
 from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
-from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.streaming.options import Decision, agent_flag
 from simulmask_plugin.training.machine import check_device
 
 PATHS = ("model", "source", "target")
@@ -124,7 +124,7 @@ def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, A
     files |= {path.name: path for path in model_files(config.model)}
     digests = Digests(Path(config.output, "digests.json"))
     made_with = {key: value for key, value in asdict(config).items() if key not in free} | {
-        "trained": json.loads(json.dumps(asdict(settings))),
+        "trained": json.loads(json.dumps(settings.content())),
         "files": {name: digests.of(path) for name, path in files.items()},
     }
     digests.save()
@@ -156,7 +156,7 @@ def _run_simuleval(
         "document-units": config.document_units,
         "context-sentences": config.context_sentences,
         "session-log": directory / "sessions.jsonl",
-        **{"read-n" if key == "n" else key.replace("_", "-"): value for key, value in policy.items()},
+        **{agent_flag(key): value for key, value in policy.items()},
     }
     given = {key: value for key, value in options.items() if value is not None and value is not False}
     command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]

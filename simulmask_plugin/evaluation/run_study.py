@@ -109,7 +109,7 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         plain=study.plain,
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
-        blocks={name: asdict(one.config) | asdict(one.trained_on) for name, one in settings.items()},
+        blocks={name: one.config.said() | asdict(one.trained_on) for name, one in settings.items()},
         stages={name: [stage.summary(TRAINED) for stage in stages] for name, stages in study.models.items()},
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),

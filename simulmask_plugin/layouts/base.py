@@ -1,16 +1,27 @@
-"""An example, and the rows that it becomes: one token sequence with three integers per token."""
+"""A layout: how an example becomes one sequence of rows, and all else that is said of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from simulmask_plugin.layouts.conventions import CONVENTIONS, Convention
+from simulmask_plugin.policies import ModelDriven, Policy, ReadSchedule
+from simulmask_plugin.text.prompts import PLAIN_INSTRUCTION, Prompt
+from simulmask_plugin.text.units import Tokenizer
+
+if TYPE_CHECKING:
+    from simulmask_plugin.config.block import SimulMaskConfig as Block
 
 IGNORE_INDEX = -100
 """Label of a token that is the target of no row."""
 
 Ints = Int[np.ndarray, " tokens"]
+Flags = Bool[np.ndarray, " target_units"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,11 @@ class SequenceLayout:
         return self.token >= self.example.source_end
 
     @property
+    def is_kept(self) -> Bool[np.ndarray, " tokens"]:
+        """False for look-ahead rows."""
+        return self.source_unit != len(self.example.source_lengths)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Prompt, source, header or target for every token."""
         example = self.example
@@ -102,3 +118,189 @@ class SequenceLayout:
         names = ("prompt", "source", "header", "target")
         places = np.where(self.token < 0, names.index("header"), np.searchsorted(starts, self.token, side="right"))
         return tuple(names[place] for place in places)
+
+
+class Slot(NamedTuple):
+    """Reserved positions in a laid-out sequence.
+
+    Attributes:
+        first: index of the first token in it.
+        end: index behind the last.
+        reserved: its positions, filled or not.
+    """
+
+    first: int
+    end: int
+    reserved: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run may choose beside its policy, in the layouts that have a choice; each key is a part of its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How an example becomes one sequence of rows; a subclass is listed in ``LAYOUTS``.
+
+    Its fields are the keys of the block that only it reads.
+
+    Attributes:
+        name: as the key ``layout`` has it.
+        in_chunks: whether source and target alternate in chunks of plain causal text: a WRITE is a chunk, stock masks
+            and packing are right, and a unit of characters ends where the token behind it says so.
+        has_next_header: whether a text stands between target and further source.
+        special_tokens: that the model predicts.
+        policy: the only one that goes with the layout; None: any but `ModelDriven`.
+        names_latency: whether the prompt names a latency.
+        instruction: default of the block's key.
+        splits: whether an example becomes several, see `split`.
+        meant_for: key -> other keys, and the values of these beside which it means something.
+        run_options: what a run may choose.
+        title_keys: keys that stand over a picture whatever their values are.
+    """
+
+    name: ClassVar[str]
+    in_chunks: ClassVar[bool] = False
+    has_next_header: ClassVar[bool] = False
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    policy: ClassVar[type[Policy] | None] = None
+    names_latency: ClassVar[bool] = False
+    instruction: ClassVar[str] = PLAIN_INSTRUCTION
+    splits: ClassVar[bool] = False
+    meant_for: ClassVar[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {}
+    run_options: ClassVar[type[RunOptions]] = RunOptions
+    title_keys: ClassVar[tuple[str, ...]] = ("positions",)
+
+    positions: str
+    """Name of the position scheme."""
+
+    @classmethod
+    def variant(cls, block: Mapping[str, Any]) -> type[Layout]:
+        """The class of a block that names this layout: its keys may ask for another one."""
+        return cls
+
+    @classmethod
+    def described(cls) -> str:
+        """The layout in messages, e.g. "in layout: slots"."""
+        return f"in layout: {cls.name}"
+
+    # The block
+
+    def check(self, block: Block) -> None:
+        """Raise a ValueError if the layout does not go with the rest of the block."""
+        policy = block.policies[0]
+        if (type(policy) if isinstance(policy, ModelDriven) else None) is not self.policy:
+            raise ValueError(
+                f"simulmask.layout: {self.name} does not go with policy: {policy.name}; layout: interleaved and "
+                f"policy: {ModelDriven.name} belong together."
+            )
+        if "{latency}" in block.instruction + block.header and not self.names_latency:
+            raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.name}.")
+
+    def prompt(self, prompt: Prompt, *, of_template: bool = False) -> Prompt:
+        """The prompt as the layout needs it; ``of_template``: a chat template, not the user, has written it."""
+        return prompt
+
+    def check_target(self, target: Sequence[Sequence[int]], next_header: Sequence[int], tokenizer: Tokenizer) -> None:
+        """Raise NotEncodable if a session could not write this target, token ids per unit."""
+
+    def check_schedule(self, num_read: Sequence[int]) -> None:
+        """Raise a ValueError if g(1), g(2), ... cannot be laid out."""
+
+    def streamed_policy(self, policy: Policy) -> Policy:
+        """The policy to stream with, where the layout decides what it leaves open."""
+        return policy
+
+    def streamed_with(self, run: RunOptions) -> Layout:
+        """The layout to stream with: that of training, if the run does not choose another.
+
+        Raises:
+            ValueError: if what the run chooses does not go with the layout.
+        """
+        return self
+
+    # Rows
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is another than the cross entropy of the labels."""
+        return False
+
+    @property
+    def look_ahead_share(self) -> float:
+        """Share of the target units, drawn per epoch, that get their look-ahead row where the convention has it."""
+        return 1.0
+
+    def convention(self, target_units: str) -> Convention:
+        """What the tokens of a target unit see."""
+        return CONVENTIONS["next_unit"]
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay an example out.
+
+        Args:
+            example: the tokens.
+            schedule: g(1..T+1) over its units.
+            convention: of the block.
+            look_ahead: the units that get their look-ahead row where the convention has it; None for all of them.
+        """
+        raise NotImplementedError
+
+    def split(self, example: Example, schedule: ReadSchedule) -> Iterator[tuple[Example, ReadSchedule]]:
+        """Yield the examples that one becomes, each with its schedule; the longest comes last."""
+        yield example, schedule
+
+    def longest(self, example: Example, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
+        """Rows that the example can have at most.
+
+        Of the schedules that may be drawn the one counts in which g increases most often: there a unit gets its
+        look-ahead row, or a chunk begins.
+        """
+        return len(example.input_ids) + convention.look_ahead * max(map(num_increases, schedules))
+
+    # Streaming, parity, pictures
+
+    def session(self, run: RunOptions) -> Callable[..., Any]:
+        """What opens a session of the layout; imported late, since it needs torch."""
+        raise NotImplementedError
+
+    def parity_run(self) -> RunOptions:
+        """The run of which the layout promises parity."""
+        return self.run_options()
+
+    def promises_parity(self, block: Block, *, whole_source: bool) -> bool:
+        """Whether what streaming sees equals training; ``whole_source``: all of it is read before the first WRITE."""
+        return True
+
+    def orders(self, layout: SequenceLayout) -> list[int]:
+        """The order under which a session feeds each row of the training sequence, see `may_attend`."""
+        return layout.token.tolist()
+
+    def regions(self, layout: SequenceLayout) -> list[str]:
+        """The region of every token in a picture, a key of its `REGIONS`."""
+        return list(layout.parts)
+
+    def slots(self, layout: SequenceLayout) -> list[Slot]:
+        """Reserved positions, for a picture."""
+        return []
+
+    def title(self) -> list[str]:
+        """The keys that decide what a picture looks like, each with its value."""
+        others = (field.name for field in fields(self) if getattr(self, field.name) != field.default)
+        return [f"{key} {getattr(self, key)}" for key in dict.fromkeys((*self.title_keys, *others))]
+
+    def describe(self, convention: Convention) -> dict[str, str]:
+        """Layout, rows and positions in words, by topic."""
+        return {"layout": self.name, "rows": "every token once, plain causal", "positions": self.positions}
+
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+        """Yield the keys of all rows and positions that a parity matrix tries; ``alibi``: of a family that has it."""
+        yield {}
+
+
+def num_increases(schedule: ReadSchedule) -> int:
+    """How often g increases."""
+    return len(set(schedule.num_read)) - 1

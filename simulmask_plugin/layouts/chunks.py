@@ -7,20 +7,39 @@ turns; a policy reads, and only the first token of the write end is predicted. B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from simulmask_plugin.files.texts import is_blank
-from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
-from simulmask_plugin.policies import ReadSchedule
-from simulmask_plugin.text.units import join_units, split_units
+from simulmask_plugin.layouts.base import (
+    IGNORE_INDEX,
+    Example,
+    Flags,
+    Layout,
+    RunOptions,
+    SequenceLayout,
+    num_increases,
+)
+from simulmask_plugin.layouts.conventions import Convention
+from simulmask_plugin.options import MOST_AT_ONCE, Must, between, choices_of
+from simulmask_plugin.policies import ModelDriven, Policy, ReadSchedule
+from simulmask_plugin.text.prompts import INTERLEAVED_INSTRUCTION, READ_END, WRITE_END, Prompt, interleaved_prompt
+from simulmask_plugin.text.units import TOKEN, NotEncodable, Tokenizer, join_units, split_units
+
+if TYPE_CHECKING:
+    from simulmask_plugin.config.block import SimulMaskConfig as Block
 
 NOT_READ_END = -101
 """Label of a row at the end of a source unit whose chunk goes on: every token but the read end is right (losses.py)."""
 
 
-def chunked_layout(example: Example, schedule: ReadSchedule, *, layout: str, loss_on: str = "all") -> SequenceLayout:
+def chunked_layout(
+    example: Example, schedule: ReadSchedule, *, interleaved: bool, loss_on: str = "all"
+) -> SequenceLayout:
     """Lay an example out in chunks, a new one wherever g increases; every row sees all that stands before it.
 
     x1 x2 | y, then x3 | z, in the layout ``interleaved`` with the loss on the target::
@@ -32,11 +51,10 @@ def chunked_layout(example: Example, schedule: ReadSchedule, *, layout: str, los
     Args:
         example: the tokens; its header is the read end.
         schedule: g(1..T+1) over the example's units.
-        layout: interleaved or turns.
+        interleaved: whether the model predicts read end and write end.
         loss_on: interleaved: ``all`` tokens after the prompt (as published), or ``target``: the target, both special
             tokens, and at the end of every other source unit that no read end follows.
     """
-    interleaved = layout == "interleaved"
     chunks, num_tokens, ids = chunks_of(schedule), len(example.input_ids), example.all_ids
     source = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
     target = np.cumsum([example.source_end + example.num_header, *example.target_lengths]).tolist()
@@ -116,3 +134,116 @@ def join_chunks(
         target += written
         schedule += [len(source)] * len(written)
     return join_units(source, source_units), join_units(target, target_units), schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunksRun(RunOptions):
+    """A WRITE may be searched for."""
+
+    beam_width: Annotated[int, between(1, MOST_AT_ONCE)] | None = None
+    """layouts of chunks: hypotheses of the search inside a WRITE; None: 1, greedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks(Layout):
+    """What `Interleaved` and `Turns` share: plain causal text, with the positions of plain fine-tuning."""
+
+    in_chunks = True
+    run_options = ChunksRun
+    predicts_ends: ClassVar[bool] = False
+    """Whether the model predicts read end and write end."""
+
+    positions: Literal["contiguous"] = "contiguous"
+
+    def check(self, block: Block) -> None:
+        """Chunks are cut between words or characters."""
+        super().check(block)
+        if TOKEN in (block.source_units, block.target_units):
+            raise ValueError(
+                f"simulmask.layout: {self.name} cuts between words or characters; units: token is neither."
+            )
+
+    def check_schedule(self, num_read: Sequence[int]) -> None:
+        """The first chunk needs source."""
+        if num_read:
+            check_first_read(num_read[0])
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay an example out, see `chunked_layout`."""
+        return chunked_layout(example, schedule, interleaved=self.predicts_ends)
+
+    def longest(self, example: Example, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
+        """With the headers of all chunks."""
+        next_header = len(example.next_header)
+        last_end = next_header if self.predicts_ends else 0
+        most = max(map(num_increases, schedules))
+        return len(example.input_ids) + most * (example.num_header + next_header) + last_end
+
+    def session(self, run: RunOptions) -> Callable[..., Any]:
+        """A session that writes chunks."""
+        from simulmask_plugin.streaming.chunk_session import ChunkedSession
+
+        assert isinstance(run, ChunksRun)
+        return partial(ChunkedSession, beam_width=run.beam_width or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns(Chunks):
+    """The layout ``turns``: a conversation, in which a policy reads."""
+
+    name = "turns"
+    has_next_header = True
+
+    def check_target(self, target: Sequence[Sequence[int]], next_header: Sequence[int], tokenizer: Tokenizer) -> None:
+        """A WRITE ends with the first token of the next header."""
+        if any(next_header[0] in ids for ids in target):
+            piece = tokenizer.convert_ids_to_tokens(next_header[:1])[0]
+            raise NotEncodable(
+                f"The target holds the token {piece!r}, with which next_header begins: a session would end its WRITE "
+                "there; choose another next_header."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interleaved(Chunks):
+    """The layout ``interleaved`` (EAST): the model decides."""
+
+    name = "interleaved"
+    special_tokens = (READ_END, WRITE_END)
+    policy = ModelDriven
+    names_latency = True
+    instruction = INTERLEAVED_INSTRUCTION
+    predicts_ends = True
+
+    loss_on: Literal["all", "target"] = "all"
+    """interleaved: all (tokens after the prompt, as published), or target (and both special tokens)."""
+    special_token_weight: Annotated[float, Must("be a number above 0", lambda weight: weight > 0)] = 1.0
+    """interleaved: weight of the two special tokens in the loss."""
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is another than the cross entropy of the labels."""
+        return self.loss_on == "target" or self.special_token_weight != 1
+
+    def prompt(self, prompt: Prompt, *, of_template: bool = False) -> Prompt:
+        """All that follows the prompt is the answer."""
+        return interleaved_prompt(prompt)
+
+    def streamed_policy(self, policy: Policy) -> Policy:
+        """Where the source has no loss, other tokens mean nothing, and P(end of read) is asked for 1/2."""
+        assert isinstance(policy, ModelDriven)
+        is_open = policy.read_threshold is None and self.loss_on == "target"
+        return replace(policy, read_threshold=0.5) if is_open else policy
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay an example out, see `chunked_layout`."""
+        return chunked_layout(example, schedule, interleaved=True, loss_on=self.loss_on)
+
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+        """Yield both losses."""
+        for loss_on in choices_of(type(self), "loss_on"):
+            yield {"loss_on": loss_on}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from simulmask_plugin.layouts.base import Example
+from simulmask_plugin.layouts.base import Example, Flags, Layout, RunOptions, SequenceLayout
+from simulmask_plugin.layouts.conventions import Convention
+from simulmask_plugin.layouts.positions import Contiguous
+from simulmask_plugin.layouts.prefix import PrefixRun, prefix_layout, session_of
 from simulmask_plugin.policies import ReadSchedule
+
+if TYPE_CHECKING:
+    from simulmask_plugin.config.block import SimulMaskConfig as Block
 
 
 def prefix_pairs(example: Example, schedule: ReadSchedule) -> Iterator[tuple[Example, ReadSchedule]]:
@@ -44,3 +51,71 @@ def prefix_pairs(example: Example, schedule: ReadSchedule) -> Iterator[tuple[Exa
         )
         yield pair, ReadSchedule((num_read,) * (end + 1), num_read)
         num_written = end
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixPairs(Layout):
+    """The layout ``prefix`` with ``prefix_pairs: true``, see `prefix_pairs`.
+
+    In a pair g is constant: the token behind a WRITE takes the place of its look-ahead row.
+    """
+
+    name = "prefix"
+    splits = True
+    run_options = PrefixRun
+
+    positions: Literal["contiguous", "modified_alibi", "group"] = "group"
+    prefix_pairs: bool = True
+
+    @property
+    def scheme(self) -> Contiguous:
+        """Of the positions."""
+        return Contiguous()
+
+    @classmethod
+    def described(cls) -> str:
+        """By the key that makes it."""
+        return "with prefix_pairs: true"
+
+    def check(self, block: Block) -> None:
+        """Refuse other positions, and policies that are drawn: the pairs are made once, before the training."""
+        super().check(block)
+        if self.positions != "contiguous":
+            raise ValueError(
+                f"simulmask.positions: {self.positions} does not go with prefix_pairs: true, whose examples are plain "
+                "causal text; set positions: contiguous or remove prefix_pairs."
+            )
+        for key, value in block.keys().items():
+            if not isinstance(value, tuple):
+                continue
+            raise ValueError(
+                f"simulmask.{key}: the list {', '.join(map(str, value))} does not go with prefix_pairs: true, whose "
+                f"pairs are made once, before the training; set one {key}."
+            )
+
+    def split(self, example: Example, schedule: ReadSchedule) -> Iterator[tuple[Example, ReadSchedule]]:
+        """Yield the pairs."""
+        return prefix_pairs(example, schedule)
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay a pair out as plain causal text."""
+        return prefix_layout(example, schedule, convention=convention, scheme=self.scheme)
+
+    def title(self) -> list[str]:
+        """A name for the rows."""
+        return ["prefix pairs", f"positions {self.positions}"]
+
+    def session(self, run: RunOptions) -> Callable[..., Any]:
+        """As `Prefix` has it."""
+        return session_of(run)
+
+    def parity_run(self) -> RunOptions:
+        """The session that recomputes."""
+        return PrefixRun(recompute=True)
+
+    def describe(self, convention: Convention) -> dict[str, str]:
+        """The rows are those of the pairs."""
+        rows = "prefix pairs: every WRITE is plain causal text of its own"
+        return {**super().describe(convention), "rows": rows}

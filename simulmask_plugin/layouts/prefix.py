@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from simulmask_plugin.layouts.base import Example, SequenceLayout
-from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.layouts.positions import Scheme
-from simulmask_plugin.layouts.rows import Flags, lay_out_rows
+from simulmask_plugin.layouts.base import Example, Flags, Layout, RunOptions, SequenceLayout
+from simulmask_plugin.layouts.conventions import Convention
+from simulmask_plugin.layouts.positions import Scheme, scheme_of
+from simulmask_plugin.layouts.rows import UnitLayout, lay_out_rows
+from simulmask_plugin.options import MOST_TOKENS, between
 from simulmask_plugin.policies import ReadSchedule
+
+TARGET_ORDER = 2**30
+"""Place in the training sequence of the first header row while streaming; no source is longer."""
 
 
 def prefix_layout(
     example: Example,
     schedule: ReadSchedule,
     *,
-    rows: str,
+    convention: Convention,
     scheme: Scheme,
     look_ahead: Flags | None = None,
 ) -> SequenceLayout:
@@ -33,15 +39,98 @@ def prefix_layout(
     Args:
         example: the tokens.
         schedule: g(1..T+1) over the example's units.
-        rows: the row convention.
+        convention: what the tokens of a target unit see.
         scheme: of the positions.
         look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
     """
     text = np.arange(len(example.input_ids))
     layout = lay_out_rows(
-        example, schedule, CONVENTIONS[rows], look_ahead, token=text, position=text, opening=np.zeros(1, dtype=int)
+        example, schedule, convention, look_ahead, token=text, position=text, opening=np.zeros(1, dtype=int)
     )
     visible = np.concatenate(([0], np.cumsum(example.source_lengths)))
     start, num_hidden = scheme.behind_source(int(visible[-1]), visible[layout.num_read])
     position = np.where(layout.after_source, layout.position + (start - int(visible[-1])), layout.position)
     return replace(layout, position=position, num_hidden=num_hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixRun(RunOptions):
+    """Plain causal text may be streamed without a kept cache, as a baseline."""
+
+    recompute: bool = False
+    """prefix with positions contiguous: compute the target anew whenever source has arrived (baseline)."""
+
+
+def session_of(run: RunOptions) -> Callable[..., Any]:
+    """The session of a run."""
+    from simulmask_plugin.streaming.recompute_session import RecomputeSession
+    from simulmask_plugin.streaming.unit_session import StreamingSession
+
+    assert isinstance(run, PrefixRun)
+    return RecomputeSession if run.recompute else StreamingSession
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix(UnitLayout):
+    """The layout ``prefix``, see `prefix_layout`."""
+
+    name = "prefix"
+    meant_for = {**UnitLayout.meant_for, "group_offset": {"positions": ("group",)}}
+    run_options = PrefixRun
+
+    positions: Literal["contiguous", "modified_alibi", "group"] = "group"
+    """contiguous, modified_alibi (ALiBi families), or group (source and target count separately)."""
+    group_offset: Annotated[int, between(0, MOST_TOKENS)] = 0
+    """group: position of the first header token, counted from the end of the prompt."""
+    prefix_pairs: bool = False
+    """Prefix fine-tuning: every WRITE of a sentence pair becomes an example of its own, plain causal text (baseline);
+    needs layout: prefix, positions: contiguous and a policy that draws nothing."""
+
+    @classmethod
+    def variant(cls, block: Mapping[str, Any]) -> type[Layout]:
+        """Prefix pairs are a layout of their own."""
+        from simulmask_plugin.layouts.pairs import PrefixPairs
+
+        return PrefixPairs if block.get("prefix_pairs") is True else cls
+
+    @property
+    def scheme(self) -> Scheme:
+        """Of the positions."""
+        return scheme_of(self.positions, group_offset=self.group_offset)
+
+    def streamed_with(self, run: RunOptions) -> Prefix:
+        """The same.
+
+        Raises:
+            ValueError: if it is to be recomputed, and was not trained as plain causal text.
+        """
+        assert isinstance(run, PrefixRun)
+        if run.recompute and self.positions != "contiguous":
+            raise ValueError(
+                "recompute streams plain causal text and needs a model of positions: contiguous, but this one was "
+                f"trained with positions: {self.positions}; remove recompute, or take a model that was."
+            )
+        return self
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay an example out, see `prefix_layout`."""
+        return prefix_layout(example, schedule, convention=convention, scheme=self.scheme, look_ahead=look_ahead)
+
+    def session(self, run: RunOptions) -> Callable[..., Any]:
+        """A session that keeps its cache, or the baseline that does not."""
+        return session_of(run)
+
+    def orders(self, layout: SequenceLayout) -> list[int]:
+        """Places in the text; from the header on twice those, with a place for a look-ahead row before a kept row."""
+        start = layout.example.source_end
+        return [
+            token if token < start else TARGET_ORDER + 2 * (token - start) + kept
+            for token, kept in zip(layout.token.tolist(), layout.is_kept.tolist(), strict=True)
+        ]
+
+    def describe(self, convention: Convention) -> dict[str, str]:
+        """With the offset of the target."""
+        offset = f", target {self.group_offset} positions further on" if self.group_offset else ""
+        return {**super().describe(convention), "positions": self.positions + offset}

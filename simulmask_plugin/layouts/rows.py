@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, Ints, SequenceLayout
-from simulmask_plugin.layouts.conventions import Convention
+from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, Flags, Ints, Layout, SequenceLayout
+from simulmask_plugin.layouts.conventions import CONVENTIONS, Convention
+from simulmask_plugin.options import Must, choices_of
 from simulmask_plugin.policies import ReadSchedule
+from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD
 
-Flags = Bool[np.ndarray, " target_units"]
+if TYPE_CHECKING:
+    from simulmask_plugin.config.block import SimulMaskConfig as Block
 
 
 def lay_out_rows(
@@ -80,3 +88,46 @@ def _target_tokens(
         has_pair &= look_ahead
     has_pair[closing] = False
     return sees, last[has_pair], own[has_pair]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLayout(Layout):
+    """A layout in which a policy shows the source to rows, unit by unit."""
+
+    meant_for = {"look_ahead_rate": {"rows": ("look_ahead",), "target_units": (WORD, CHARACTER)}}
+    title_keys: ClassVar[tuple[str, ...]] = ("rows", "positions")
+
+    rows: Literal["look_ahead", "query_unit", "own_unit", "next_unit"] = "look_ahead"
+    """What a target token sees as a query: look_ahead, query_unit, own_unit, next_unit (negative control)."""
+    look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 1.0
+    """look_ahead: share of the target units, drawn per epoch, that get their look-ahead row."""
+
+    @property
+    def look_ahead_share(self) -> float:
+        """As the key has it."""
+        return self.look_ahead_rate
+
+    def convention(self, target_units: str) -> Convention:
+        """That of the rows; without look-ahead rows the kept rows remain. Over tokens no boundary has to be decided."""
+        has_none = self.rows == "look_ahead" and (target_units == TOKEN or not self.look_ahead_rate)
+        return CONVENTIONS["next_unit" if has_none else self.rows]
+
+    def promises_parity(self, block: Block, *, whole_source: bool) -> bool:
+        """Two settings have a known mismatch, unless all of the source is read first.
+
+        ``query_unit`` shows the inner tokens of a unit one source unit more than streaming can; ``contiguous`` counts
+        the whole source, of which a growing cache knows only a part.
+        """
+        peeks = self.rows == "query_unit" and block.target_units != TOKEN
+        return whole_source or not (peeks or self.positions == "contiguous")
+
+    def describe(self, convention: Convention) -> dict[str, str]:
+        """With the row convention, and how many look-ahead rows there are."""
+        rate = f", {self.look_ahead_rate:.0%} of the units with a look-ahead row" if convention.look_ahead else ""
+        return {**super().describe(convention), "rows": self.rows + rate}
+
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+        """Yield all of them."""
+        for positions, rows in product(choices_of(type(self), "positions"), choices_of(type(self), "rows")):
+            if positions != "modified_alibi" or alibi:
+                yield {"positions": positions, "rows": rows}

@@ -6,14 +6,18 @@ has its position whether the slot is full or not, so source that is read later m
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from simulmask_plugin.layouts.base import Example, SequenceLayout
-from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.layouts.rows import Flags, lay_out_rows
+from simulmask_plugin.layouts.base import Example, Flags, RunOptions, SequenceLayout, Slot, num_increases
+from simulmask_plugin.layouts.conventions import Convention
+from simulmask_plugin.layouts.rows import UnitLayout, lay_out_rows
+from simulmask_plugin.options import MOST_TOKENS, between
 from simulmask_plugin.policies import ReadSchedule
+from simulmask_plugin.text.prompts import Prompt
 
 
 def reserved(num_tokens: int, slot_length: int) -> int:
@@ -138,7 +142,7 @@ def slots_layout(
     example: Example,
     schedule: ReadSchedule,
     *,
-    rows: str,
+    convention: Convention,
     slot_length: int,
     look_ahead: Flags | None = None,
 ) -> SequenceLayout:
@@ -158,7 +162,7 @@ def slots_layout(
     Args:
         example: the tokens.
         schedule: g(1..T+1) over the example's units.
-        rows: the row convention.
+        convention: what the tokens of a target unit see.
         slot_length: positions of a slot, in tokens.
         look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
     """
@@ -168,26 +172,12 @@ def slots_layout(
     return lay_out_rows(
         example,
         schedule,
-        CONVENTIONS[rows],
+        convention,
         look_ahead,
         token=np.repeat(token, length) + within,
         position=np.repeat(position, length) + within,
         opening=np.array(opening),
     )
-
-
-class Slot(NamedTuple):
-    """The source of one slot in a layout.
-
-    Attributes:
-        first: index of its first token.
-        end: index behind its last token.
-        reserved: positions of the slot, filled or not.
-    """
-
-    first: int
-    end: int
-    reserved: int
 
 
 def slots_of(layout: SequenceLayout, slot_length: int) -> list[Slot]:
@@ -200,3 +190,73 @@ def slots_of(layout: SequenceLayout, slot_length: int) -> list[Slot]:
         else:
             slots.append(Slot(row, row + 1, reserved(int(lengths[layout.source_unit[row]]), slot_length)))
     return slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotsRun(RunOptions):
+    """A study may stream with slots of another length than in training; ExPosST wants the same."""
+
+    slot_length: Annotated[int, between(1, MOST_TOKENS, "tokens")] | None = None
+    """slots: positions of a slot, in place of those of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots(UnitLayout):
+    """The layout ``slots``, see `slots_layout`."""
+
+    name = "slots"
+    has_next_header = True
+    run_options = SlotsRun
+    title_keys = ("slot_length", *UnitLayout.title_keys)
+
+    positions: Literal["slots"] = "slots"
+    slot_length: Annotated[int, between(1, MOST_TOKENS, "tokens")] = 16
+    """slots: positions reserved for the source of a slot, in tokens."""
+
+    def prompt(self, prompt: Prompt, *, of_template: bool = False) -> Prompt:
+        """Of a template without white space behind the next header: words bring their own, but for the first."""
+        return replace(prompt, next_header=prompt.next_header.rstrip(" ")) if of_template else prompt
+
+    def streamed_with(self, run: RunOptions) -> Slots:
+        """With slots of the run's length."""
+        assert isinstance(run, SlotsRun)
+        return self if run.slot_length is None else replace(self, slot_length=run.slot_length)
+
+    def lay_out(
+        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
+    ) -> SequenceLayout:
+        """Lay an example out, see `slots_layout`."""
+        return slots_layout(
+            example, schedule, convention=convention, slot_length=self.slot_length, look_ahead=look_ahead
+        )
+
+    def longest(self, example: Example, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
+        """As the base has it, with all slots full."""
+        schedules = list(schedules)
+        positions = max(num_positions(example, schedule, self.slot_length) for schedule in schedules)
+        return positions + convention.look_ahead * max(map(num_increases, schedules))
+
+    def session(self, run: RunOptions) -> Callable[..., Any]:
+        """A session that reads into slots."""
+        from simulmask_plugin.streaming.slots_session import SlotsSession
+
+        return SlotsSession
+
+    def orders(self, layout: SequenceLayout) -> list[int]:
+        """Twice the position, with a place for a look-ahead row before every kept row behind the prompt."""
+        return [
+            place if place < layout.example.num_prompt else place_order(place, kept=kept)
+            for place, kept in zip(layout.position.tolist(), layout.is_kept.tolist(), strict=True)
+        ]
+
+    def regions(self, layout: SequenceLayout) -> list[str]:
+        """Source is in a slot."""
+        return ["slot" if part == "source" else part for part in layout.parts]
+
+    def slots(self, layout: SequenceLayout) -> list[Slot]:
+        """The slots that hold source."""
+        return slots_of(layout, self.slot_length)
+
+    def describe(self, convention: Convention) -> dict[str, str]:
+        """With the length of the slots."""
+        return {**super().describe(convention), "layout": f"{self.name}, slots of {self.slot_length} tokens"}

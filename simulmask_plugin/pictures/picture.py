@@ -15,11 +15,12 @@ from rich.text import Text
 from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import ExampleEncoder, Row, features_of, from_feature, to_feature
-from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.description import describe_policy
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, SequenceLayout
 from simulmask_plugin.layouts.chunks import NOT_READ_END
-from simulmask_plugin.layouts.slots import Slot, slots_of
+from simulmask_plugin.layouts.slots import Slot
 from simulmask_plugin.pictures.terminal import table
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import READ_END
@@ -142,23 +143,13 @@ def picture_of(
     return Picture(
         tokens=[token_text(tokenizer, token) for token in lists["input_ids"]],
         position=batch["position_ids"][0].tolist(),
-        regions=regions(layout, settings.config.layout),
+        regions=settings.config.layout.regions(layout),
         mask=mask,
         schedule=schedule.num_read,
         num_source=schedule.num_source,
-        slots=slots_of(layout, settings.config.slot_length) if settings.config.layout == "slots" else [],
+        slots=settings.config.layout.slots(layout),
         **lists,
     )
-
-
-def regions(layout: SequenceLayout, name: str) -> list[str]:
-    """The region of every token: the part of the sequence that it belongs to, or slot.
-
-    Args:
-        layout: the laid out example.
-        name: name of the layout in the block.
-    """
-    return ["slot" if name == "slots" and part == "source" else part for part in layout.parts]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
@@ -304,18 +295,16 @@ def _legend(picture: Picture) -> Text:
 
 
 def title(config: SimulMaskConfig) -> str:
-    """The settings that determine a picture, in one line."""
-    parameters = [f"{key}={getattr(config, key)}" for key in ("k", "n") if getattr(config, key) is not None]
-    policy = " ".join([config.policy, *parameters])
-    rows = ["prefix pairs" if config.prefix_pairs else f"rows {config.rows}"] * (config.layout not in CHUNKED)
-    slot_length = [f"slot_length {config.slot_length}"] if config.layout == "slots" else []
-    return " | ".join([policy, f"layout {config.layout}", *slot_length, *rows, f"positions {config.positions}"])
+    """The settings that decide what a picture looks like, in one line."""
+    layout = config.layout
+    policy = config.policies[0].title if len(config.policies) == 1 else describe_policy(config)
+    return " | ".join([policy, f"layout {layout.name}", *layout.title()])
 
 
 def describe_schedule(picture: Picture, config: SimulMaskConfig) -> str:
     """The schedule in one line, and in a second the number of prefix pairs."""
     values = " ".join(map(str, picture.schedule))
     line = f"g(1..T+1) = {values} (source units read before each target unit and before the end of sentence)"
-    if not config.prefix_pairs:
+    if not config.layout.splits:
         return line
     return f"{line}\nprefix pairs: {len(set(picture.schedule))}, one per WRITE; this is the last and longest"

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.config.block import check_threshold
-from simulmask_plugin.policies import Action, Policy
+from simulmask_plugin.policies import Action, ModelDriven, Policy
 from simulmask_plugin.streaming.beam import beam_search
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.document import Document, Window
@@ -87,8 +86,6 @@ class ChunkedSession:
         """Queue the prompt; the model is first called when something has to be decided."""
         settings = self.encoder.settings
         check_latency(self.latency)
-        if self.read_threshold is not None:
-            check_threshold("read_threshold", self.read_threshold)
         if self.beam_width < 1:
             raise ValueError(f"beam_width must be at least 1, got {self.beam_width}.")
         self.feeder = Feeder(self.model)
@@ -96,8 +93,10 @@ class ChunkedSession:
             self.source_lang, self.target_lang, self.latency
         )
         self._ends = (self._write_end[0], self.encoder.tokenizer.eos_token_id)
-        threshold = settings.config.threshold if self.read_threshold is None else self.read_threshold
-        interleaved = settings.config.layout == "interleaved"
+        threshold = self.read_threshold
+        if isinstance(self.policy, ModelDriven):
+            threshold, self.policy = self.policy.read_threshold, None
+        interleaved = bool(settings.config.layout.special_tokens)
         self._choose = self.chooser or ChunkChooser(
             self.encoder,
             self.model.device,

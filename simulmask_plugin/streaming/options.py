@@ -12,78 +12,66 @@ from transformers import AutoConfig, PreTrainedModel
 from simulmask_plugin.attention.families import check_attention, family_of
 from simulmask_plugin.attention.rope import check_rope
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.config.block import CHUNKED, MODEL_DRIVEN, check_threshold
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.options import MOST_AT_ONCE, MOST_UNITS, check_integer
-from simulmask_plugin.policies import POLICIES, Policy
+from simulmask_plugin.layouts import LAYOUTS
+from simulmask_plugin.layouts.base import RunOptions
+from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
+from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.document import Document
-from simulmask_plugin.streaming.recompute_session import RecomputeSession
 from simulmask_plugin.streaming.self_test import check_takes_mask
-from simulmask_plugin.streaming.slots_session import SESSIONS
 from simulmask_plugin.streaming.unit_session import StreamingSession
-from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY
 
 Session = StreamingSession | ChunkedSession
 
-PARTS = (
-    rf"(?P<policy>(?!(?:{'|'.join(LATENCIES)})(?:-|$))[a-z]\w*)(?:-(?P<numbers>\d+(?:-\d+)*)(?=-|$))?",
-    rf"(?P<latency>{'|'.join((*LATENCIES, OFFLINE_LATENCY))})",
-    r"(?P<read_threshold>\d+\.\d+|\d+(?:\.\d+)?e-\d+)",
-    r"beam(?P<beam_width>\d+)",
-    r"(?P<recompute>recompute)",
-    r"slot(?P<slot_length>\d+)",
-)
-RUN_NAME = re.compile("".join(rf"(?:(?:^|(?<=.)-){part}(?=-|$))?" for part in PARTS))
-"""The parts of `Decision.name`, each of which may be missing."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What decides on READ and WRITE in a streaming session; None: as the model was trained.
+    """What decides on READ and WRITE in a run; all that is not named is as the model was trained.
 
     Attributes:
-        policy: wait_k, read_n, offline; model_driven for the layout interleaved.
-        k: wait_k: source units.
-        n: read_n: source units.
-        latency: interleaved: for the prompt; None: the only one that was trained, else medium.
-        read_threshold: interleaved: WRITE when P(end of read) reaches it.
-        beam_width: layouts of chunks: hypotheses of the search inside a WRITE.
-        recompute: prefix with positions contiguous: compute the target anew whenever source has arrived (baseline).
-        slot_length: slots: positions of a slot, in place of those of training (for a study; ExPosST wants the same).
+        policy: its name; None: that of the values, or the one trained with.
+        values: parameters of the policy, then of the layout's `RunOptions`, in the order of their tables.
     """
 
     policy: str | None = None
-    k: int | None = None
-    n: int | None = None
-    latency: str | None = None
-    read_threshold: float | None = None
-    beam_width: int | None = None
-    recompute: bool = False
-    slot_length: int | None = None
+    values: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
-        """Check the keys.
+        """Read an entry of an evaluation's ``policies``; what is empty or false is left out.
 
         Raises:
             ValueError: on a key that does not exist (the known ones are listed).
         """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}; a policy may have {', '.join(known)}.")
-        return cls(**values)
+        keys = (*parameters(), *run_keys())
+        check_known(values, ("policy", *keys), "")
+        given = ((key, values.get(key)) for key in keys)
+        return cls(values.get("policy"), tuple((key, value) for key, value in given if value not in (None, False)))
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a key; None: it is not named."""
+        return dict(self.values).get(key)
+
+    def without(self, key: str) -> Decision:
+        """The same but for one value."""
+        return replace(self, values=tuple(pair for pair in self.values if pair[0] != key))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the policy."""
+        return {key: value for key, value in self.values if key in parameters()}
 
     @property
     def name(self) -> str:
         """Name in tables and folders, e.g. wait_k-3, low-0.3 or wait_k-3-slot8."""
-        beam = None if self.beam_width is None else f"beam{self.beam_width}"
-        slot = None if self.slot_length is None else f"slot{self.slot_length}"
-        recompute = "recompute" if self.recompute else None
-        policy = self.policy if self.policy != MODEL_DRIVEN else None
-        parts = (policy, self.k, self.n, self.latency, self.read_threshold, beam, recompute, slot)
-        return "-".join(str(part) for part in parts if part is not None) or MODEL_DRIVEN
+        known = POLICIES.get(self.policy or "")
+        possible = [policy for policy in POLICIES.values() if set(self.parameters) <= set(policy.parameters())]
+        is_named = self.policy is not None or self.parameters
+        policy = known or (possible or [ModelDriven])[0] if is_named else ModelDriven
+        runs = [_part(key, value) for key, value in self.values if key in run_keys()]
+        label = [policy.label(self.parameters)] if is_named or not runs else []
+        return "-".join([*label, *runs])
 
     @classmethod
     def from_name(cls, name: str) -> Decision:
@@ -92,70 +80,78 @@ class Decision:
         Raises:
             ValueError: if none has.
         """
-        match = RUN_NAME.fullmatch(name)
-        found = {key: value for key, value in match.groupdict().items() if value} if match else {}
-        parameters = [
-            key
-            for key in ("k", "n")
-            if found.get("policy") in POLICIES and key in POLICIES[found["policy"]].parameters()
-        ]
-        numbers = re.findall(r"\d+", found.get("numbers", ""))
-        if not found or len(numbers) not in (0, len(parameters)):
-            raise ValueError(f"{name!r} is no name of a run such as wait_k-3, low-0.3 or wait_k-3-slot8.")
-        values: dict[str, Any] = {key: found[key] for key in ("policy", "latency") if key in found}
-        values |= {key: int(found[key]) for key in ("beam_width", "slot_length") if key in found}
-        values |= dict(zip(parameters, map(int, numbers), strict=False))
-        if "read_threshold" in found:
-            values["read_threshold"] = float(found["read_threshold"])
-        return cls(**values, recompute="recompute" in found)
+        for policy in POLICIES.values():
+            owners = dict.fromkeys(policy.parameters(), policy) | run_keys()
+            head = f"(?P<policy>-{policy.name})" + ("" if policy.in_label else "?")
+            match = re.fullmatch(head + "".join(map(_pattern, owners.values(), owners)), f"-{name}")
+            if match:
+                found = match.groupdict()
+                given = {key: _value(type_of(owners[key], key), found[key]) for key in owners if found[key]}
+                return cls.from_dict({"policy": found["policy"] and policy.name, **given})
+        raise ValueError(f"{name!r} is no name of a run such as wait_k-3, low-0.3 or wait_k-3-slot8.")
 
-    def check(self, settings: ModelSettings) -> Policy | None:
-        """Return the policy to stream with; None: the model decides.
+    def resolve(self, settings: ModelSettings) -> tuple[Policy, RunOptions]:
+        """Return the policy to stream with, and what the run chooses beside it.
 
         Raises:
             ValueError: if the model cannot be streamed like this.
         """
         layout = settings.config.layout
-        own = {"beam_width": layout in CHUNKED, "latency": layout == "interleaved"}
-        own["read_threshold"] = own["latency"]
-        own["slot_length"] = layout == "slots"
-        for key, has_meaning in own.items():
-            if getattr(self, key) is not None and not has_meaning:
-                raise ValueError(f"{key} has no meaning for a model of layout: {layout}; remove it.")
-        if layout == "interleaved":
-            settings.trained_on.latency(self.latency)
-        if self.read_threshold is not None:
-            check_threshold("read_threshold", self.read_threshold)
-        if self.beam_width is not None:
-            check_integer("beam_width", self.beam_width, least=1, most=MOST_AT_ONCE)
-        self._check_recompute(settings)
-        settings = self.streamed_with(settings)
-        if layout == "interleaved" and self.policy in (None, MODEL_DRIVEN) and self.k is None and self.n is None:
-            return None
-        return settings.inference_policy(self.policy, self.k, self.n)
+        run = {key: value for key, value in self.values if key in run_keys()}
+        for key in run:
+            if key not in (field.name for field in fields(layout.run_options)):
+                raise ValueError(f"{key} has no meaning for a model of layout: {layout.name}; remove it.")
+        options = read(layout.run_options, run, "")
+        layout.streamed_with(options)
+        return settings.inference_policy(self.policy, **self.parameters), options
 
     def streamed_with(self, settings: ModelSettings) -> ModelSettings:
-        """The settings to stream with: those of training, but for a slot_length of the decision's own.
+        """The settings to stream with: those of training, unless the run chooses another layout.
 
         Raises:
-            ValueError: if the slot_length is no integer of at least 1.
+            ValueError: if the model cannot be streamed like this.
         """
-        if self.slot_length is None:
-            return settings
-        return replace(settings, config=replace(settings.config, slot_length=self.slot_length))
+        _, run = self.resolve(settings)
+        return replace(settings, config=replace(settings.config, layout=settings.config.layout.streamed_with(run)))
 
-    def _check_recompute(self, settings: ModelSettings) -> None:
-        if not isinstance(self.recompute, bool):
-            raise ValueError(f"recompute must be true or false, got {self.recompute!r}.")
-        if not self.recompute:
-            return
-        for key, expected in (("layout", "prefix"), ("positions", "contiguous")):
-            trained = getattr(settings.config, key)
-            if trained != expected:
-                raise ValueError(
-                    f"recompute streams plain causal text and needs a model of {key}: {expected}, but this one was "
-                    f"trained with {key}: {trained}; remove recompute, or take a model that was."
-                )
+
+def parameters() -> dict[str, type[Policy]]:
+    """The parameters of all policies, each with the first policy that has it."""
+    owners: dict[str, type[Policy]] = {}
+    for policy in POLICIES.values():
+        owners = {**dict.fromkeys(policy.parameters(), policy), **owners}
+    return owners
+
+
+def run_keys() -> dict[str, type[RunOptions]]:
+    """What runs of all layouts may choose, each key with its dataclass."""
+    every = (layout.run_options for layout in LAYOUTS.values())
+    return {field.name: options for options in every for field in fields(options)}
+
+
+def agent_flag(key: str) -> str:
+    """The option of the agent for a key, without dashes in front; --n would be SimulEval's own --no-scoring."""
+    return "read-n" if key == "n" else key.replace("_", "-")
+
+
+def _part(key: str, value: object) -> str:
+    """The part of a run's name for what the run chooses, e.g. beam4, slot8, recompute."""
+    return key.partition("_")[0] + ("" if value is True else str(value))
+
+
+def _pattern(owner: type[Policy | RunOptions], key: str) -> str:
+    """The part of a name that a key may have, as a regular expression."""
+    kind, choices = type_of(owner, key), choices_of(owner, key)
+    values = "|".join(sorted(choices, key=len, reverse=True)) or VALUES.get(kind, "[^-]+")
+    word = _part(key, "") if owner in run_keys().values() else ""
+    return f"(?:-(?P<{key}>{word}))?" if kind is bool else f"(?:-{word}(?P<{key}>{values}))?"
+
+
+VALUES = {int: r"\d+", float: r"\d+\.\d+|\d+(?:\.\d+)?e-\d+"}
+
+
+def _value(kind: Any, text: str) -> Any:
+    return kind(text) if kind in (int, float, bool) else text
 
 
 def document_of(settings: ModelSettings, units: int | None, context_sentences: int) -> Document | None:
@@ -178,10 +174,11 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
             )
         return None
     check_integer("document_units", units, least=1, most=MOST_UNITS)
-    if settings.config.layout not in CHUNKED:
+    if not settings.config.layout.in_chunks:
+        chunks = " or ".join(name for name, layout in LAYOUTS.items() if layout.in_chunks)
         raise ValueError(
-            f"document_units needs a model of layout: {' or '.join(CHUNKED)}, but this one was trained with layout: "
-            f"{settings.config.layout}; remove document_units."
+            f"document_units needs a model of layout: {chunks}, but this one was trained with layout: "
+            f"{settings.config.layout.name}; remove document_units."
         )
     return Document(units, context_sentences)
 
@@ -219,31 +216,21 @@ def open_session(
         ValueError: if the model cannot be streamed like this, was never trained on the language pair, or on several
             and it is not said which.
     """
-    policy = decision.check(encoder.settings)
+    policy, run = decision.resolve(encoder.settings)
     layout = encoder.settings.config.layout
-    if layout not in CHUNKED:
-        if document is not None:
-            raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout}.")
-        assert policy is not None
-        encoder = encoder.with_settings(decision.streamed_with(encoder.settings))
-        session_of = RecomputeSession if decision.recompute else SESSIONS[layout]
-        return session_of(
-            model=model,
-            encoder=encoder,
-            policy=policy,
-            source_lang=source_lang,
-            target_lang=target_lang,
-            max_target_tokens=max_target_tokens,
-        )
-    return ChunkedSession(
+    options: dict[str, Any] = {}
+    if layout.in_chunks:
+        options["document"] = document
+    elif document is not None:
+        raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
+    if isinstance(policy, ModelDriven):
+        options["latency"] = policy.latency
+    return layout.session(run)(
         model=model,
-        encoder=encoder,
+        encoder=encoder.with_settings(decision.streamed_with(encoder.settings)),
         policy=policy,
         source_lang=source_lang,
         target_lang=target_lang,
-        latency=encoder.settings.trained_on.latency(decision.latency),
-        read_threshold=decision.read_threshold,
-        beam_width=1 if decision.beam_width is None else decision.beam_width,
-        document=document,
         max_target_tokens=max_target_tokens,
+        **options,
     )

@@ -15,16 +15,12 @@ from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row, schedule_of
-from simulmask_plugin.config.block import CHUNKED
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.layouts.chunks import chunks_of
-from simulmask_plugin.layouts.pairs import prefix_pairs
-from simulmask_plugin.policies import Action, Following, ReadSchedule
+from simulmask_plugin.policies import Action, Following, Offline, ReadSchedule
 from simulmask_plugin.streaming.chunk_session import ChunkedSession, chunk_limit
 from simulmask_plugin.streaming.decoding import ChunkChooser
-from simulmask_plugin.streaming.recompute_session import RecomputeSession
-from simulmask_plugin.streaming.slots_session import SESSIONS
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 from simulmask_plugin.text.units import split_units
@@ -92,16 +88,11 @@ def promises_parity(settings: ModelSettings, *, whole_source: bool | None = None
     """Whether the method promises parity; the others have a known mismatch (docs/architecture.md).
 
     ``whole_source``: all of it is read before anything is written; None: as the policy of training does.
-    ``query_unit`` shows the inner tokens of a unit one source unit more than streaming can; ``contiguous`` counts the
-    whole source, of which a growing cache knows only a part. Prefix pairs promise it for a session that recomputes.
     """
     config = settings.config
-    if config.layout in CHUNKED or config.prefix_pairs:
-        return True
     if whole_source is None:
-        whole_source = config.policy == "offline"
-    rows = config.rows != "query_unit" or config.target_units == "token" or whole_source
-    return rows and (config.positions != "contiguous" or whole_source)
+        whole_source = config.policy is Offline
+    return config.layout.promises_parity(config, whole_source=whole_source)
 
 
 @dataclass(slots=True)
@@ -149,9 +140,8 @@ def forced_session(
 ) -> tuple[StreamingSession, dict[tuple[int, str], Tensor]]:
     """Return a session that follows a schedule and writes the given tokens, and what will hold the logits per row."""
     forced = _Forced(target_ids)
-    config = encoder.settings.config
-    session_of = RecomputeSession if config.prefix_pairs else SESSIONS[config.layout]
-    session = session_of(
+    layout = encoder.settings.config.layout
+    session = layout.session(layout.parity_run())(
         model=model,
         encoder=encoder,
         policy=Following(schedule=schedule),
@@ -186,7 +176,7 @@ def _forced_chunks(
     """Likewise for a session that streams in chunks; rows have their place as their key."""
     _check_chunks(layout.example, schedule)
     rows: dict[int, Tensor] = {}
-    is_turns = encoder.settings.config.layout == "turns"
+    is_turns = not encoder.settings.config.layout.special_tokens
     read_end = layout.example.units()[1]
     places = [
         place
@@ -226,7 +216,7 @@ def force(
     model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
 ) -> tuple[StreamingSession | ChunkedSession, dict[Any, Tensor], object]:
     """Return the layout's session, forced through an example; what will hold the logits per row; the last row's key."""
-    if encoder.settings.config.layout in CHUNKED:
+    if encoder.settings.config.layout.in_chunks:
         return _forced_chunks(model, encoder, row, schedule, layout)
     target_ids = layout.example.input_ids[layout.example.source_end + layout.example.num_header :].tolist()
     session, rows = forced_session(model, encoder, row, schedule, target_ids)
@@ -260,7 +250,9 @@ def compare_pairs(
     Two such rows may stand behind the same target token, the first with less source: a row is known by all of its text.
     """
     target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
-    layouts = [lay_out(encoder.settings.config, *pair) for pair in prefix_pairs(example, schedule)]
+    layouts = [
+        lay_out(encoder.settings.config, *pair) for pair in encoder.settings.config.layout.split(example, schedule)
+    ]
     streamed: dict[tuple[int, ...], Tensor] = {}
     session, _ = forced_session(model, encoder, row, schedule, target_ids)
     session.trace = lambda index, kind, logits: streamed.update({tuple(session.feeder.kept_ids()): logits})
@@ -284,7 +276,7 @@ def compare(
     example = encoder.encode(row)
     column = row.schedule if settings.config.has_schedule_column else None
     schedule = schedule_of(example, column, settings.config, policy_index)
-    if settings.config.prefix_pairs:
+    if settings.config.layout.splits:
         compare_pairs(model, encoder, row, example, schedule, result)
         return
     layout = lay_out(settings.config, example, schedule)

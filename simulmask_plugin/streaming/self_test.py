@@ -29,8 +29,6 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import Example
-from simulmask_plugin.layouts.positions import scheme_of
-from simulmask_plugin.layouts.prefix import prefix_layout
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.streaming.feeder import FedRow, Feeder
 from simulmask_plugin.streaming.parity import training_logits
@@ -201,8 +199,10 @@ def hidden_and_absent(model: PreTrainedModel, stock: PreTrainedModel) -> tuple[T
 def training_and_streaming(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     """Return the logits of header and target in one forward pass, and fed row by row while the source arrives."""
     positions = "modified_alibi" if family_of(model.config).position == "alibi" else "group"
-    settings = ModelSettings(SimulMaskConfig(policy="schedule", positions=positions), Prompt("", "->"))
-    layout = prefix_layout(EXAMPLE, SCHEDULE, rows="look_ahead", scheme=scheme_of(positions))
+    settings = ModelSettings(
+        SimulMaskConfig.from_dict({"policy": "schedule", "positions": positions}), Prompt("", "->")
+    )
+    layout = settings.config.layout.lay_out(EXAMPLE, SCHEDULE, settings.config.convention)
     batch = SimulMaskCollator(settings, pad_token_id=0).pad([layout])
     names = ("input_ids", "source_unit", "num_read", "position_ids", "num_hidden", "after_source")
     integers = zip(*(batch[name][0].tolist() for name in names), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
-from simulmask_plugin.layouts.slots import SlotPlanner, place_order
+from simulmask_plugin.layouts.slots import SlotPlanner, Slots, place_order
 from simulmask_plugin.streaming.feeder import ALL, FedRow
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
@@ -22,11 +22,13 @@ class SlotsSession(StreamingSession):
         """Queue the prompt, and start planning behind it."""
         super().__post_init__()
         _, self._header, self._next_header = self.encoder.frame(self.source_lang, self.target_lang)
+        layout = self.encoder.settings.config.layout
+        assert isinstance(layout, Slots)
         self._planner = SlotPlanner(
             num_prompt=self._num_prompt,
             num_header=self._num_header,
             num_next_header=len(self._next_header),
-            slot_length=self.encoder.settings.config.slot_length,
+            slot_length=layout.slot_length,
         )
         self._units: list[list[int]] = []  # the source that has arrived
         self._num_released = 0  # units of it that have a place
@@ -96,7 +98,3 @@ class SlotsSession(StreamingSession):
     def _look_ahead(self, index: int, num_read: int) -> FedRow:
         position = self._positions[index]
         return FedRow(self.target_ids[index], place_order(position, kept=False), PADDING, num_read, position)
-
-
-SESSIONS: dict[str, type[StreamingSession]] = {"prefix": StreamingSession, "slots": SlotsSession}
-"""The session of every layout in which a policy shows the source to rows, by the layout's name."""

@@ -10,15 +10,12 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.layouts.positions import scheme_of
+from simulmask_plugin.layouts.pairs import PrefixPairs
+from simulmask_plugin.layouts.prefix import TARGET_ORDER, Prefix
 from simulmask_plugin.policies import Action, Policy, decide
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.feeder import ALL, SOURCE_UNIT, Counters, FedRow, Feeder
 from simulmask_plugin.text.units import TOKEN
-
-TARGET_ORDER = 2**30
-"""Place in the training sequence of the first header row; no source is longer."""
-
 
 Choose = Callable[[Tensor, int, bool], int]
 TokenTrace = Callable[[int, str, Tensor], None]
@@ -163,20 +160,15 @@ class StreamingSession:
         """Feed the unit's tokens until the next one belongs to another unit; leave the anchor for that one."""
         unit: list[int] = []
         following = self._reads_if_available(self.num_written + 2)
-        rows = self.encoder.settings.config.rows
+        waits = self.encoder.settings.config.convention.last_waits
         while True:
             unit.append(token)
             self._append(token)
             index = len(self.target_ids) - 1
-            if self.encoder.target.unit == TOKEN and rows != "own_unit":
+            if self.encoder.target.unit == TOKEN and waits:
                 self._logits = None  # complete by definition: its only row is fed when g(t + 1) has been read
                 return unit
-            pair = (
-                rows != "own_unit"
-                and following is not None
-                and following > own
-                and self._release_beside_output(following)
-            )
+            pair = waits and following is not None and following > own and self._release_beside_output(following)
             feed = [self._look_ahead(index, own) if pair else self._kept(index, own)]
             if pair:
                 assert following is not None
@@ -189,7 +181,7 @@ class StreamingSession:
                 self._record(index, "kept", logits[0])
                 token = next_token
                 continue
-            if rows == "own_unit" or following == own:
+            if not waits or following == own:
                 self._logits = logits[0]
                 self._record(index, "kept", logits[0])
             else:
@@ -230,9 +222,9 @@ class StreamingSession:
 
     def _row(self, index: int, num_read: int, order: int, source_unit: int) -> FedRow:
         """A header (index < 0) or target token, at the position that it has in training."""
-        config = self.encoder.settings.config
-        scheme = scheme_of(config.positions, group_offset=config.group_offset)
-        start, hidden = scheme.behind_source(None, self._visible[num_read])
+        layout = self.encoder.settings.config.layout
+        assert isinstance(layout, Prefix | PrefixPairs)
+        start, hidden = layout.scheme.behind_source(None, self._visible[num_read])
         position = self._num_prompt + start + self._num_header + index
         token = self.target_ids[index] if index >= 0 else self._anchor[index]
         return FedRow(token, order, source_unit, num_read, position, hidden or 0, True)

@@ -19,11 +19,10 @@ from simulmask_plugin.attention.families import (
     text_config,
 )
 from simulmask_plugin.attention.rope import check_rope
-from simulmask_plugin.config.block import CHUNKED, SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME
 from simulmask_plugin.corpora.dataset_info import check_entries
 from simulmask_plugin.options import check_values
-from simulmask_plugin.training.losses import has_own_loss
 from simulmask_plugin.training.pissa import check_adapter, check_pissa
 from simulmask_plugin.training.quantization import check_bitsandbytes
 
@@ -92,8 +91,8 @@ Refused = dict[str, tuple[bool, str]]
 
 
 def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any) -> Refused:
-    needs_mask = config.layout not in CHUNKED
-    draws = isinstance(config.k, tuple)
+    needs_mask = not config.layout.in_chunks
+    draws = len(config.policies) > 1
     return {
         "flash_attn: fa2": (
             model_args.flash_attn == "fa2" and needs_mask,
@@ -138,16 +137,16 @@ def _refused_of_model(model_args: Any) -> Refused:
 
 def _refused_of_tokens(config: SimulMaskConfig, model_args: Any, finetuning_args: Any) -> Refused:
     """What would leave the special tokens of ``interleaved`` untrained; the loaded model is checked again later."""
-    kind, interleaved = finetuning_args.finetuning_type, config.layout == "interleaved"
+    kind, has_tokens = finetuning_args.finetuning_type, bool(config.layout.special_tokens)
     oft_trains = finetuning_args.additional_target or model_args.resize_vocab
     why = "since the embeddings of the two special tokens have to be trained"
     return {
         "finetuning_type: freeze": (
-            interleaved and kind == "freeze" and not finetuning_args.freeze_extra_modules,
+            has_tokens and kind == "freeze" and not finetuning_args.freeze_extra_modules,
             f"set freeze_extra_modules to the embedding and the head (embed_tokens,lm_head), {why}",
         ),
         "finetuning_type: oft": (
-            interleaved and kind == "oft" and not oft_trains,
+            has_tokens and kind == "oft" and not oft_trains,
             f"set additional_target to the embedding and the head (embed_tokens,lm_head), {why}",
         ),
     }
@@ -165,7 +164,7 @@ def _refused_with_own_loss(
         "use_liger_kernel": training_args.use_liger_kernel,
     }
     remedy = "remove it, or loss_on: target and special_token_weight"
-    return {key: (is_set and has_own_loss(config), remedy) for key, is_set in keys.items()}
+    return {key: (is_set and config.layout.has_own_loss, remedy) for key, is_set in keys.items()}
 
 
 def _check_output(training_args: Any) -> None:
@@ -212,7 +211,7 @@ def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_a
     else:
         check_attention(model_config, attention)
     check_length(model_config, data_args.cutoff_len)
-    check_positions(model_config, config.positions)
+    check_positions(model_config, config.layout.positions)
     check_rope(model_config)
     # A session passes its mask to the model even if training needs none.
     check_takes_mask(model_config, attention if attention in family.implementations else family.attention)

@@ -7,7 +7,7 @@ from typing import Any
 
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.text.prompts import Prompt, escape, interleaved_prompt, plain_prompt
+from simulmask_plugin.text.prompts import Prompt, escape, plain_prompt
 
 SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
 """Placeholder for the user's text while a chat template is parsed."""
@@ -32,11 +32,11 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     Raises:
         ValueError: if the template does not keep the text of a user turn in one piece.
     """
-    has_turns = config.layout in ("turns", "slots")
+    layout = config.layout
     if config.prompt == "plain":
         bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
-        prompt = plain_prompt(config.instruction, config.header, bos, config.next_header if has_turns else "")
-        return interleaved_prompt(prompt) if config.layout == "interleaved" else prompt
+        next_header = config.next_header if layout.has_next_header else ""
+        return layout.prompt(plain_prompt(config.instruction, config.header, bos, next_header))
     first, answer, second = rendered_turns(template, tokenizer)
     before, sentinel, header = first.partition(SENTINEL)
     if not sentinel or SENTINEL in header or not header:
@@ -44,14 +44,11 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
             f"The chat template does not leave a header between the user's text and the answer ({first!r}); "
             "use prompt: plain or another template."
         )
-    if config.layout == "interleaved":
-        return interleaved_prompt(Prompt(escape(before) + config.instruction, escape(header)))
     next_header = ""
-    if has_turns:
+    if layout.has_next_header:
         next_header = (answer.partition(SENTINEL)[2] + second).partition(SENTINEL)[0]
-    if config.layout == "slots":
-        next_header = next_header.rstrip(" ")  # every source word except the first has a leading space
-    return Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
+    prompt = Prompt(escape(before) + config.instruction, escape(header), escape(next_header))
+    return layout.prompt(prompt, of_template=True)
 
 
 def rendered_turns(template: Any, tokenizer: Any) -> tuple[str, str, str]:

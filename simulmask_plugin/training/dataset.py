@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -134,7 +133,7 @@ class SimulMaskDatasetProcessor:
         self.settings = settings
         self.cutoff_len = cutoff_len
         # Part of the fingerprint of the map cache, so that a change of code or block never meets stale features.
-        self.fingerprint = digest(asdict(settings), code_digest())
+        self.fingerprint = digest(settings.content(), code_digest())
         self._encoder: ExampleEncoder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,7 +188,7 @@ class SimulMaskDatasetProcessor:
 
 def prompt_key(row: Row, settings: ModelSettings) -> str:
     """What the prompt of a row names, as a text."""
-    latency = (row.latency or OFFLINE_LATENCY) if settings.config.layout == "interleaved" else None
+    latency = (row.latency or OFFLINE_LATENCY) if settings.config.layout.names_latency else None
     return json.dumps([*settings.pair(row.source_lang, row.target_lang), latency], ensure_ascii=False)
 
 

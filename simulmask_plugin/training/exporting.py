@@ -63,8 +63,7 @@ def check_tokenizer(tokenizer: Any, settings: ModelSettings) -> None:
     Raises:
         ValueError: saying which.
     """
-    if settings.config.layout == "interleaved":
-        check_special_tokens(tokenizer)
+    check_special_tokens(tokenizer, settings.config.layout)
     if settings.end_of_sentence not in (None, tokenizer.eos_token):
         raise ValueError(
             f"The model was trained to end a sentence with {settings.end_of_sentence!r} ({FILE_NAME}), but the "

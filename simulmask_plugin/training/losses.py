@@ -6,14 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.layouts.base import IGNORE_INDEX
 from simulmask_plugin.layouts.chunks import NOT_READ_END
-
-
-def has_own_loss(config: SimulMaskConfig) -> bool:
-    """Whether the loss is not the plain cross entropy of the labels."""
-    return config.loss_on == "target" or config.special_token_weight != 1
 
 
 def interleaved_loss(

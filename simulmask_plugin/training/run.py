@@ -16,7 +16,6 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import check_rows, check_special_tokens
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.text.prompts import READ_END, WRITE_END
 from simulmask_plugin.training.adapters import check_oft, check_tokens_trained, lora_config
 from simulmask_plugin.training.chat_prompt import trained_settings
 from simulmask_plugin.training.checkpoints import has_optimizer
@@ -73,9 +72,8 @@ class SftRun:
         """Record tokenizer and template, and then what the prompts of the data name."""
         self.tokenizer = tokenizer
         self.settings = trained_settings(self.config, template, tokenizer, name=data_args.template)
-        if self.config.layout == "interleaved":
-            check_special_tokens(tokenizer)
-            self.special_tokens = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
+        check_special_tokens(tokenizer, self.config.layout)
+        self.special_tokens = tokenizer.convert_tokens_to_ids(list(self.config.layout.special_tokens))
         module = stock(template, model_args, data_args, *args, tokenizer=tokenizer, **kwargs)
         found = trained_on(self.prompts)
         self.settings = self.settings.after_training_on(found)
@@ -104,7 +102,7 @@ class SftRun:
         num_kept = prompts.total()
         if num_kept < len(dataset):
             self._report_dropped(dataset, num_kept, data_args.cutoff_len)
-        if self.config.prefix_pairs:
+        if self.config.layout.splits:
             self.logger.info_rank0(f"simulmask: {num_kept} sentence pairs became {len(processed)} prefix pairs.")
         return processed
 

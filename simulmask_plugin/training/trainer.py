@@ -25,10 +25,10 @@ from simulmask_plugin.attention.mask import MASK_FIELDS, training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX
-from simulmask_plugin.layouts.chunks import NOT_READ_END
+from simulmask_plugin.layouts.chunks import NOT_READ_END, Interleaved
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 from simulmask_plugin.training.batch_order import ShuffledGroups
-from simulmask_plugin.training.losses import has_own_loss, interleaved_loss
+from simulmask_plugin.training.losses import interleaved_loss
 
 
 class SimulMaskTrainer(Trainer):
@@ -47,12 +47,14 @@ class SimulMaskTrainer(Trainer):
         if isinstance(self.data_collator, SimulMaskCollator):
             prepare(self.model)
             self._epochs.followers.append(self.data_collator)
-        if has_own_loss(self.settings.config):
+        if self.settings.config.layout.has_own_loss:
             self.compute_loss_func = self._interleaved_loss
         elif is_multimodal(self.model.config) and self.compute_loss_func is None:
             self.compute_loss_func = _causal_loss  # its own loss expects a 2D mask
 
     def _interleaved_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        layout = self.settings.config.layout
+        assert isinstance(layout, Interleaved)
         tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
         (read_end,), (write_end,) = (tokenizer.encode(t, add_special_tokens=False) for t in (READ_END, WRITE_END))
         return interleaved_loss(
@@ -60,7 +62,7 @@ class SimulMaskTrainer(Trainer):
             labels,
             read_end=read_end,
             write_end=write_end,
-            weight=self.settings.config.special_token_weight,
+            weight=layout.special_token_weight,
             num_items=num_items_in_batch,
         )
 

@@ -24,7 +24,7 @@ from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.atomic import replacing
-from simulmask_plugin.policies import Action
+from simulmask_plugin.policies import Action, ModelDriven
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.document import Document
@@ -42,10 +42,6 @@ class Steady(ChunkChooser):
     def __init__(self, token: int, end: int) -> None:
         self.token, self.end, self.count = token, end, 0
 
-    def ends_read(self, logits: Tensor) -> bool:
-        """Leave it to the punctuation."""
-        return False
-
     def next_token(self, logits: Tensor, *, opens_word: bool) -> int:
         """The same token again and again, then the end."""
         self.count += 1
@@ -61,6 +57,7 @@ def measure(sentences: int, context: int) -> list[tuple[float, int, float]]:
     session = ChunkedSession(
         model=tiny_model("llama", len(tokenizer), 0, "sdpa"),
         encoder=encoder,
+        policy=ModelDriven(read_threshold=1 - 1e-9),  # it leaves the decision to the punctuation
         document=Document(min_units=WORDS, context_sentences=context),
         chooser=Steady(tokenizer.encode("a", add_special_tokens=False)[0], end),
     )
@@ -75,7 +72,7 @@ def measure(sentences: int, context: int) -> list[tuple[float, int, float]]:
                 session.write()
         seconds = time.process_time() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        points.append((1000 * seconds, session.feeder.num_keys, memory))
+        points.append((1000 * seconds, session.lane.num_keys, memory))
     return points
 
 

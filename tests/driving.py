@@ -4,6 +4,7 @@ import json
 import random
 from argparse import ArgumentParser
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
-from simulmask_plugin.policies import Action
+from simulmask_plugin.policies import Action, Policy
 from simulmask_plugin.streaming.parity import ParityResult, compare
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.training import dataset as training_data
@@ -143,6 +144,20 @@ class Forced:
     def rows_of_last_call(self, index, kind, logits):
         """A trace that keeps the last call's instead."""
         self.rows[index, kind] = logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asks(Policy):
+    """Has a function look at the model's predictions before every unit."""
+
+    name = "asks"
+    answer: Any
+
+    def wanted(self, t):
+        return 0
+
+    def accepts(self, evidence):
+        return self.answer(evidence)
 
 
 def sentence(rng, num_words):

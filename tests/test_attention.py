@@ -157,9 +157,9 @@ def test_every_layout_pays_the_same_in_every_row_that_streaming_feeds(
 FEED = Feeder.feed
 
 
-def feed_elsewhere(feeder, rows, **options):
+def feed_elsewhere(feeder, request):
     """Feed rows at other positions than those of training."""
-    return FEED(feeder, [replace(row, position=2 * row.position) for row in rows], **options)
+    return FEED(feeder, replace(request, rows=[replace(row, position=2 * row.position) for row in request.rows]))
 
 
 @pytest.mark.parametrize("layout", BLOCKS)

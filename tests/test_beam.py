@@ -8,9 +8,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.attention.alibi import prepare
+from simulmask_plugin.policies import ModelDriven
 from simulmask_plugin.streaming.beam import beam_search
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
-from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
+from simulmask_plugin.streaming.feeder import Feeder
+from simulmask_plugin.streaming.lane import ALL, FedRow, Request
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 VOCAB = 320
@@ -73,14 +75,14 @@ def feed_context(model, context):
     """A feeder that holds the context, and the logits of its end."""
     feeder = Feeder(model)
     rows = [FedRow(token, i, -1, ALL, i) for i, token in enumerate(context)]
-    return feeder, feeder.feed(rows, num_predicting=1)[-1]
+    return feeder, feeder.feed(Request(rows, num_predicting=1))[-1]
 
 
 def search(model, context, score, width, limit, opens_word=False):
     feeder, logits = feed_context(model, context)
     place = {"order": len(context), "position": len(context)}
-    ids = beam_search(feeder, logits, score, width=width, limit=limit, ends=ENDS, opens_word=opens_word, **place)
-    return feeder, ids
+    options = {"width": width, "limit": limit, "ends": ENDS, "opens_word": opens_word, **place}
+    return feeder, feeder.run(beam_search(feeder.lane, logits, score, **options))
 
 
 contexts = st.lists(st.integers(10, VOCAB - 1), min_size=1, max_size=8)
@@ -102,7 +104,7 @@ def test_search_equals_the_slow_reference(model_of, context, name, seed, width, 
     score = liking(model, bias)
     feeder, ids = search(model, context, score, width, limit, opens_word)
     assert ids == slow_search(model, context, score, width, limit, opens_word)
-    assert feeder.fed_ids == context + ids
+    assert feeder.lane.fed_ids == context + ids
 
 
 def test_cases_of_the_reference_search_are_different_from_greedy(model_of):
@@ -122,20 +124,21 @@ def test_cases_of_the_reference_search_are_different_from_greedy(model_of):
 def test_cache_is_that_of_tokens_fed_one_by_one(model_of, name, width, bias):
     """Entries, integers and what they predict next."""
     model, context = model_of(name, VOCAB, 0), [20, 31, 42]
-    feeder, ids = search(model, context, liking(model, bias), width, 8)
+    searched, ids = search(model, context, liking(model, bias), width, 8)
     assert ids
     other, _ = feed_context(model, context)
     for place, token in enumerate(ids, start=len(context)):
-        other.feed([FedRow(token, place, -1, ALL, place)], num_predicting=1)
-    assert feeder.num_keys == other.num_keys == len(context) + len(ids)
-    assert feeder.fed_ids == other.fed_ids == feeder.kept_ids()
-    assert (feeder.keys[:, : feeder.num_keys] == other.keys[:, : feeder.num_keys]).all()
-    for one, two in zip(feeder.cache.layers, other.cache.layers, strict=True):
+        other.feed(Request([FedRow(token, place, -1, ALL, place)], num_predicting=1))
+    lane, other_lane = searched.lane, other.lane
+    assert lane.num_keys == other_lane.num_keys == len(context) + len(ids)
+    assert lane.fed_ids == other_lane.fed_ids == lane.kept_ids()
+    assert (lane.keys[:, : lane.num_keys] == other_lane.keys[:, : lane.num_keys]).all()
+    for one, two in zip(lane.cache.layers, other_lane.cache.layers, strict=True):
         for name in ("keys", "values"):
             states = (getattr(layer, name)[:, :, : layer.length] for layer in (one, two))
             torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
-    last = [FedRow(77, feeder.num_keys, -1, ALL, feeder.num_keys)]
-    torch.testing.assert_close(*(f.feed(last, num_predicting=1) for f in (feeder, other)), atol=1e-5, rtol=1e-5)
+    last = Request([FedRow(77, lane.num_keys, -1, ALL, lane.num_keys)], num_predicting=1)
+    torch.testing.assert_close(*(f.feed(last) for f in (searched, other)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
@@ -144,8 +147,8 @@ def test_search_costs_a_call_a_token(model_of, width):
     model = model_of("llama", VOCAB, 0)
     feeder, ids = search(model, [20, 31, 42], liking(model, -99.0), width, 7)
     assert len(ids) == 7
-    assert feeder.counters.calls == 1 + 7
-    assert feeder.counters.fed_tokens == 3 + 7 * width
+    assert feeder.lane.counters.calls == 1 + 7
+    assert feeder.lane.counters.fed_tokens == 3 + 7 * width
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon"])
@@ -154,22 +157,20 @@ def test_search_costs_a_call_a_token(model_of, width):
 def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed):
     """The session takes the greedy path for a width of 1; through the search it writes the same."""
     encoder = encoder_of(with_ends, **block)
-    policy = encoder.settings.config.policies[0] if block is not INTERLEAVED else None
-    threshold = 1e-9 if block is INTERLEAVED else None
+    policy = encoder.settings.config.policies[0] if block is not INTERLEAVED else ModelDriven(read_threshold=1e-9)
     outcomes = []
     for width in (1, 2):
         session = ChunkedSession(
             model=model_of(name, VOCAB, seed),
             encoder=encoder,
             policy=policy,
-            read_threshold=threshold,
             beam_width=width,
             max_target_tokens=60,
         )
         monkeypatch.setattr("simulmask_plugin.streaming.chunk_session.beam_search", one_hypothesis)
         written = drive(session, "the dog abc cat".split())
-        fed = session.feeder.fed_ids
-        outcomes.append((written, session.target_ids, fed[: session.feeder.num_keys]))
+        fed = session.lane.fed_ids
+        outcomes.append((written, session.target_ids, fed[: session.lane.num_keys]))
     (*greedy, greedy_fed), (*searched, searched_fed) = outcomes
     assert greedy == searched
     assert searched_fed[: len(greedy_fed)] == greedy_fed
@@ -185,15 +186,16 @@ def test_session_with_beams_goes_on_as_if_its_tokens_had_been_fed_one_by_one(mod
     model, encoder = model_of(name, VOCAB, 1), encoder_of(with_ends, **INTERLEAVED)
     rows, again = {}, {}
     words = "the dog abc cat xyz".split()
-    options = {"model": model, "encoder": encoder, "read_threshold": 1e-9, "max_target_tokens": 10**6}
+    policy = ModelDriven(read_threshold=1e-9)
+    options = {"model": model, "encoder": encoder, "policy": policy, "max_target_tokens": 10**6}
     session = ChunkedSession(**options, beam_width=5, trace=rows.__setitem__)
     drive(session, words)
     forced = ChunkedSession(**options, trace=again.__setitem__)
-    left = list(session.feeder.fed_ids[len(encoder.frame(None, None)[0]) :])
+    left = list(session.lane.fed_ids[len(encoder.frame(None, None)[0]) :])
     forced._choose.next_token = following(left, with_ends, session.target_ids)
     drive(forced, words)
     assert forced.target_ids == session.target_ids
-    assert forced.feeder.fed_ids == session.feeder.fed_ids[: len(forced.feeder.fed_ids)]
+    assert forced.lane.fed_ids == session.lane.fed_ids[: len(forced.lane.fed_ids)]
     assert rows.keys() <= again.keys()
     assert len(rows) > len(words)
     for place, logits in rows.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from driving import encoder_of
 
+from simulmask_plugin.policies import Evidence, ModelDriven
 from simulmask_plugin.streaming.decoding import Chooser, ChunkChooser
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
@@ -85,17 +86,22 @@ def logits_of(tokenizer, **pieces):
     return logits
 
 
-def chooser_of(tokenizer, threshold=None, **block):
+def chooser_of(tokenizer, **block):
     encoder = encoder_of(tokenizer, **{**INTERLEAVED, **block})
     (read_end,) = encoder.frame(None, None)[1]
     ends = (tokenizer.convert_tokens_to_ids(WRITE_END), tokenizer.eos_token_id)
-    return ChunkChooser(encoder, torch.device("cpu"), read_end=read_end, ends=ends, threshold=threshold)
+    return ChunkChooser(encoder, torch.device("cpu"), read_end=read_end, ends=ends)
+
+
+def ends_read(tokenizer, logits, threshold=None):
+    evidence = Evidence(logits, tokenizer.convert_tokens_to_ids(READ_END))
+    return ModelDriven(read_threshold=threshold).accepts(evidence)
 
 
 @pytest.mark.parametrize("likelier, ends", [(1.0, True), (-1.0, False)])
 def test_model_ends_the_read_when_no_other_token_is_likelier(with_ends, likelier, ends):
     logits = logits_of(with_ends, **{READ_END: likelier, "Ġdog": 0.0, "Ġthe": -0.5})
-    assert chooser_of(with_ends).ends_read(logits) is ends
+    assert ends_read(with_ends, logits) is ends
 
 
 @pytest.mark.parametrize("threshold, ends", [(0.24, True), (0.25, True), (0.26, False)])
@@ -103,15 +109,7 @@ def test_model_ends_the_read_when_its_probability_reaches_the_threshold(with_end
     """P is 1/4 exactly."""
     logits = torch.full((VOCAB,), -torch.inf)
     logits[with_ends.convert_tokens_to_ids([READ_END, "Ġdog", "Ġthe", "Ġcat"])] = 0.0
-    assert chooser_of(with_ends, threshold).ends_read(logits) is ends
-
-
-def test_rows_beyond_the_tokenizer_take_no_part_in_the_decision(with_ends):
-    """Models pad their vocabulary."""
-    logits = logits_of(with_ends, **{READ_END: 0.0})
-    logits[len(with_ends) :] = 9.0
-    assert chooser_of(with_ends).ends_read(logits)
-    assert chooser_of(with_ends, 0.9).ends_read(logits)
+    assert ends_read(with_ends, logits, threshold) is ends
 
 
 def test_read_end_is_never_written(with_ends):

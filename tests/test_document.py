@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from driving import encoder_of
+from driving import Asks, encoder_of
 
 from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.policies import Action
+from simulmask_plugin.policies import Action, ModelDriven
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.document import Document
-from simulmask_plugin.streaming.feeder import POSITION
+from simulmask_plugin.streaming.lane import POSITION
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt
 
@@ -29,7 +29,7 @@ class Echo(ChunkChooser):
         self.encoder, self.length, self.left = encoder, length, length
         *_, self.ends = (ids[0] for ids in encoder.frame(None, None))
 
-    def ends_read(self, logits):
+    def ends_read(self, evidence):
         return False
 
     def next_token(self, logits, *, opens_word):
@@ -47,18 +47,20 @@ class EveryThird(Echo):
 
     asked = 0
 
-    def ends_read(self, logits):
+    def ends_read(self, evidence):
         self.asked += 1
         return self.asked % 3 == 0
 
 
 def document_session(model, encoder, document, length=4, **options):
-    policy = None
-    if encoder.settings.config.layout == "turns":
-        (policy,) = encoder.settings.config.policies
-    return ChunkedSession(
-        model=model, encoder=encoder, policy=policy, document=document, chooser=Echo(encoder, length), **options
-    )
+    return echoing_session(model, encoder, Echo(encoder, length), document=document, **options)
+
+
+def echoing_session(model, encoder, chooser, **options):
+    (policy,) = encoder.settings.config.policies
+    if isinstance(policy, ModelDriven):
+        policy = Asks(answer=chooser.ends_read)
+    return ChunkedSession(model=model, encoder=encoder, policy=policy, chooser=chooser, **options)
 
 
 def stream(session, text, *, is_last=True):
@@ -85,11 +87,11 @@ def test_memory_of_a_long_document_is_flat(model_of, with_ends, name, context_se
     sizes = []
     for _ in range(200):
         assert stream(session, "the dog abc.", is_last=False) != []
-        sizes.append(session.feeder.num_keys)
+        sizes.append(session.lane.num_keys)
     assert len(set(sizes[context_sentences + 1 :])) == 1
     assert sizes[-1] < 80
-    assert len(session.feeder.fed_ids) == session.feeder.num_keys
-    assert session.feeder.cache.layers[0].keys.shape[2] == session.feeder.keys.shape[1] == 256
+    assert len(session.lane.fed_ids) == session.lane.num_keys
+    assert session.lane.cache.layers[0].keys.shape[2] == session.lane.keys.shape[1] == 256
     assert not session.truncated
     assert len(session.target_ids) == 800 > 512
 
@@ -98,13 +100,11 @@ def test_memory_is_bounded_where_no_write_meets_the_end_of_a_sentence(model_of, 
     """A WRITE after every third word of sentences of five; then the first WRITE behind the end of one is its end."""
 
     encoder = encoder_of(with_ends, **INTERLEAVED)
-    session = ChunkedSession(
-        model=model_of("llama", VOCAB, 0), encoder=encoder, document=Document(), chooser=EveryThird(encoder, 2)
-    )
+    session = echoing_session(model_of("llama", VOCAB, 0), encoder, EveryThird(encoder, 2), document=Document())
     sizes = []
     for _ in range(100):
         assert stream(session, "the dog abc cat xyz.", is_last=False) != []
-        sizes.append(session.feeder.num_keys)
+        sizes.append(session.lane.num_keys)
     assert max(sizes[50:]) == max(sizes[:50]) < 80
 
 
@@ -148,7 +148,7 @@ def test_without_context_every_sentence_begins_as_the_first(model_of, with_ends)
         assert asked == [False] * 3
     session.read("abc")
     session.action()
-    assert with_ends.decode(session.feeder.kept_ids()) == "Tr:\nabc"
+    assert with_ends.decode(session.lane.kept_ids()) == "Tr:\nabc"
 
 
 # A window, with a model of one layer: its states do not remember what has left the cache.
@@ -206,19 +206,19 @@ def test_prompt_stands_right_before_the_window(model_of, with_ends, name, anew):
     session = document_session(model_of(name, VOCAB, 0), encoder, Document(min_units=1, context_sentences=1))
     for sentence in SENTENCES:
         stream(session, sentence, is_last=False)
-        feeder, num_prompt = session.feeder, len(session._prompt)
+        lane, num_prompt = session.lane, len(session._prompt)
         stays = session._window.start
         session.read("abc")
         session.action()
-        order = feeder.keys[0, : feeder.num_keys].argsort()
-        positions = feeder.keys[POSITION, : feeder.num_keys][order]
+        order = lane.keys[0, : lane.num_keys].argsort()
+        positions = lane.keys[POSITION, : lane.num_keys][order]
         assert (positions[1:] - positions[:-1] == 1).all(), "positions have a gap"
         assert positions[0] == (stays - num_prompt if anew else 0)
-        assert feeder.kept_ids()[:num_prompt] == session._prompt
+        assert lane.kept_ids()[:num_prompt] == session._prompt
         session.read("cd.")
         session.action()
         session.write()
-        assert feeder.num_keys == len(feeder.fed_ids) == (feeder.keys[0, : feeder.num_keys] >= 0).sum()
+        assert lane.num_keys == len(lane.fed_ids) == (lane.keys[0, : lane.num_keys] >= 0).sum()
 
 
 # Where sentences end
@@ -247,11 +247,9 @@ def test_other_words_end_no_sentence(model_of, with_ends, word):
 def test_sentence_leaves_with_the_first_write_behind_its_end(model_of, with_ends):
     """Which may come words later, here after the third."""
     encoder = encoder_of(with_ends, **INTERLEAVED)
-    session = ChunkedSession(
-        model=model_of("llama", VOCAB, 0), encoder=encoder, document=Document(), chooser=EveryThird(encoder, 2)
-    )
+    session = echoing_session(model_of("llama", VOCAB, 0), encoder, EveryThird(encoder, 2), document=Document())
     stream(session, "the dog. abc", is_last=False)
-    assert session.feeder.kept_ids() == session._prompt
+    assert session.lane.kept_ids() == session._prompt
 
 
 def test_short_sentences_are_read_together(model_of, with_ends):
@@ -271,9 +269,7 @@ def test_short_sentences_are_read_together(model_of, with_ends):
 
 def test_without_a_document_punctuation_ends_nothing(model_of, with_ends):
     encoder = encoder_of(with_ends, **INTERLEAVED)
-    session = ChunkedSession(
-        model=model_of("llama", VOCAB, 0), encoder=encoder, chooser=Echo(encoder, 2), max_target_tokens=99
-    )
+    session = echoing_session(model_of("llama", VOCAB, 0), encoder, Echo(encoder, 2), max_target_tokens=99)
     session.read("dog.")
     assert session.action() is Action.READ
 
@@ -286,8 +282,9 @@ def test_document_of_a_prefix_model_is_refused(model_of, with_ends):
 
 def test_beams_leave_a_document_as_flat(model_of, with_ends):
     model, encoder = model_of("llama", VOCAB, 0), encoder_of(with_ends, **INTERLEAVED)
-    session = ChunkedSession(model=model, encoder=encoder, document=Document(1, 1), beam_width=3, read_threshold=1e-9)
+    policy = ModelDriven(read_threshold=1e-9)
+    session = ChunkedSession(model=model, encoder=encoder, policy=policy, document=Document(1, 1), beam_width=3)
     for _ in range(6):
         stream(session, "the dog.", is_last=False)
-        assert session.feeder.num_keys < 400
-        assert len(session.feeder.fed_ids) == session.feeder.num_keys
+        assert session.lane.num_keys < 400
+        assert len(session.lane.fed_ids) == session.lane.num_keys

@@ -5,7 +5,8 @@ import torch
 from transformers import DynamicCache
 
 from simulmask_plugin.streaming.cache import GrowingCache, GrowingLayer
-from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
+from simulmask_plugin.streaming.feeder import Feeder
+from simulmask_plugin.streaming.lane import ALL, FedRow, Request
 
 
 @pytest.fixture
@@ -119,15 +120,15 @@ def test_kept_rows_are_those_of_a_feeder_that_never_had_the_others(model_of, nam
     hidden = torch.ones((1, 1, 3, 6), dtype=torch.bool)
     hidden[..., 3:] = torch.eye(3, dtype=torch.bool)  # three branches at one place
     branches = [FedRow(token, 3, -1, ALL, 3) for token in (50, 51, 52)]
-    one.feed(rows[:3], num_predicting=1)
-    one.feed(branches, num_predicting=3, visible=hidden)
-    one.keep(3, [4])
-    two.feed([*rows[:3], branches[1]], num_predicting=1)
-    assert one.fed_ids == two.fed_ids == one.kept_ids() == [20, 21, 22, 51]
-    assert one.num_keys == 4
-    assert (one.keys[:, :4] == two.keys[:, :4]).all()
-    after = [FedRow(60, 4, -1, ALL, 4)]
-    torch.testing.assert_close(*(f.feed(after, num_predicting=1) for f in (one, two)), atol=1e-5, rtol=1e-5)
+    one.feed(Request(rows[:3], num_predicting=1))
+    one.feed(Request(branches, num_predicting=3, visible=hidden))
+    one.lane.keep(3, [4])
+    two.feed(Request([*rows[:3], branches[1]], num_predicting=1))
+    assert one.lane.fed_ids == two.lane.fed_ids == one.lane.kept_ids() == [20, 21, 22, 51]
+    assert one.lane.num_keys == 4
+    assert (one.lane.keys[:, :4] == two.lane.keys[:, :4]).all()
+    after = Request([FedRow(60, 4, -1, ALL, 4)], num_predicting=1)
+    torch.testing.assert_close(*(f.feed(after) for f in (one, two)), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

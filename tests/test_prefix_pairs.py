@@ -128,7 +128,7 @@ def streamed_rows(session_class, model, encoder, source, target, policy):
     target_ids, rows = target_ids_of(encoder, source, target), []
 
     def trace(index, kind, logits):
-        rows.append((session.feeder.kept_ids(), logits))
+        rows.append((session.lane.kept_ids(), logits))
 
     session = session_class(
         model=model,

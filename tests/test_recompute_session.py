@@ -106,9 +106,9 @@ def test_the_cache_ends_as_the_plain_text(model_of, byte_level, source, target, 
     session = forced_recompute(model, byte_level, make_policy("wait_k", k=k), " ".join(source), " ".join(target))
     drive(session, source, ahead=ahead)
     text = f"Tr: {' '.join(source)}\nAs: {' '.join(target)}"
-    assert byte_level.decode(session.feeder.fed_ids) == text
-    assert session.feeder.kept_ids() == session.feeder.fed_ids
-    fed_once = len(session.feeder.fed_ids)
+    assert byte_level.decode(session.lane.fed_ids) == text
+    assert session.lane.kept_ids() == session.lane.fed_ids
+    fed_once = len(session.lane.fed_ids)
     reads = min(len(target), len(source) - min(k, len(source)))  # after the first WRITE
     assert session.counters.fed_tokens >= fed_once + reads * len(HEADER)
     assert (session.counters.fed_tokens == fed_once) == (k >= len(source))

@@ -71,7 +71,7 @@ def test_each_token_is_fed_once_and_one_row_per_unit_again(
     calls = (2 - (ahead or rows == "own_unit")) * (len(session.target_ids) + 1)
     if not asked_again:
         assert 0 <= again <= len(target) + ahead * len(session.target_ids)  # a pair is fed before its unit has ended
-        assert session.feeder.kept_ids() == kept
+        assert session.lane.kept_ids() == kept
         assert session.counters.calls <= calls + segments
 
 
@@ -99,7 +99,7 @@ def test_an_end_of_sentence_that_comes_too_early_reads_as_a_schedule_would(
     for _ in steps(session, source):
         g += [session.num_read] * (session.num_written - len(g))
     layout = lay_out(encoder.settings.config, encoder.encode(row), ReadSchedule((*g, len(source)), len(source)))
-    assert session.feeder.kept_ids() == layout.input_ids[layout.source_unit < len(source)].tolist()[:-1]
+    assert session.lane.kept_ids() == layout.input_ids[layout.source_unit < len(source)].tolist()[:-1]
     if rows == "own_unit":
         return  # a row that refused is asked again with more source than training gives it
     training = training_logits(model, encoder.settings, layout)
@@ -121,7 +121,7 @@ def fed_rows(model, encoder, decision):
     """The integers of all that a greedy session leaves in the cache."""
     session = open_session(model, encoder, decision, max_target_tokens=12)
     drive(session, WORDS)
-    return session.feeder.keys[:, : session.feeder.num_keys].tolist()
+    return session.lane.keys[:, : session.lane.num_keys].tolist()
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon"])

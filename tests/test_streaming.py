@@ -101,8 +101,8 @@ def test_the_cache_grows_past_its_first_buffers(llama, byte_level):
     source, target = " ".join(["abc the dog"] * 50), " ".join(["cat abc"] * 70)
     session = forced_session(llama, encoder_of(byte_level, policy="wait_k", k=3), source, target)
     drive(session, source.split())
-    assert len(session.feeder.fed_ids) > 256
-    assert session.feeder.cache.layers[0].keys.shape[2] == 512
+    assert len(session.lane.fed_ids) > 256
+    assert session.lane.cache.layers[0].keys.shape[2] == 512
 
 
 # Reading, writing, stopping
@@ -155,7 +155,7 @@ def test_row_that_asked_too_early_is_fed_again(llama, byte_level):
         [" abc", *HEADER],
         [" cat"],
     ]
-    assert byte_level.decode(session.feeder.kept_ids()) == "Tr: the dog abc\nAs: cat"
+    assert byte_level.decode(session.lane.kept_ids()) == "Tr: the dog abc\nAs: cat"
 
 
 def test_end_of_sentence_after_the_source_has_ended_is_the_end(llama, byte_level):

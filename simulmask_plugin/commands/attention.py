@@ -30,7 +30,7 @@ from simulmask_plugin.pictures.picture import (
 )
 from simulmask_plugin.pictures.terminal import console, table, verdict
 from simulmask_plugin.policies import ModelDriven, Offline, Policy, ReadSchedule, parse_schedule, roll_out
-from simulmask_plugin.streaming.feeder import ORDER, Feeder
+from simulmask_plugin.streaming.lane import ORDER, Lane
 from simulmask_plugin.streaming.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.streaming.parity import training_logits as run_training
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
@@ -145,11 +145,11 @@ def _stream(
 ) -> Tensor:
     """The attention of streaming, its rows and keys at their places in the training sequence."""
     session, rows, last = force(model, encoder, row, schedule, layout)
-    feeder = session.feeder
+    lane = session.lane
     fed: dict[int, tuple[list[int], Tensor]] = {}  # by a row's order: the order of the keys, and its attention
 
     def take(attention: Tensor) -> None:
-        keys = feeder.keys[ORDER, : feeder.num_keys].tolist()
+        keys = lane.keys[ORDER, : lane.num_keys].tolist()
         for order, probabilities in zip(keys[-attention.shape[2] :], attention.unbind(dim=2), strict=True):
             if order in fed:  # it was fed alone, at the end, as its own look-ahead row, and taken back
                 keys_then, then = fed[order]
@@ -158,7 +158,7 @@ def _stream(
 
     with _recorded(model, take):
         stream_forced(session, row.source, rows, last)
-    places = _places(layout, encoder.settings.config.layout.orders(layout), feeder)
+    places = _places(layout, encoder.settings.config.layout.orders(layout), lane)
     num_layers, num_heads, _ = next(iter(fed.values()))[1].shape
     size = len(layout.input_ids)
     result = torch.full((num_layers, num_heads, size, size), torch.nan)
@@ -170,14 +170,14 @@ def _stream(
     return result
 
 
-def _places(layout: SequenceLayout, orders: list[int], feeder: Feeder) -> dict[int, int]:
+def _places(layout: SequenceLayout, orders: list[int], lane: Lane) -> dict[int, int]:
     """The place in the training sequence of every row that streaming may have fed, by its order.
 
     A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
     one that was fed beside it is none.
     """
     places = {order: place for place, order in enumerate(orders)}
-    for order in feeder.keys[ORDER, : feeder.num_keys].tolist():
+    for order in lane.keys[ORDER, : lane.num_keys].tolist():
         if order not in places:
             places[order] = places.pop(order + 1)
     return places

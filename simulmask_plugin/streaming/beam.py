@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from simulmask_plugin.streaming.feeder import ALL, FedRow, Feeder
+from simulmask_plugin.streaming.lane import ALL, FedRow, Lane, Request, Steps
 
 
 class Scores(Protocol):
@@ -34,7 +34,7 @@ class _Hypothesis:
 
 
 def beam_search(
-    feeder: Feeder,
+    lane: Lane,
     logits: Tensor,
     scores: Scores,
     *,
@@ -44,7 +44,7 @@ def beam_search(
     opens_word: bool,
     order: int,
     position: int,
-) -> list[int]:
+) -> Steps[list[int]]:
     """Search for the best continuation; its tokens are in the cache afterwards, as if they had been fed one by one.
 
     All live hypotheses are fed in one call. A row sees what was there before the search and its own branch. The
@@ -52,7 +52,7 @@ def beam_search(
     ended now.
 
     Args:
-        feeder: holds the cache.
+        lane: holds the cache.
         logits: (vocabulary,) for the first token.
         scores: log-probabilities from logits.
         width: live hypotheses.
@@ -65,7 +65,7 @@ def beam_search(
     Returns:
         The tokens, without the end.
     """
-    start = feeder.num_keys
+    start = lane.num_keys
     live = [_Hypothesis((), (), 0.0)]
     finished: list[_Hypothesis] = []
     next_scores = scores(logits, opens_word=opens_word)[None]
@@ -77,21 +77,21 @@ def beam_search(
             if token in ends:
                 finished.append(_Hypothesis(parent.ids, parent.entries, score))
             else:
-                entry = feeder.num_keys + len(grown)
+                entry = lane.num_keys + len(grown)
                 grown.append(_Hypothesis((*parent.ids, token), (*parent.entries, entry), score))
         best = max((h.mean_score for h in finished), default=-torch.inf)
         if len(finished) >= width or all(h.mean_score <= best for h in grown):
             break
         live = grown
-        visible = torch.zeros((len(live), feeder.num_keys + len(live)), dtype=torch.bool, device=logits.device)
+        visible = torch.zeros((len(live), lane.num_keys + len(live)), dtype=torch.bool, device=logits.device)
         visible[:, :start] = True
         for row, hypothesis in enumerate(live):
             visible[row, list(hypothesis.entries)] = True
         rows = [FedRow(h.ids[-1], order + depth, -1, ALL, position + depth) for h in live]
-        fed = feeder.feed(rows, num_predicting=len(rows), visible=visible[None, None])
+        fed = yield Request(rows, num_predicting=len(rows), visible=visible[None, None])
         next_scores = scores(fed, opens_word=False)
     winner = max(finished or live, key=lambda h: h.mean_score)
-    feeder.keep(start, winner.entries)
+    lane.keep(start, winner.entries)
     return list(winner.ids)
 
 

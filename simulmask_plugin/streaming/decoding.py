@@ -1,4 +1,4 @@
-"""What a session takes from the logits: the next target token, and in ``interleaved`` whether to WRITE; greedy."""
+"""Which target token a session takes from the logits; greedy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ from torch import Tensor
 
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.text.units import TOKEN, WORD
-
-
-def inside_words(encoder: ExampleEncoder, device: torch.device) -> Bool[Tensor, " tokens"]:
-    """True for the tokens that cannot open a target unit; none where units are not words.
-
-    It has the length of the tokenizer. A model may have more rows (its vocabulary padded), which are no tokens.
-    """
-    if encoder.target.unit != WORD:
-        return torch.zeros(len(encoder.tokenizer), dtype=torch.bool, device=device)
-    return ~torch.tensor(encoder.target.opens_word, device=device)
 
 
 class Chooser:
@@ -52,38 +42,26 @@ class Chooser:
 
 
 class ChunkChooser:
-    """Decides on READ or WRITE, and picks target tokens, in the layouts of chunks.
+    """Picks target tokens in the layouts of chunks.
 
     Args:
         encoder: of the model.
         device: of the logits.
         read_end: id of the end of read, which is never written; None in the layout ``turns``.
         ends: ids that end a WRITE.
-        threshold: WRITE when P(end of read) reaches it; None: when no other token is likelier.
     """
 
     def __init__(
-        self,
-        encoder: ExampleEncoder,
-        device: torch.device,
-        *,
-        read_end: int | None,
-        ends: Sequence[int],
-        threshold: float | None,
+        self, encoder: ExampleEncoder, device: torch.device, *, read_end: int | None, ends: Sequence[int]
     ) -> None:
-        self.read_end, self.threshold = read_end, threshold
-        self._not_at_start = inside_words(encoder, device)
+        # of the length of the tokenizer: a model may have more rows (its vocabulary padded), which are no tokens
+        self._never = torch.zeros(len(encoder.tokenizer), dtype=torch.bool, device=device)
+        self._not_at_start = self._never.clone()
+        if encoder.target.unit == WORD:
+            self._not_at_start = ~torch.tensor(encoder.target.opens_word, device=device)
         self._not_at_start[list(ends)] = False
-        self._never = torch.zeros_like(self._not_at_start)
         if read_end is not None:
             self._never[read_end] = self._not_at_start[read_end] = True
-
-    def ends_read(self, logits: Tensor) -> bool:
-        """Whether to WRITE, from the logits of the last token of a source unit."""
-        logits = logits[: len(self._never)]
-        if self.threshold is None:
-            return int(logits.argmax()) == self.read_end
-        return float(logits.softmax(dim=-1)[self.read_end]) >= self.threshold
 
     def scores(self, logits: Tensor, *, opens_word: bool) -> Tensor:
         """Log-probabilities (..., tokens) of the next target token; -inf where it cannot stand."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from simulmask_plugin.attention.families import family_of
-from simulmask_plugin.streaming.feeder import ALL, ORDER, POSITION, FedRow, Feeder
+from simulmask_plugin.streaming.lane import ALL, ORDER, POSITION, FedRow, Lane
 
 SENTENCE_FINAL = (".", "?", "!", "。", "？", "！")
 CLOSING = "\"'»”’)]」』"
@@ -39,8 +38,9 @@ class Window:
 
     Args:
         document: how much that is.
-        feeder: of the session, whose cache it is.
+        lane: of the session, whose cache it is.
         prompt: token ids before the source.
+        keys_move: whether the position of a key is in no cache entry (ALiBi), and may be changed.
 
     Attributes:
         shift: place minus position of what comes next.
@@ -48,8 +48,9 @@ class Window:
     """
 
     document: Document
-    feeder: Feeder
+    lane: Lane
     prompt: Sequence[int]
+    keys_move: bool
 
     shift: int = field(default=0, init=False)
     num_before: tuple[int, int] = field(default=(0, 0), init=False)
@@ -97,20 +98,20 @@ class Window:
         context = self.document.context_sentences
         if len(self._starts) - 1 <= context:
             return pending
-        num_prompt, order = len(self.prompt), self.feeder.keys[ORDER, : self.feeder.num_keys]
+        num_prompt, order = len(self.prompt), self.lane.keys[ORDER, : self.lane.num_keys]
         start = self._starts[-1 - context]
         left_out = start - self.start
         self._starts = [s for s in self._starts if s >= start]
         stays = order >= start
         if context == 0:
             pending = []
-        if context == 0 or family_of(self.feeder.model.config).position == "alibi":
-            self.feeder.keys[POSITION, : len(order)][stays] -= left_out
+        if context == 0 or self.keys_move:
+            self.lane.keys[POSITION, : len(order)][stays] -= left_out
             pending = [replace(row, position=row.position - left_out) for row in pending]
             self.shift += left_out
             stays |= order < num_prompt
         else:  # RoPE is in the keys and cannot be moved, so the prompt follows: it is fed anew, before the window
             first = start - self.shift - num_prompt
             pending = [*(FedRow(token, i, -1, ALL, first + i) for i, token in enumerate(self.prompt)), *pending]
-        self.feeder.keep(0, np.flatnonzero(stays).tolist())
+        self.lane.keep(0, np.flatnonzero(stays).tolist())
         return pending

@@ -1,72 +1,35 @@
-"""Rows are fed to a model whose cache is kept; every key in it remembers the integers of its training layout."""
+"""Feeds what a session asks for to a model; one session, one call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.families import check_attention, family_of
-from simulmask_plugin.attention.mask import PADDING, Keys, Queries, attention_bias, mask_argument
+from simulmask_plugin.attention.mask import Keys, Queries, attention_bias, mask_argument
 from simulmask_plugin.attention.rope import check_rope
-from simulmask_plugin.streaming.cache import GrowingCache
-
-ALL = PADDING - 1
-"""num_read of a row that sees the whole source, while the number of source units is not known."""
-
-INITIAL_KEYS = 256
-
-ORDER, SOURCE_UNIT, POSITION, _ = range(len(Keys._fields))
-"""Rows of `Feeder.keys`."""
-
-
-@dataclass(frozen=True, slots=True)
-class FedRow:
-    """One token to feed, with its three integers and its place in the training sequence."""
-
-    token_id: int
-    order: int
-    source_unit: int
-    num_read: int
-    position: int
-    num_hidden: int = 0
-    after_source: bool = False
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a session has cost; a *call* is one forward pass of the model."""
-
-    calls: int = 0
-    fed_tokens: int = 0
-    predicting_rows: int = 0
-    attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
-    written_tokens: int = 0
+from simulmask_plugin.streaming.lane import Counters, Lane, Request, Steps, T
 
 
 @dataclass(slots=True)
 class Feeder:
-    """Feeds rows to a model and keeps their keys and values, in the order in which they arrived.
+    """Feeds the rows of one lane to a model.
 
     Args:
         model: a causal language model in evaluation mode.
+        lane: where they go.
 
     Raises:
         ValueError: if the model's family or attention cannot take our masks.
     """
 
     model: PreTrainedModel
-    counters: Counters = field(default_factory=Counters, init=False)
-    fed_ids: list[int] = field(default_factory=list, init=False)
-    cache: GrowingCache = field(default_factory=GrowingCache, init=False)
-    keys: np.ndarray = field(init=False)
+    lane: Lane = field(default_factory=Lane)
     _accepts_position_ids: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,77 +37,38 @@ class Feeder:
         check_attention(self.model.config, self.model.config._attn_implementation)
         check_rope(self.model.config)
         prepare(self.model)
-        self.keys = np.zeros((len(Keys._fields), INITIAL_KEYS), dtype=np.int64)
         self._accepts_position_ids = family_of(self.model.config).accepts_position_ids
 
-    @property
-    def num_keys(self) -> int:
-        """Entries of the cache."""
-        return self.cache.get_seq_length()
+    def run(self, steps: Steps[T]) -> T:
+        """Feed all that is asked for; return what comes of it."""
+        logits: Any = None  # what starts a generator
+        while True:
+            try:
+                request = steps.send(logits)
+            except StopIteration as end:
+                return end.value
+            logits = self.feed(request)
 
     @torch.inference_mode()
-    def feed(
-        self, rows: Sequence[FedRow], *, num_predicting: int, visible: Bool[Tensor, "1 1 query key"] | None = None
-    ) -> Tensor:
-        """Feed rows in one call.
-
-        Args:
-            rows: in the order in which they enter the cache.
-            num_predicting: the last so many rows predict.
-            visible: False where a row must not see a key that its integers allow (the other beams); None: sees all.
-
-        Returns:
-            The logits of the predicting rows, (num_predicting, vocabulary), fp32.
-        """
-        start = self.num_keys
-        end = start + len(rows)
-        while end > self.keys.shape[1]:
-            self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
-        for i, row in enumerate(rows, start=start):
-            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source  # as `Keys` has them
-        queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in rows]
+    def feed(self, request: Request) -> Tensor:
+        """Feed rows in one call; return the logits of those that predict, (num_predicting, vocabulary), fp32."""
+        self.lane.enter(request)
         device = self.model.device
-        keys = Keys(*torch.from_numpy(self.keys[:, :end]).to(device)[:, None])
+        keys = Keys(*torch.from_numpy(self.lane.keys[:, : len(self.lane.fed_ids)]).to(device)[:, None])
+        queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in request.rows]
         ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
-        mask = attention_bias(self.model.config, self.model.dtype, Queries(order, num_read, num_hidden), keys, visible)
+        rows = Queries(order, num_read, num_hidden)
+        mask = attention_bias(self.model.config, self.model.dtype, rows, keys, request.visible)
         logits = self.model(
             input_ids=ids,
             attention_mask=mask_argument(self.model.config, mask),
-            past_key_values=self.cache,
+            past_key_values=self.lane.cache,
             use_cache=True,
-            logits_to_keep=num_predicting,
+            logits_to_keep=request.num_predicting,
             **inputs,
         ).logits
-        self.fed_ids += [row.token_id for row in rows]
-        self.counters.calls += 1
-        self.counters.fed_tokens += len(rows)
-        self.counters.predicting_rows += num_predicting
-        self.counters.attended_pairs += len(rows) * end
         return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
-
-    def drop(self, index: int) -> None:
-        """Take one of the last two rows back; the last takes its place."""
-        last = self.num_keys - 1
-        self.cache.drop(index)
-        self.keys[:, index] = self.keys[:, last]
-        self.fed_ids[index] = self.fed_ids[last]
-        del self.fed_ids[last]
-
-    def crop(self, num_keys: int) -> None:
-        """Take back all rows from this one on."""
-        self.cache.crop(num_keys)
-        del self.fed_ids[num_keys:]
-
-    def keep(self, start: int, indices: Sequence[int]) -> None:
-        """Of the entries from ``start`` on, keep only these (ascending), moved together."""
-        self.cache.keep(start, indices)
-        self.keys[:, start : start + len(indices)] = self.keys[:, list(indices)]
-        self.fed_ids[start:] = [self.fed_ids[i] for i in indices]
-
-    def kept_ids(self) -> list[int]:
-        """Token ids in the cache, in the order of the training sequence."""
-        return [self.fed_ids[i] for i in np.argsort(self.keys[ORDER, : self.num_keys])]
 
 
 def session_flops(model: PreTrainedModel, counters: Counters) -> int:

@@ -17,12 +17,9 @@ from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
-from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.document import Document
 from simulmask_plugin.streaming.self_test import check_takes_mask
-from simulmask_plugin.streaming.unit_session import StreamingSession
-
-Session = StreamingSession | ChunkedSession
+from simulmask_plugin.streaming.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,8 @@ class Decision:
         """
         keys = (*parameters(), *run_keys())
         check_known(values, ("policy", *keys), "")
-        given = ((key, values.get(key)) for key in keys)
-        return cls(values.get("policy"), tuple((key, value) for key, value in given if value not in (None, False)))
+        given = {key: value for key in keys if (value := values.get(key)) is not None and value is not False}
+        return cls(values.get("policy"), tuple(given.items()))
 
     def __getitem__(self, key: str) -> Any:
         """The value of a key; None: it is not named."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from simulmask_plugin.batches.features import ExampleEncoder, Row, schedule_of
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.layouts.chunks import chunks_of
-from simulmask_plugin.policies import Action, Following, Offline, ReadSchedule
-from simulmask_plugin.streaming.chunk_session import ChunkedSession, chunk_limit
+from simulmask_plugin.policies import Action, Evidence, Following, Offline, ReadSchedule
+from simulmask_plugin.streaming.chunk_session import chunk_limit
 from simulmask_plugin.streaming.decoding import ChunkChooser
-from simulmask_plugin.streaming.unit_session import StreamingSession
+from simulmask_plugin.streaming.session import Session
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 from simulmask_plugin.text.units import split_units
 
@@ -95,20 +96,6 @@ def promises_parity(settings: ModelSettings, *, whole_source: bool | None = None
     return config.layout.promises_parity(config, whole_source=whole_source)
 
 
-@dataclass(slots=True)
-class _Forced:
-    """Chooses the tokens of the reference, and keeps the logits that each row gave."""
-
-    target_ids: list[int]
-    rows: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-
-    def choose(self, logits: Tensor, index: int, opening: bool) -> int:
-        return self.target_ids[index]
-
-    def trace(self, index: int, kind: str, logits: Tensor) -> None:
-        self.rows[index, kind] = logits
-
-
 @torch.no_grad()
 def training_logits(model: PreTrainedModel, settings: ModelSettings, layout: SequenceLayout) -> Tensor:
     """Return the logits (tokens, vocabulary) of the training forward pass of one example."""
@@ -135,68 +122,76 @@ def scored_rows(layout: SequenceLayout) -> Iterator[tuple[int, int, str]]:
             yield row, token - start, "look_ahead" if is_look_ahead else "kept"
 
 
-def forced_session(
-    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, target_ids: list[int]
-) -> tuple[StreamingSession, dict[tuple[int, str], Tensor]]:
-    """Return a session that follows a schedule and writes the given tokens, and what will hold the logits per row."""
-    forced = _Forced(target_ids)
-    layout = encoder.settings.config.layout
-    session = layout.session(layout.parity_run())(
-        model=model,
-        encoder=encoder,
-        policy=Following(schedule=schedule),
-        source_lang=row.source_lang,
-        target_lang=row.target_lang,
-        max_target_tokens=len(target_ids),
-        max_unit_tokens=len(target_ids),
-        choose=forced.choose,
-        trace=forced.trace,
-    )
-    return session, forced.rows
+@dataclass(frozen=True, kw_only=True)
+class _Asked(Following):
+    """Follows the schedule, and has the model asked after every unit."""
+
+    num_read: Any = field(default_factory=lambda: count(1))
+
+    def wanted(self, t: int) -> float:
+        return 0
+
+    def accepts(self, evidence: Evidence) -> bool:
+        return next(self.num_read) in self.schedule.num_read
 
 
-class _ForcedChunks(ChunkChooser):
-    """Ends reads and writes where the schedule does, and writes the tokens of the reference."""
+class _Forced(ChunkChooser):
+    """Writes the tokens of the reference, and keeps the logits that each row gave."""
 
-    def __init__(self, schedule: ReadSchedule, tokens: list[int]) -> None:
-        self.ends, self.tokens = set(schedule.num_read), tokens
-        self.num_asked = 0
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens, self.left = tokens, iter(tokens)
+        self.rows: dict[tuple[Any, ...], Tensor] = {}
 
-    def ends_read(self, logits: Tensor) -> bool:
-        self.num_asked += 1
-        return self.num_asked in self.ends
+    def choose(self, logits: Tensor, index: int, opening: bool) -> int:
+        return self.tokens[index]
 
     def next_token(self, logits: Tensor, *, opens_word: bool) -> int:
-        return self.tokens.pop(0)
+        return next(self.left)
+
+    def trace(self, *row: Any) -> None:
+        self.rows[row[:-1]] = row[-1]
 
 
-def _forced_chunks(
+def force(
     model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
-) -> tuple[ChunkedSession, dict[int, Tensor], int]:
-    """Likewise for a session that streams in chunks; rows have their place as their key."""
-    _check_chunks(layout.example, schedule)
-    rows: dict[int, Tensor] = {}
-    is_turns = not encoder.settings.config.layout.special_tokens
+) -> tuple[Session, dict[tuple[Any, ...], Tensor], tuple[Any, ...]]:
+    """Return the layout's session, forced through an example; what will hold the logits per row; the last row's key."""
+    kind, policy = encoder.settings.config.layout, Following(schedule=schedule)
+    options: dict[str, Any]
+    last: tuple[Any, ...]
+    if kind.in_chunks:
+        _check_chunks(layout.example, schedule)
+        places = _chosen_places(layout, is_turns=not kind.special_tokens)
+        forced, last = _Forced(layout.input_ids[places].tolist()), (places[-1] - 1,)
+        policy = _Asked(schedule=schedule) if kind.special_tokens else policy
+        options = {"max_target_tokens": len(layout.input_ids), "chooser": forced}
+        options["latency"] = row.latency or OFFLINE_LATENCY
+    else:
+        forced = _Forced(layout.example.input_ids[layout.example.source_end + layout.example.num_header :].tolist())
+        last = list(scored_rows(layout))[-1][1:]
+        options = dict.fromkeys(("max_target_tokens", "max_unit_tokens"), len(forced.tokens))
+        options["choose"] = forced.choose
+    session = kind.session(kind.parity_run())(
+        model=model,
+        encoder=encoder,
+        policy=policy,
+        source_lang=row.source_lang,
+        target_lang=row.target_lang,
+        trace=forced.trace,
+        **options,
+    )
+    return session, forced.rows, last
+
+
+def _chosen_places(layout: SequenceLayout, *, is_turns: bool) -> list[int]:
+    """Places of the tokens that a session of chunks chooses; what is predicted of a read is the policy's."""
     read_end = layout.example.units()[1]
     places = [
         place
         for place, (token, part) in enumerate(zip(layout.input_ids.tolist(), layout.parts, strict=True))
         if part in ("header", "target") and layout.labels[place] >= 0 and (is_turns or [token] != read_end)
     ]
-    if not is_turns:  # no row is asked for the end of sentence
-        del places[-1]
-    session = ChunkedSession(
-        model=model,
-        encoder=encoder,
-        policy=Following(schedule=schedule) if is_turns else None,
-        source_lang=row.source_lang,
-        target_lang=row.target_lang,
-        latency=row.latency or OFFLINE_LATENCY,
-        max_target_tokens=len(layout.input_ids),
-        chooser=_ForcedChunks(schedule, layout.input_ids[places].tolist()),
-        trace=rows.__setitem__,
-    )
-    return session, rows, places[-1] - 1
+    return places if is_turns else places[:-1]  # in interleaved no row is asked for the end of sentence
 
 
 def _check_chunks(example: Example, schedule: ReadSchedule) -> None:
@@ -212,20 +207,7 @@ def _check_chunks(example: Example, schedule: ReadSchedule) -> None:
         written += num_written
 
 
-def force(
-    model: PreTrainedModel, encoder: ExampleEncoder, row: Row, schedule: ReadSchedule, layout: SequenceLayout
-) -> tuple[StreamingSession | ChunkedSession, dict[Any, Tensor], object]:
-    """Return the layout's session, forced through an example; what will hold the logits per row; the last row's key."""
-    if encoder.settings.config.layout.in_chunks:
-        return _forced_chunks(model, encoder, row, schedule, layout)
-    target_ids = layout.example.input_ids[layout.example.source_end + layout.example.num_header :].tolist()
-    session, rows = forced_session(model, encoder, row, schedule, target_ids)
-    return session, rows, list(scored_rows(layout))[-1][1:]
-
-
-def stream_forced(
-    session: StreamingSession | ChunkedSession, source: str, rows: Container[object], last: object
-) -> None:
+def stream_forced(session: Session, source: str, rows: Container[object], last: object) -> None:
     """Drive a forced session over its source, until ``rows`` holds the key of the last row that is to predict."""
     pieces = split_units(source, session.encoder.source.unit)
     while last not in rows:
@@ -249,13 +231,12 @@ def compare_pairs(
 
     Two such rows may stand behind the same target token, the first with less source: a row is known by all of its text.
     """
-    target_ids = example.input_ids[example.source_end + example.num_header :].tolist()
     layouts = [
         lay_out(encoder.settings.config, *pair) for pair in encoder.settings.config.layout.split(example, schedule)
     ]
     streamed: dict[tuple[int, ...], Tensor] = {}
-    session, _ = forced_session(model, encoder, row, schedule, target_ids)
-    session.trace = lambda index, kind, logits: streamed.update({tuple(session.feeder.kept_ids()): logits})
+    session, *_ = force(model, encoder, row, schedule, layouts[-1])
+    session.trace = lambda index, kind, logits: streamed.update({tuple(session.lane.kept_ids()): logits})
     stream_forced(session, row.source, streamed, tuple(layouts[-1].input_ids[:-1].tolist()))
     for layout in layouts:
         logits = training_logits(model, encoder.settings, layout)
@@ -283,15 +264,15 @@ def compare(
     logits = training_logits(model, settings, layout)
     session, streamed, last = force(model, encoder, row, schedule, layout)
     stream_forced(session, row.source, streamed, last)
-    if isinstance(session, ChunkedSession):
-        for place, predicted in streamed.items():
+    if settings.config.layout.in_chunks:
+        for (place,), predicted in streamed.items():
             result.add(logits[place], predicted)
-        fed = session.feeder.fed_ids
+        fed = session.lane.fed_ids
         result.same_ids &= fed == layout.input_ids[: len(fed)].tolist()
         return
     for index, token, kind in scored_rows(layout):
         result.add(logits[index], streamed[token, kind])
     # Neither look-ahead rows nor source that has not been read are in the cache. Where the source has not been read to
     # its end, the row that predicted the end of sentence was taken back, to be fed again: a target token, or a header.
-    ids, kept = layout.input_ids[layout.source_unit < session.num_read].tolist()[:-1], session.feeder.kept_ids()
+    ids, kept = layout.input_ids[layout.source_unit < session.num_read].tolist()[:-1], session.lane.kept_ids()
     result.same_ids &= any(kept == ids[: len(ids) - taken_back] for taken_back in (0, 1, example.num_header))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from simulmask_plugin.streaming.feeder import ALL, FedRow
+from simulmask_plugin.streaming.lane import ALL, FedRow, Steps
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
 
@@ -20,10 +20,9 @@ class RecomputeSession(StreamingSession):
     def __post_init__(self) -> None:
         """Queue the prompt; the source waits until a row may see it."""
         super().__post_init__()
-        self._header = list(self._anchor)
         self._units: list[list[int]] = []  # the source that has arrived
         self._num_released = 0  # units of it that the target stands behind
-        self._source_end = self._num_prompt
+        self._source_end = len(self._prompt)
 
     def _take(self, ids: list[int]) -> None:
         self._units.append(ids)
@@ -32,30 +31,30 @@ class RecomputeSession(StreamingSession):
         """Put the units below num_read in place of header and target, which follow them again."""
         if num_read == self._num_released:
             return
-        self.feeder.crop(self._source_end)
+        self.lane.crop(self._source_end)
         self._logits = None
         for unit in self._units[self._num_released : num_read]:
             self._pending += [_plain_row(token, place) for place, token in enumerate(unit, self._source_end)]
             self._source_end += len(unit)
         self._num_released = num_read
 
-    def _predict_unit(self, own: int) -> Tensor:
+    def _predict_unit(self, own: int) -> Steps[Tensor]:
         """Feed what the cache lacks of header and target; return what the last row predicts."""
         text = self._header + self.target_ids
-        start = max(0, self.feeder.num_keys - self._source_end)
+        start = max(0, self.lane.num_keys - self._source_end)
         *fed_again, last = (_plain_row(token, self._source_end + i) for i, token in enumerate(text[start:], start))
         self._pending += fed_again  # only the last row predicts
-        logits = self._feed([last])[-1]
-        self._record(len(self.target_ids) - 1, "kept", logits)
+        logits = (yield self._request(last))[-1]
+        self._record(len(self.target_ids) - 1, "kept", logits=logits)
         return logits
 
-    def _write_unit(self, token: int, own: int) -> list[int]:
+    def _write_unit(self, token: int, own: int) -> Steps[list[int]]:
         """Feed the unit's tokens until the next one belongs to another unit."""
         unit: list[int] = []
         while True:
             unit.append(token)
             self._append(token)
-            self._logits = self._predict_unit(own)
+            self._logits = yield from self._predict_unit(own)
             token = self._choose(self._logits, opening=False)
             if self._is_complete(unit, token):
                 return unit

@@ -30,7 +30,8 @@ from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import Example
 from simulmask_plugin.policies import ReadSchedule
-from simulmask_plugin.streaming.feeder import FedRow, Feeder
+from simulmask_plugin.streaming.feeder import Feeder
+from simulmask_plugin.streaming.lane import FedRow, Request
 from simulmask_plugin.streaming.parity import training_logits
 from simulmask_plugin.text.prompts import Prompt
 
@@ -213,10 +214,10 @@ def training_and_streaming(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     feeder, arrived, streamed = Feeder(model), 0, []
     for row in rows[EXAMPLE.source_end :]:
         released = sum(other.source_unit < row.num_read for other in rows[: EXAMPLE.source_end])
-        streamed.append(feeder.feed([*rows[arrived:released], row], num_predicting=1)[0])
+        streamed.append(feeder.feed(Request([*rows[arrived:released], row], num_predicting=1))[0])
         arrived = released
         if row.source_unit == SCHEDULE.num_source:  # a look-ahead row
-            feeder.drop(feeder.num_keys - 1)
+            feeder.lane.drop(feeder.lane.num_keys - 1)
     return torch.stack(streamed), training_logits(model, settings, layout)[EXAMPLE.source_end :]
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.layouts.slots import SlotPlanner, Slots, place_order
-from simulmask_plugin.streaming.feeder import ALL, FedRow
+from simulmask_plugin.streaming.lane import ALL, FedRow, Steps
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
 
@@ -21,12 +21,11 @@ class SlotsSession(StreamingSession):
     def __post_init__(self) -> None:
         """Queue the prompt, and start planning behind it."""
         super().__post_init__()
-        _, self._header, self._next_header = self.encoder.frame(self.source_lang, self.target_lang)
         layout = self.encoder.settings.config.layout
         assert isinstance(layout, Slots)
         self._planner = SlotPlanner(
-            num_prompt=self._num_prompt,
-            num_header=self._num_header,
+            num_prompt=len(self._prompt),
+            num_header=len(self._header),
             num_next_header=len(self._next_header),
             slot_length=layout.slot_length,
         )
@@ -67,7 +66,7 @@ class SlotsSession(StreamingSession):
         for position, token in enumerate(ids, start):
             self._pending.append(FedRow(token, place_order(position), source_unit, ALL, position))
 
-    def _predict_unit(self, own: int) -> Tensor:
+    def _predict_unit(self, own: int) -> Steps[Tensor]:
         """Feed the anchor's kept rows, and before them the row that closes a segment."""
         last = len(self.target_ids) - 1
         if self._at_header:
@@ -76,13 +75,13 @@ class SlotsSession(StreamingSession):
         else:
             rows = [self._kept(last, own)]
         closing, self._closing = self._closing, []
-        logits = self._feed([*closing, *rows])
+        logits = yield self._request(*closing, *rows)
         if closing:
-            self._record(last, "kept", logits[0])
-        self._record(last, "header" if self._at_header and self.target_ids else "kept", logits[-1])
+            self._record(last, "kept", logits=logits[0])
+        self._record(last, "header" if self._at_header and self.target_ids else "kept", logits=logits[-1])
         return logits[-1]
 
-    def _write_unit(self, token: int, own: int) -> list[int]:
+    def _write_unit(self, token: int, own: int) -> Steps[list[int]]:
         self._unit_read = own
         return super()._write_unit(token, own)
 

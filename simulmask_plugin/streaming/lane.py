@@ -1,0 +1,124 @@
+"""What a session has in a cache: every key remembers the integers of its training layout."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+from torch import Tensor
+
+from simulmask_plugin.attention.mask import PADDING, Keys
+from simulmask_plugin.streaming.cache import GrowingCache
+
+ALL = PADDING - 1
+"""num_read of a row that sees the whole source, while the number of source units is not known."""
+
+INITIAL_KEYS = 256
+
+ORDER, SOURCE_UNIT, POSITION, _ = range(len(Keys._fields))
+"""Rows of `Lane.keys`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FedRow:
+    """One token to feed, with its three integers and its place in the training sequence."""
+
+    token_id: int
+    order: int
+    source_unit: int
+    num_read: int
+    position: int
+    num_hidden: int = 0
+    after_source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Rows that are to be fed in one call.
+
+    Attributes:
+        rows: in the order in which they enter the cache.
+        num_predicting: the last so many rows predict.
+        visible: False where a row must not see a key that its integers allow (the other beams); None: sees all.
+    """
+
+    rows: Sequence[FedRow]
+    num_predicting: int
+    visible: Bool[Tensor, "1 1 query key"] | None = None
+
+
+T = TypeVar("T")
+Steps = Generator[Request, Tensor, T]
+"""What a session does until it has a T: it yields requests, and is sent what `Feeder.feed` returns for each."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a session has cost; a *call* is one forward pass of the model."""
+
+    calls: int = 0
+    fed_tokens: int = 0
+    predicting_rows: int = 0
+    attended_pairs: int = 0  # sum over fed tokens of the keys in the cache, for the attention's FLOPs
+    written_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """The entries of one session, in the order in which they arrived.
+
+    Attributes:
+        cache: their keys and values.
+        keys: (fields of `Keys`, capacity) their integers.
+        fed_ids: their token ids.
+    """
+
+    cache: GrowingCache = field(default_factory=GrowingCache)
+    counters: Counters = field(default_factory=Counters, init=False)
+    fed_ids: list[int] = field(default_factory=list, init=False)
+    keys: np.ndarray = field(default_factory=lambda: np.zeros((len(Keys._fields), INITIAL_KEYS), np.int64), init=False)
+
+    @property
+    def num_keys(self) -> int:
+        """Entries of the cache."""
+        return self.cache.get_seq_length()
+
+    def enter(self, request: Request) -> None:
+        """Write down what a call is about to put behind the entries."""
+        rows, start = request.rows, self.num_keys
+        end = start + len(rows)
+        while end > self.keys.shape[1]:
+            self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
+        for i, row in enumerate(rows, start=start):
+            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source  # as `Keys` has them
+        self.fed_ids += [row.token_id for row in rows]
+        self.counters.calls += 1
+        self.counters.fed_tokens += len(rows)
+        self.counters.predicting_rows += request.num_predicting
+        self.counters.attended_pairs += len(rows) * end
+
+    def drop(self, index: int) -> None:
+        """Take one of the last two rows back; the last takes its place."""
+        last = self.num_keys - 1
+        self.cache.drop(index)
+        self.keys[:, index] = self.keys[:, last]
+        self.fed_ids[index] = self.fed_ids[last]
+        del self.fed_ids[last]
+
+    def crop(self, num_keys: int) -> None:
+        """Take back all rows from this one on."""
+        self.cache.crop(num_keys)
+        del self.fed_ids[num_keys:]
+
+    def keep(self, start: int, indices: Sequence[int]) -> None:
+        """Of the entries from ``start`` on, keep only these (ascending), moved together."""
+        self.cache.keep(start, indices)
+        self.keys[:, start : start + len(indices)] = self.keys[:, list(indices)]
+        self.fed_ids[start:] = [self.fed_ids[i] for i in indices]
+
+    def kept_ids(self) -> list[int]:
+        """Token ids in the cache, in the order of the training sequence."""
+        return [self.fed_ids[i] for i in np.argsort(self.keys[ORDER, : self.num_keys])]

@@ -1,0 +1,145 @@
+"""What all sessions share: READ appends source, WRITE appends target, and the model is somebody else's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.policies import Action, Evidence, Policy
+from simulmask_plugin.streaming.feeder import Feeder
+from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps
+from simulmask_plugin.text.prompts import OFFLINE_LATENCY
+
+
+@dataclass(kw_only=True)
+class Session(ABC):
+    """Simultaneous decoding of one sentence with a kept cache.
+
+    The integers of every token are those of its training layout, so that the logits are those of training, too.
+    A typical loop::
+
+        while not session.finished:
+            if session.action() is Action.READ:
+                session.read(next_word)      # and session.finish_source() with the last one
+            else:
+                text = session.write()
+
+    A session never calls the model. `deciding` and `writing` yield what is to be fed to its lane, and are sent the
+    logits; `action` and `write` have the session's own feeder do it. What stays in the lane the session decides itself.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        encoder: tokenizer and settings, see :class:`~simulmask_plugin.batches.features.ExampleEncoder`.
+        policy: decides READ or WRITE; may be another one than in training.
+        source_lang: for the prompt; None: that of the only pair that was trained, see `ModelSettings.pair`.
+        target_lang: the same for the target.
+        latency: for the prompt (interleaved), see prompts.LATENCIES.
+        max_target_tokens: the session ends when it has written so many.
+        trace: receives what identifies a row that predicts, and its logits.
+        lane: where its rows go.
+
+    Attributes:
+        num_read: source units.
+        num_written: target units.
+        truncated: whether it has ended at max_target_tokens.
+    """
+
+    model: PreTrainedModel
+    encoder: ExampleEncoder
+    policy: Policy
+    source_lang: str | None = None
+    target_lang: str | None = None
+    latency: str = OFFLINE_LATENCY
+    max_target_tokens: int = 512
+    trace: Callable[..., None] | None = None
+    lane: Lane = field(default_factory=Lane)
+
+    num_read: int = field(default=0, init=False)
+    num_written: int = field(default=0, init=False)
+    source_finished: bool = field(default=False, init=False)
+    finished: bool = field(default=False, init=False)
+    truncated: bool = field(default=False, init=False)
+    target_ids: list[int] = field(default_factory=list, init=False)
+
+    _last_read: str = field(default="", init=False)  # empty where nothing but the prompt stands before
+    _pending: list[FedRow] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        """Encode the prompt; the model is first called when something has to be predicted."""
+        self._feeder = Feeder(self.model, self.lane)
+        self._prompt, self._header, self._next_header = self.encoder.frame(
+            self.source_lang, self.target_lang, self.latency
+        )
+
+    def read(self, text: str) -> None:
+        """Take one more word or character of the source; it reaches the model when something is predicted next.
+
+        Raises:
+            ValueError: if the source has been declared finished.
+        """
+        if self.source_finished:
+            raise ValueError(f"The source is finished, but {text!r} was read; start a new session per sentence.")
+        for ids in self.encoder.source_units(text, before=self._last_read):
+            self._last_read = text
+            self._take(ids)
+            self.num_read += 1
+
+    @abstractmethod
+    def _take(self, ids: list[int]) -> None:
+        """Take one source unit."""
+
+    def finish_source(self) -> None:
+        """Declare that no more source will come; what has been read is written."""
+        self.source_finished = True
+
+    def action(self) -> Action:
+        """READ or WRITE."""
+        return self._feeder.run(self.deciding())
+
+    @abstractmethod
+    def deciding(self) -> Steps[Action]:
+        """READ or WRITE, by the policy; at the end of the source always WRITE."""
+
+    def write(self) -> str | None:
+        """Write one target unit or chunk; None if it is empty, the session has ended, or READ comes first after all."""
+        return self._feeder.run(self.writing())
+
+    def writing(self) -> Steps[str | None]:
+        """What `write` does.
+
+        Raises:
+            ValueError: if the session is finished.
+        """
+        if self.finished:
+            raise ValueError("The session is finished; start a new one per sentence.")
+        return self._writing()
+
+    @abstractmethod
+    def _writing(self) -> Steps[str | None]:
+        """WRITE, in a session that goes on."""
+
+    @property
+    def counters(self) -> Counters:
+        """What the session has cost."""
+        return self.lane.counters
+
+    def _accepts(self, logits: Tensor, read_end: int | None = None) -> bool:
+        """Whether the policy WRITEs, given the logits (vocabulary,) of the row that opens the unit or chunk."""
+        if not self.policy.asks_model:
+            return True
+        num_tokens = len(self.encoder.tokenizer)  # a model may have more rows (its vocabulary padded)
+        return self.policy.accepts(Evidence(logits[:num_tokens], read_end))
+
+    def _request(self, *rows: FedRow) -> Request:
+        """What is pending and these rows, in one call; they predict, or else the last one that is pending does."""
+        batch, self._pending = [*self._pending, *rows], []
+        return Request(batch, num_predicting=max(1, len(rows)))
+
+    def _record(self, *row: int | str, logits: Tensor) -> None:
+        if self.trace is not None:
+            self.trace(*row, logits)

@@ -18,12 +18,9 @@ from pathlib import Path
 import torch
 from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from simulmask_plugin import policies
-from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import weights_of
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
@@ -34,8 +31,8 @@ from simulmask_plugin.streaming.options import (
     open_session,
     parameters,
     run_keys,
-    streaming_attention,
 )
+from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.text.characters import needs_space
 from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, join_units, split_units
 
@@ -62,16 +59,10 @@ class SimulMaskAgent(TextToTextAgent):
         self.decision = Decision.from_dict({key: getattr(args, key) for key in keys})
         self.decision.resolve(settings)
         self.document = document_of(settings, args.document_units, args.context_sentences)
-        attention = streaming_attention(args.model, args.attn_implementation)
-        with weights_of(args.model):
-            self.model = AutoModelForCausalLM.from_pretrained(
-                args.model,
-                dtype=getattr(torch, args.model_dtype),
-                attn_implementation=attention,
-                trust_remote_code=False,
-            )
-        self.model.to(args.device).eval()
-        self.encoder = ExampleEncoder(AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), settings)
+        loaded = load(
+            args.model, device=args.device, dtype=args.model_dtype, attn_implementation=args.attn_implementation
+        )
+        self.model, self.encoder = loaded.model, loaded.encoder.with_settings(settings)
         super().__init__(args)
 
     @staticmethod

@@ -12,16 +12,16 @@ from reference import pieces_of, settings_of
 from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.batches.features import features_of, longest_layout, schedule_of
-from simulmask_plugin.config.block import LAYOUTS, LOSSES, MODEL_DRIVEN, POSITIONS, ROWS, SimulMaskConfig
-from simulmask_plugin.layouts.pairs import prefix_pairs
+from simulmask_plugin.config.block import SimulMaskConfig, keys_of
+from simulmask_plugin.layouts import LAYOUTS
+from simulmask_plugin.options import choices_of
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import force, promises_parity
 
+CHOICES = [(layout, key) for layout in LAYOUTS.values() for key in keys_of(layout)]
 VARIANTS = [
     {},
-    *({"rows": rows} for rows in ROWS),
-    *({"positions": positions} for positions in POSITIONS),
-    *({"loss_on": loss_on} for loss_on in LOSSES),
+    *({key: choice} for layout, key in CHOICES for choice in choices_of(layout, key)),
     {"positions": "contiguous", "prefix_pairs": True},
 ]
 NUMBERS = {
@@ -115,10 +115,10 @@ def predictions(layout):
 def open_greedy(model, encoder, **options):
     """A session that writes what the model likes best, after every word of source if it can."""
     config = encoder.settings.config
-    if config.policy == MODEL_DRIVEN:
+    if config.policy.asks_model:
         decision = Decision.from_dict({"read_threshold": 1e-9})
     else:
-        decision = Decision.from_dict({"policy": "wait_k", "k": 1, "recompute": config.prefix_pairs})
+        decision = Decision.from_dict({"policy": "wait_k", "k": 1, "recompute": config.layout.splits})
     return open_session(model, encoder, decision, **options)
 
 
@@ -127,7 +127,7 @@ def open_forced(model, encoder, row):
     config, example = encoder.settings.config, encoder.encode(row)
     column = row.schedule if config.has_schedule_column else None
     schedule = schedule_of(example, column, config)
-    pairs = list(prefix_pairs(example, schedule)) if config.prefix_pairs else [(example, schedule)]
+    pairs = list(config.layout.split(example, schedule))
     layout = lay_out(config, *pairs[-1])
     session, _, _ = force(model, encoder, row, schedule, layout)
     rows = {}

@@ -13,7 +13,7 @@ from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import Example, SequenceLayout
 from simulmask_plugin.policies import Action, ReadSchedule
-from simulmask_plugin.text.prompts import interleaved_prompt, plain_prompt
+from simulmask_plugin.text.prompts import plain_prompt
 
 IGNORED = -100
 
@@ -205,7 +205,7 @@ def settings_of(**block) -> ModelSettings:
     """Settings with a short prompt."""
     config = SimulMaskConfig.from_dict(block)
     prompt = plain_prompt("Tr:", "\nAs:", "", "\nUs:")
-    return ModelSettings(config, interleaved_prompt(prompt) if config.layout == "interleaved" else prompt)
+    return ModelSettings(config, config.layout.prompt(prompt))
 
 
 def package_rows(pieces: Pieces, g: tuple[int, ...], look_ahead: list[bool] | None = None, **block) -> SequenceLayout:

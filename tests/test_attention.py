@@ -19,7 +19,7 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.pictures.picture import picture_of
 from simulmask_plugin.policies import make_policy
 from simulmask_plugin.streaming.feeder import Feeder
-from simulmask_plugin.text.prompts import Prompt, interleaved_prompt
+from simulmask_plugin.text.prompts import Prompt
 
 VOCAB = 320
 SOURCE, TARGET = "ein haus am see", "a house by it"
@@ -46,9 +46,7 @@ def saved(tmp_path_factory):
         tiny_model(name, len(tokenizer), 0).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = SimulMaskConfig.from_dict({k: v for k, v in (WAIT_1 | block).items() if v is not None})
-        prompt = Prompt("T:", "\nA:", "\nU:")
-        if config.layout == "interleaved":
-            prompt = interleaved_prompt(prompt)
+        prompt = config.layout.prompt(Prompt("T:", "\nA:", "\nU:"))
         ModelSettings(config, prompt).save(folder)
         return str(folder)
 

@@ -18,6 +18,7 @@ from simulmask_plugin.commands.parity import WAIT_K, byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.conventions import CONVENTIONS
+from simulmask_plugin.policies import WaitK
 from simulmask_plugin.startup import LlamaFactoryFinder
 from simulmask_plugin.streaming.parity import compare
 from simulmask_plugin.text.prompts import Prompt
@@ -323,8 +324,8 @@ def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys
 
     def record(model, encoder, row, result, *, policy_index):
         config = encoder.settings.config
-        if config.policy == "wait_k" and config.source_units == "word":
-            tried.append((config.k[policy_index], encoder.encode(row).source_lengths))
+        if config.policy is WaitK and config.source_units == "word":
+            tried.append((config.policies[policy_index].k, encoder.encode(row).source_lengths))
         compare(model, encoder, row, result, policy_index=policy_index)
 
     monkeypatch.setattr("simulmask_plugin.commands.parity.compare", record)

@@ -16,6 +16,7 @@ from simulmask_plugin.evaluation import run as evaluation_module
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.policies import WaitK
 from simulmask_plugin.text.prompts import Prompt
 
 
@@ -49,7 +50,7 @@ def instance(index, prediction):
 
 
 def test_good_evaluation_is_accepted(evaluation):
-    assert evaluation(simulmask={"positions": "group"}).config.k == 3
+    assert evaluation(simulmask={"positions": "group"}).config.policies == (WaitK(k=3),)
 
 
 EVALUATIONS = {
@@ -96,7 +97,7 @@ def test_empty_keys_are_defaults(evaluation, tmp_path):
 
 def test_document_of_chunks_is_accepted(evaluation):
     evaluation.train(layout="turns", positions="contiguous")
-    assert evaluation(document_units=20, context_sentences=1).config.layout == "turns"
+    assert evaluation(document_units=20, context_sentences=1).config.layout.name == "turns"
 
 
 @pytest.mark.parametrize("tokenizer", ["ja-mecab", "ko-mecab"])
@@ -188,7 +189,7 @@ def test_files_of_different_length_are_refused(evaluation, tmp_path):
 
 def test_lines_are_counted_as_simuleval_reads_them(evaluation, tmp_path):
     (tmp_path / "test.source").write_text("a\u2028b\nc d\n")
-    assert evaluation().config.k == 3
+    assert evaluation().config.policies == (WaitK(k=3),)
 
 
 def test_model_without_its_settings_is_refused(evaluation, tmp_path):

@@ -11,6 +11,7 @@ from in_process import TURN_END, load
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.commands.verify_merge import verify_merge
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.policies import Offline
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.training.exporting import arguments_with_template
 
@@ -121,7 +122,7 @@ def test_adapter_without_settings_on_a_base_that_has_them_is_refused(bench, base
     message = rf"lost has no {FILE_NAME}, but .*first has, .* Copy the {FILE_NAME} of the training that made"
     with pytest.raises(ValueError, match=message):
         bench.export("second_merged", first, lost)
-    assert ModelSettings.load(bench.export("second_merged", first, second)).config.policy == "offline"
+    assert ModelSettings.load(bench.export("second_merged", first, second)).config.policy is Offline
 
 
 def test_settings_of_an_adapter_in_a_folder_of_its_own_are_found(bench, base, adapter):

@@ -22,7 +22,7 @@ from layouts_driver import (
 )
 from reference import settings_of
 
-from simulmask_plugin.config.block import LAYOUTS
+from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.streaming.parity import training_logits
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -93,10 +93,10 @@ def test_a_target_token_is_predicted_from_what_has_been_read(layout, data):
     for before, token in zip([None, *target], target, strict=False):
         t = unit_of[token]
         if before is None or unit_of[before] != t:
-            least = g[t - 1] if config.rows == "own_unit" and t else g[t]
+            least = g[t - 1] if not config.convention.last_waits and not config.layout.in_chunks and t else g[t]
             assert least <= max(seen_for[token]) <= g[t]
         else:
-            most = g[t + 1] if config.rows == "query_unit" else g[t]
+            most = g[t + 1] if config.convention.inner_waits else g[t]
             assert all(g[t] <= count <= most for count in seen_for[token])
 
 

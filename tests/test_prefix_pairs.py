@@ -175,7 +175,7 @@ def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, ca
     keys |= {side: str(tmp_path / "text") for side in ("source", "target")}
     keys["policies"] = [{"policy": "wait_k", "k": 3, "recompute": recompute} for recompute in (True, False)]
     (tmp_path / "eval.yaml").write_text(json.dumps(keys))
-    assert check_evaluation(load_evaluation(tmp_path / "eval.yaml")).config.prefix_pairs
+    assert check_evaluation(load_evaluation(tmp_path / "eval.yaml")).config.layout.splits
     assert main(["validate", str(tmp_path / "eval.yaml")]) == 0
     assert "wait_k-3-recompute, wait_k-3" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "eval.yaml").write_text(json.dumps(keys | {"simulmask": {"prefix_pairs": False}}))

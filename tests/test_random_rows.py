@@ -6,7 +6,7 @@ from driving import encoder_of
 from tokenizer_kinds import KINDS, tokenizer_of
 
 from simulmask_plugin.commands.random_rows import long_row, random_row, random_text
-from simulmask_plugin.config.block import MODEL_DRIVEN
+from simulmask_plugin.policies import ModelDriven
 from simulmask_plugin.text.units import CHARACTER, WORD, split_units
 
 
@@ -45,7 +45,7 @@ def test_a_long_row_is_about_so_long(byte_level, block, num_tokens):
 
 def test_schedule_of_a_long_row_follows_the_diagonal(with_ends):
     encoder = encoder_of(with_ends, layout="interleaved")
-    assert encoder.settings.config.policy == MODEL_DRIVEN
+    assert encoder.settings.config.policy is ModelDriven
     row = long_row(encoder, 400, np.random.default_rng(0))
     example = encoder.encode(row)
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)

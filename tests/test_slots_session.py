@@ -12,8 +12,7 @@ from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
-from simulmask_plugin.streaming.slots_session import SESSIONS, SlotsSession
-from simulmask_plugin.streaming.unit_session import StreamingSession
+from simulmask_plugin.streaming.slots_session import SlotsSession
 
 SLOTS = {"layout": "slots", "positions": "slots"}
 KINDS = ["llama", "qwen3", "falcon", "mpt"]
@@ -112,7 +111,6 @@ WORDS = "abc the dog cd xyz abcde cat".split()
 
 
 def test_the_layout_chooses_the_session(model_of, byte_level):
-    assert SESSIONS == {"prefix": StreamingSession, "slots": SlotsSession}
     encoder = encoder_of(byte_level, **POLICIES["wait-1"], **SLOTS)
     assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision.from_dict({"k": 2}))) is SlotsSession
 
@@ -133,7 +131,7 @@ def test_slot_length_of_the_decision_gives_the_positions_of_a_training_with_it(m
     overridden = fed_rows(model, trained_8, Decision.from_dict({"policy": "wait_k", "k": 1, "slot_length": 3}))
     assert overridden == fed_rows(model, trained_3, Decision.from_dict({"k": 1}))
     assert overridden != fed_rows(model, trained_8, Decision.from_dict({"k": 1}))
-    assert trained_8.settings.config.slot_length == 8
+    assert trained_8.settings.config.layout.slot_length == 8
 
 
 def test_slot_length_of_the_decision_stands_in_its_name():

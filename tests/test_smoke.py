@@ -100,7 +100,7 @@ def test_every_layout_and_policy_streams(tmp_path, capsys, block, num_read):
     tiny_model("llama", len(tokenizer), 0).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     config = SimulMaskConfig.from_dict(block)
-    latencies = ("medium", "high") if config.layout == "interleaved" else ()
+    latencies = ("medium", "high") if config.layout.names_latency else ()
     trained_on = TrainedOn((("English", "German"), ("Greek", "Dutch")), latencies)
     ModelSettings(config, resolve_prompt(config, None, tokenizer)).after_training_on(trained_on).save(tmp_path)
     _stream(tmp_path, [Row("one big dog", "x", "Greek", "Dutch"), Row("two", "x", None, None)], "cpu")

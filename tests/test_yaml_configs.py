@@ -146,7 +146,7 @@ def test_block_is_valid_and_suits_the_family(name):
     config = SimulMaskConfig.from_dict(CONFIGS[name]["simulmask"])
     positions = "group" if name.startswith(("llama", "qwen", "smollm2")) else "modified_alibi"
     own = {"interleaved": "contiguous", "turns": "contiguous", "slots": "slots"}
-    assert config.positions == own.get(config.layout, positions)
+    assert config.layout.positions == own.get(config.layout.name, positions)
     assert (config.prompt == "template") == (CONFIGS[name]["template"] != "empty")
 
 

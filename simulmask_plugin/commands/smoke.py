@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.batches.features import Row
 from simulmask_plugin.commands import stand_ins
 from simulmask_plugin.commands.smoke_plan import Machine, Replacement, apply, plan
 from simulmask_plugin.commands.training_yaml import is_training, load_training, read_rows
@@ -29,8 +28,8 @@ from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import read_yaml
 from simulmask_plugin.pictures.terminal import console
 from simulmask_plugin.policies import Action
-from simulmask_plugin.streaming.options import Decision, open_session, streaming_attention
-from simulmask_plugin.text.units import split_units
+from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.training.arguments import check_model
 
 NUM_STREAMED, LONGEST = 2, 24
@@ -231,40 +230,26 @@ def _run(kind: str, values: Mapping[str, Any], name: str, options: Options) -> N
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-@torch.no_grad()
 def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
     """Stream the sources of the rows through the session of the model, and print what is written."""
-    settings = ModelSettings.load(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", attn_implementation=streaming_attention(str(folder), None), trust_remote_code=False
-    )
-    model.to(device).eval()
-    encoder = ExampleEncoder(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), settings)
+    translator = load(str(folder), dtype="auto", device=device)
+    settings = translator.encoder.settings
     decision = _decision(settings)
     out = console()
     out.print(
         f"Streamed with {decision.name} (after so few steps the words mean nothing; what counts is that it streams):"
     )
     for row in rows:
-        session = open_session(
-            model,
-            encoder,
-            decision,
+        steps = translator.stream(
+            row.source,
+            decision.policy,
             source_lang=row.source_lang or settings.config.source_lang,
             target_lang=row.target_lang or settings.config.target_lang,
             max_target_tokens=LONGEST,
+            **dict(decision.values),
         )
-        pieces = split_units(row.source, settings.config.source_units)
-        steps: list[str] = []
-        while not session.finished:
-            if pieces and session.action() is Action.READ:
-                steps.append(f"READ {pieces[0]}")
-                session.read(pieces.pop(0))
-                if not pieces:
-                    session.finish_source()
-            else:
-                steps += [f"WRITE {text!r}" for text in [session.write()] if text]
-        out.print("  " + " | ".join(steps), soft_wrap=True)
+        words = (f"READ {text}" if action is Action.READ else f"WRITE {text!r}" for action, text in steps)
+        out.print("  " + " | ".join(words), soft_wrap=True)
 
 
 def _decision(settings: ModelSettings) -> Decision:

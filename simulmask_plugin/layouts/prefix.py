@@ -71,34 +71,17 @@ def session_of(run: RunOptions) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix(UnitLayout):
-    """The layout ``prefix``, see `prefix_layout`."""
+class TextLayout(UnitLayout):
+    """The text as it is, with unread source hidden, and positions by a scheme."""
 
-    name = "prefix"
-    meant_for = {**UnitLayout.meant_for, "group_offset": {"positions": ("group",)}}
     run_options = PrefixRun
-
-    positions: Literal["contiguous", "modified_alibi", "group"] = "group"
-    """contiguous, modified_alibi (ALiBi families), or group (source and target count separately)."""
-    group_offset: Annotated[int, between(0, MOST_TOKENS)] = 0
-    """group: position of the first header token, counted from the end of the prompt."""
-    prefix_pairs: bool = False
-    """Prefix fine-tuning: every WRITE of a sentence pair becomes an example of its own, plain causal text (baseline);
-    needs layout: prefix, positions: contiguous and a policy that draws nothing."""
-
-    @classmethod
-    def variant(cls, block: Mapping[str, Any]) -> type[Layout]:
-        """Prefix pairs are a layout of their own."""
-        from simulmask_plugin.layouts.pairs import PrefixPairs
-
-        return PrefixPairs if block.get("prefix_pairs") is True else cls
 
     @property
     def scheme(self) -> Scheme:
-        """Of the positions."""
-        return scheme_of(self.positions, group_offset=self.group_offset)
+        """Where header and target are."""
+        raise NotImplementedError
 
-    def streamed_with(self, run: RunOptions) -> Prefix:
+    def streamed_with(self, run: RunOptions) -> TextLayout:
         """The same.
 
         Raises:
@@ -129,6 +112,34 @@ class Prefix(UnitLayout):
             token if token < start else TARGET_ORDER + 2 * (token - start) + kept
             for token, kept in zip(layout.token.tolist(), layout.is_kept.tolist(), strict=True)
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix(TextLayout):
+    """The layout ``prefix``, see `prefix_layout`."""
+
+    name = "prefix"
+    meant_for = {**UnitLayout.meant_for, "group_offset": {"positions": ("group",)}}
+
+    positions: Literal["contiguous", "modified_alibi", "group"] = "group"
+    """contiguous, modified_alibi (ALiBi families), or group (source and target count separately)."""
+    group_offset: Annotated[int, between(0, MOST_TOKENS)] = 0
+    """group: position of the first header token, counted from the end of the prompt."""
+    prefix_pairs: bool = False
+    """Prefix fine-tuning: every WRITE of a sentence pair becomes an example of its own, plain causal text (baseline);
+    needs layout: prefix, positions: contiguous and a policy that draws nothing."""
+
+    @classmethod
+    def variant(cls, block: Mapping[str, Any]) -> type[Layout]:
+        """Prefix pairs are a layout of their own."""
+        from simulmask_plugin.layouts.pairs import PrefixPairs
+
+        return PrefixPairs if block.get("prefix_pairs") is True else cls
+
+    @property
+    def scheme(self) -> Scheme:
+        """As the keys have it."""
+        return scheme_of(self.positions, group_offset=self.group_offset)
 
     def describe(self, convention: Convention) -> dict[str, str]:
         """With the offset of the target."""

@@ -116,7 +116,8 @@ def parameters() -> dict[str, type[Policy]]:
     """The parameters of all policies, each with the first policy that has it."""
     owners: dict[str, type[Policy]] = {}
     for policy in POLICIES.values():
-        owners = {**dict.fromkeys(policy.parameters(), policy), **owners}
+        for key in policy.parameters():
+            owners.setdefault(key, policy)
     return owners
 
 

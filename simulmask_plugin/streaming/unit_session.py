@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
 from simulmask_plugin.layouts.pairs import PrefixPairs
-from simulmask_plugin.layouts.prefix import TARGET_ORDER, Prefix
+from simulmask_plugin.layouts.prefix import TARGET_ORDER, TextLayout
 from simulmask_plugin.policies import Action, decide
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.lane import ALL, SOURCE_UNIT, FedRow, Steps
@@ -165,7 +165,7 @@ class StreamingSession(Session):
     def _row(self, index: int, num_read: int, order: int, source_unit: int) -> FedRow:
         """A header (index < 0) or target token, at the position that it has in training."""
         layout = self.encoder.settings.config.layout
-        assert isinstance(layout, Prefix | PrefixPairs)
+        assert isinstance(layout, TextLayout | PrefixPairs)
         start, hidden = layout.scheme.behind_source(None, self._visible[num_read])
         position = len(self._prompt) + start + len(self._header) + index
         token = self.target_ids[index] if index >= 0 else self._anchor[index]

@@ -1,0 +1,147 @@
+"""The Python face: a trained model that streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.options import Decision, Session, open_session, streaming_attention
+from simulmask_plugin.text.units import split_units
+
+
+class Step(NamedTuple):
+    """What happens next: READ and the source unit that was read, or WRITE and what was written."""
+
+    action: Action
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Translator:
+    """A trained model with its tokenizer and its simulmask.json, see `load`.
+
+    Attributes:
+        model: in evaluation mode.
+        encoder: tokenizer and settings.
+    """
+
+    model: PreTrainedModel
+    encoder: ExampleEncoder
+
+    def stream(
+        self,
+        words: str | Iterable[str],
+        policy: str | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        max_target_tokens: int = 512,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """Translate one sentence while it arrives, and yield READ and WRITE as they happen.
+
+        Args:
+            words: source units; of an iterator the next one is taken when it is read. A text is cut into its units.
+            policy: its name; None: that of the options, or the one trained with.
+            source_lang: of a model that was trained on several language pairs.
+            target_lang: the same for the target.
+            max_target_tokens: the sentence ends when so many have been written.
+            options: what an entry of an evaluation's ``policies`` may have, e.g. ``k=3``.
+
+        Raises:
+            ValueError: if the model cannot be streamed like this.
+        """
+        session = self._open(policy, options, source_lang, target_lang, max_target_tokens)
+        if isinstance(words, str):
+            words = split_units(words, self.encoder.source.unit)
+        return _steps(session, words)
+
+    def translate(
+        self,
+        text: str,
+        policy: str | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        max_target_tokens: int = 512,
+        **options: Any,
+    ) -> str:
+        """The whole translation of a sentence, see `stream`."""
+        session = self._open(policy, options, source_lang, target_lang, max_target_tokens)
+        for _ in _steps(session, split_units(text, self.encoder.source.unit)):
+            pass
+        return self.encoder.target.text(session.target_ids)
+
+    def _open(
+        self,
+        policy: str | None,
+        options: dict[str, Any],
+        source_lang: str | None,
+        target_lang: str | None,
+        max_target_tokens: int,
+    ) -> Session:
+        return open_session(
+            self.model,
+            self.encoder,
+            Decision.from_dict({"policy": policy, **options}),
+            source_lang=source_lang,
+            target_lang=target_lang,
+            max_target_tokens=max_target_tokens,
+        )
+
+
+def _steps(session: Session, words: Iterable[str]) -> Iterator[Step]:
+    """Drive a session over its source; of a list it is told with the last word that no more will come."""
+    num_words = len(words) if isinstance(words, Sequence) else None
+    source = iter(words)
+    if num_words == 0:
+        session.finish_source()
+    while not session.finished:
+        if session.action() is Action.WRITE:
+            text = session.write()
+            if text:
+                yield Step(Action.WRITE, text)
+            continue
+        word = next(source, None)
+        if word is None:
+            session.finish_source()
+            continue
+        session.read(word)
+        if session.num_read == num_words:
+            session.finish_source()
+        yield Step(Action.READ, word)
+
+
+def load(
+    folder: str, *, device: str = "cpu", dtype: str = "float32", attn_implementation: str | None = None
+) -> Translator:
+    """Load a trained model, see `Translator`.
+
+    Args:
+        folder: of a merged model with its simulmask.json.
+        device: as torch names it.
+        dtype: as torch names it, or auto, that of the weights.
+        attn_implementation: sdpa or eager; None: as in training.
+
+    Raises:
+        ValueError: if the folder has no simulmask.json, or the model cannot be streamed.
+    """
+    settings = ModelSettings.load(folder)
+    attention = streaming_attention(folder, attn_implementation)
+    with weights_of(folder):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return Translator(model.to(device).eval(), ExampleEncoder(tokenizer, settings))

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from driving import Calls, actions_of, assert_holds, drive, encoder_of, parity, steps
+from driving import Asks, Calls, actions_of, assert_holds, drive, encoder_of, parity, steps
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.policies import Action, make_policy
+from simulmask_plugin.policies import Action, ModelDriven, make_policy
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.options import Decision, open_session
@@ -26,7 +26,7 @@ class Script(ChunkChooser):
         self.left = tokenizer.convert_tokens_to_ids(list(texts))
         self.ends_after, self.num_asked = ends_after, 0
 
-    def ends_read(self, logits):
+    def ends_read(self, evidence):
         self.num_asked += 1
         return self.num_asked in self.ends_after
 
@@ -35,8 +35,10 @@ class Script(ChunkChooser):
 
 
 def session_of(model, encoder, policy=None, **options):
-    if policy is None and encoder.settings.config.layout == "turns":
-        (policy,) = encoder.settings.config.policies
+    config = encoder.settings.config
+    policy = policy or config.layout.streamed_policy(config.policies[0])
+    if isinstance(policy, ModelDriven) and "chooser" in options:
+        policy = Asks(answer=options["chooser"].ends_read)
     return ChunkedSession(model=model, encoder=encoder, policy=policy, **options)
 
 
@@ -117,12 +119,12 @@ def test_every_token_is_fed_once_in_its_order(model_of, with_ends, source, seed,
             else:
                 expected += header + session.target_ids[start:] + next_header * (not session.finished)
                 start = len(session.target_ids)
-    fed = session.feeder.fed_ids
+    fed = session.lane.fed_ids
     assert fed == expected[: len(fed)]
     assert len(expected) - len(fed) <= session.truncated  # of what nothing asks, the last token is not fed
-    assert session.feeder.kept_ids() == fed
+    assert session.lane.kept_ids() == fed
     assert session.counters.calls == len(calls) <= len(fed)
-    assert sum(map(len, calls)) == len(fed) == session.feeder.num_keys == session.counters.fed_tokens
+    assert sum(map(len, calls)) == len(fed) == session.lane.num_keys == session.counters.fed_tokens
     assert session.counters.written_tokens == len(session.target_ids)
 
 
@@ -163,6 +165,16 @@ def test_model_that_always_ends_the_read_writes_after_every_word(inclined, with_
     assert with_ends.convert_tokens_to_ids(READ_END) not in session.target_ids
 
 
+def test_policy_sees_the_tokens_and_the_end_of_read(llama, with_ends):
+    """Not the rows beyond the tokenizer: models pad their vocabulary."""
+    seen = []
+    session = session_of(llama, encoder_of(with_ends, **INTERLEAVED), Asks(answer=seen.append))
+    session.read("the")
+    assert session.action() is Action.READ
+    assert seen[0].logits.shape == (len(with_ends),)
+    assert seen[0].read_end == with_ends.convert_tokens_to_ids(READ_END)
+
+
 def test_end_of_source_is_a_write_whatever_the_model_says(inclined, with_ends):
     session = session_of(inclined(READ_END, -99.0), encoder_of(with_ends, **INTERLEAVED))
     assert actions_of(session, "the dog abc".split()) == "RRRW"
@@ -170,8 +182,8 @@ def test_end_of_source_is_a_write_whatever_the_model_says(inclined, with_ends):
 
 def test_threshold_of_the_session_replaces_the_one_of_the_settings(llama, with_ends):
     encoder = encoder_of(with_ends, **INTERLEAVED, read_threshold=0.999)
-    assert actions_of(session_of(llama, encoder), "the dog abc".split()) == "RRRW"
-    assert actions_of(session_of(llama, encoder, read_threshold=1e-9), "the dog abc".split()) == "RWRWRW"
+    for keys, actions in (({}, "RRRW"), ({"read_threshold": 1e-9}, "RWRWRW")):
+        assert actions_of(open_session(llama, encoder, Decision.from_dict(keys)), "the dog abc".split()) == actions
 
 
 def test_loss_on_the_target_asks_for_one_half(inclined, with_ends):
@@ -201,7 +213,7 @@ def certain(inclined, tokenizer, probability):
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 1.5, True])
 def test_threshold_that_is_no_probability_is_refused(llama, with_ends, threshold):
     with pytest.raises(ValueError, match=r"read_threshold must lie between 0 and 1 \(a probability\), got"):
-        session_of(llama, encoder_of(with_ends, **INTERLEAVED), read_threshold=threshold)
+        open_session(llama, encoder_of(with_ends, **INTERLEAVED), Decision.from_dict({"read_threshold": threshold}))
 
 
 def test_unknown_latency_is_refused(llama, with_ends):
@@ -230,7 +242,7 @@ def test_write_ends_at_the_write_end_and_at_the_end_of_sentence(llama, with_ends
     script = Script(with_ends, "Ġcat", "Ġabc", end, "Ġdog", end, ends_after=(1,))
     session = session_of(llama, encoder_of(with_ends, **INTERLEAVED), chooser=script)
     assert drive(session, ["the", "dog"]) == ["cat abc", "dog"]
-    assert with_ends.decode(session.feeder.fed_ids) == f"Tr:\nAs: the{R} cat abc{W} dog{R} dog"
+    assert with_ends.decode(session.lane.fed_ids) == f"Tr:\nAs: the{R} cat abc{W} dog{R} dog"
     assert not session.truncated
 
 
@@ -276,8 +288,8 @@ def test_guard_ends_a_write_that_does_not_end(inclined, with_ends, num_units, be
     session.action()
     before = len(encoder_of(with_ends, **INTERLEAVED).frame(None, None)[0])
     start = before + num_units + 1
-    assert session.feeder.fed_ids[start : start + len(session.target_ids)] == session.target_ids
-    assert with_ends.decode(session.feeder.fed_ids[-2:]) == f"{W} dog"
+    assert session.lane.fed_ids[start : start + len(session.target_ids)] == session.target_ids
+    assert with_ends.decode(session.lane.fed_ids[-2:]) == f"{W} dog"
 
 
 @pytest.mark.parametrize("block", [INTERLEAVED, TURNS], ids=["interleaved", "turns"])
@@ -319,7 +331,7 @@ def test_latency_and_languages_reach_the_prompt(llama, with_ends):
     session.read("the")
     session.finish_source()
     session.write()
-    text = with_ends.decode(session.feeder.fed_ids)
+    text = with_ends.decode(session.lane.fed_ids)
     assert text.startswith(f"English-Dutch low-medium:\nAs: the{READ_END}")
 
 

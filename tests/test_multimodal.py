@@ -8,7 +8,8 @@ from transformers import AutoConfig
 from simulmask_plugin.attention.families import random_model
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.parity import byte_tokenizer
-from simulmask_plugin.streaming.feeder import Counters, session_flops
+from simulmask_plugin.streaming.feeder import session_flops
+from simulmask_plugin.streaming.lane import Counters
 from simulmask_plugin.streaming.self_test import check_takes_mask, shrink
 
 pytestmark = llama_factory

@@ -179,7 +179,7 @@ def test_the_cache_ends_as_the_training_sequence(model_of, with_ends, layout, da
         row = replace(row, schedule=(num_source,) * (num_target + 1))  # all in one chunk
     session, laid_out, _ = open_forced(model, encoder, row)
     drive(session, row.source.split(), ahead=ahead)
-    expected, kept = laid_out.input_ids[~is_look_ahead(laid_out)].tolist(), session.feeder.kept_ids()
+    expected, kept = laid_out.input_ids[~is_look_ahead(laid_out)].tolist(), session.lane.kept_ids()
     assert kept == expected[: len(kept)]
     assert set(expected[len(kept) :]) <= ends_of(encoder)
 
@@ -202,7 +202,7 @@ def test_nothing_in_the_cache_is_copied_or_recomputed(model_of, with_ends, name)
     session = open_greedy(model_of("llama", VOCAB, 0), encoder_of(with_ends, **BLOCKS[name]), max_target_tokens=40)
     places, entries = set(), []
     for action, _ in steps(session, WORDS):
-        layers = session.feeder.cache.layers
+        layers = session.lane.cache.layers
         if action is Action.READ or not layers:
             continue
         places.add(tuple(buffer.data_ptr() for layer in layers for buffer in (layer.keys, layer.values)))
@@ -270,4 +270,4 @@ def test_languages_of_the_session_reach_the_prompt(model_of, with_ends, layout):
     encoder = ExampleEncoder(with_ends, settings)
     session = open_greedy(model_of("llama", VOCAB, 0), encoder, target_lang="Dutch", max_target_tokens=9)
     drive(session, ["the"])
-    assert with_ends.decode(session.feeder.fed_ids).startswith("English-Dutch: the")
+    assert with_ends.decode(session.lane.fed_ids).startswith("English-Dutch: the")

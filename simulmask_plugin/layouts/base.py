@@ -277,7 +277,7 @@ class Layout:
 
     def orders(self, layout: SequenceLayout) -> list[int]:
         """The order under which a session feeds each row of the training sequence, see `may_attend`."""
-        return layout.token.tolist()
+        return layout.position.tolist()
 
     def regions(self, layout: SequenceLayout) -> list[str]:
         """The region of every token in a picture, a key of its `REGIONS`."""

@@ -253,23 +253,6 @@ class Following(Policy):
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (WaitK, ReadN, Offline, FromColumn, ModelDriven)}
 
 
-def make_policy(name: str, **parameters: Any) -> Policy:
-    """Return the policy with its parameters.
-
-    Raises:
-        ValueError: if the name is unknown, or a parameter is missing, superfluous or bad.
-    """
-    if name not in POLICIES:
-        raise ValueError(f"Unknown policy {name!r}; expected one of {', '.join(sorted(POLICIES))}.")
-    expected = POLICIES[name].parameters()
-    if set(parameters) != set(expected):
-        raise ValueError(
-            f"Policy {name} takes the parameters ({', '.join(expected) or 'none'}), "
-            f"got ({', '.join(sorted(parameters)) or 'none'})."
-        )
-    return POLICIES[name](**parameters)
-
-
 def roll_out(policy: Policy, num_source: int, num_target: int) -> ReadSchedule:
     """Return the schedule g(t) = min(policy.wanted(t), S) for t = 1..T + 1."""
     return ReadSchedule(tuple(int(min(policy.wanted(t), num_source)) for t in range(1, num_target + 2)), num_source)

@@ -3,7 +3,7 @@
 from bad_input import DEEP, ROW, ZERO_WIDTH, added, validate
 
 BLOCK = {
-    "unknown key": ("simulmask.wait=3", ["Unknown key simulmask.wait; known keys: policy, k"]),
+    "unknown key": ("simulmask.wait=3", ["simulmask: unknown key 'wait'; known keys: policy, k"]),
     "no policy": ("simulmask.policy=null", ["simulmask.policy: unknown value None", "wait_k"]),
     "unknown policy": ("simulmask.policy=wait", ["simulmask.policy", "'wait'", "expected one of wait_k"]),
     "k of zero": ("simulmask.k=0", ["simulmask.k", "at least 1", "got 0"]),
@@ -18,7 +18,10 @@ BLOCK = {
     "key of another policy": ("simulmask.n=3", ["simulmask.n is set", "wait_k does not use it; remove it"]),
     "unknown layout": ("simulmask.layout=blocks", ["simulmask.layout", "'blocks'", "prefix, interleaved"]),
     "unknown positions": ("simulmask.positions=spiral", ["simulmask.positions", "'spiral'"]),
-    "positions of another layout": ("simulmask.positions=slots", ["simulmask.positions", "belong together"]),
+    "positions of another layout": (
+        "simulmask.positions=slots",
+        ["simulmask.positions", "unknown value 'slots'; expected one of contiguous"],
+    ),
     "unknown rows": ("simulmask.rows=all", ["simulmask.rows", "'all'", "look_ahead"]),
     "rate above one": ("simulmask.look_ahead_rate=2", ["simulmask.look_ahead_rate", "0..1", "got 2"]),
     "rate that is none": ("simulmask.look_ahead_rate=.nan", ["simulmask.look_ahead_rate", "number", "nan"]),

@@ -17,7 +17,7 @@ from simulmask_plugin.commands.random_rows import random_row
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.pictures.picture import picture_of
-from simulmask_plugin.policies import make_policy
+from simulmask_plugin.policies import WaitK
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.text.prompts import Prompt
 
@@ -100,7 +100,7 @@ def test_another_policy_may_break_or_keep_the_promise(saved, capsys):
 def test_masked_key_has_probability_zero(model_of, byte_level, name):
     """And every other key a probability; streaming has no entry for what it has not read."""
     encoder = encoder_of(byte_level, **WAIT_1)
-    attention = compare_attention(model_of(name, VOCAB, 0, "eager"), encoder, ROW, make_policy("wait_k", k=1))
+    attention = compare_attention(model_of(name, VOCAB, 0, "eager"), encoder, ROW, WaitK(k=1))
     mask = torch.from_numpy(picture_of(byte_level, encoder.settings, attention.layout, attention.schedule).mask)
     assert not mask.tril().equal(torch.ones_like(mask).tril())
     assert attention.training[:, :, ~mask].eq(0).all()
@@ -113,7 +113,7 @@ def test_masked_key_has_probability_zero(model_of, byte_level, name):
 def test_layer_and_head_are_picked(model_of, byte_level):
     encoder = encoder_of(byte_level, **WAIT_1)
     model = model_of("llama", VOCAB, 0, "eager")
-    attention = compare_attention(model, encoder, ROW, make_policy("wait_k", k=1))
+    attention = compare_attention(model, encoder, ROW, WaitK(k=1))
     one = attention.select(1, 3)
     assert one.training.shape[:2] == (1, 1)
     assert torch.equal(one.training[0, 0], attention.training[1, 3])
@@ -129,7 +129,7 @@ def test_every_layout_pays_the_same_in_every_row_that_streaming_feeds(
     tokenizer = with_ends if layout == "interleaved" else byte_level
     encoder = encoder_of(tokenizer, **BLOCKS[layout])
     model = model_of(name, VOCAB, 0, "eager")
-    policy = None if layout == "interleaved" else make_policy("wait_k", k=1)
+    policy = None if layout == "interleaved" else WaitK(k=1)
     row = replace(ROW, schedule=CHUNKS.get(layout))
     attention = compare_attention(model, encoder, row, policy)
     num_left_out = 2 if layout == "interleaved" else 1  # the end of sentence, and a write end before it

@@ -18,7 +18,7 @@ from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import Row, to_feature
-from simulmask_plugin.policies import make_policy
+from simulmask_plugin.policies import WaitK
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
 LETTERS, FILLER = "abcdefg", "z"
@@ -76,7 +76,7 @@ def word_error_rate(model, encoder):
     for _ in range(50):
         source, target = sentence_pair(rng)
         session = StreamingSession(
-            model=model, encoder=encoder, policy=make_policy("wait_k", k=1), max_target_tokens=40, max_unit_tokens=12
+            model=model, encoder=encoder, policy=WaitK(k=1), max_target_tokens=40, max_unit_tokens=12
         )
         written = drive(session, source)
         total += len(target)

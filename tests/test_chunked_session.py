@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.policies import Action, ModelDriven, make_policy
+from simulmask_plugin.policies import Action, ModelDriven, WaitK
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.options import Decision, open_session
@@ -337,7 +337,7 @@ def test_latency_and_languages_reach_the_prompt(llama, with_ends):
 
 def test_policy_needs_no_model(llama, with_ends):
     """READ and WRITE of turns are decided before the model is called."""
-    session = session_of(llama, encoder_of(with_ends, **TURNS), make_policy("wait_k", k=2))
+    session = session_of(llama, encoder_of(with_ends, **TURNS), WaitK(k=2))
     session.read("the")
     assert session.action() is Action.READ
     session.read("dog")

@@ -205,7 +205,7 @@ def test_commands_that_only_look_take_overrides_anywhere(training, capsys, befor
     assert {cell["rows"] for cell in json.loads(capsys.readouterr().out)} == {"own_unit"}
     assert main(["show", str(training), "--json", *override]) == 0
     assert json.loads(capsys.readouterr().out)["schedule"] == [2, 2, 2]
-    assert "Unknown key simulmask.kk" in error(capsys, "show", training, "--json", "simulmask.kk=2")
+    assert "simulmask: unknown key 'kk'" in error(capsys, "show", training, "--json", "simulmask.kk=2")
 
 
 @pytest.mark.parametrize("command", ["show", "parity", "validate"])
@@ -344,9 +344,9 @@ def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
     block = {"policy": "wait_k", "k": 3, "group_offset": 8, "look_ahead_rate": 0.5}
     settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "b:"))
     cells = [cell.config for cell in matrix._cells(settings, FAMILIES["llama"], True)]
-    assert {(cell.positions, cell.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
+    assert {(cell.layout.positions, cell.layout.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
     rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in CONVENTIONS}
-    assert {cell.rows: cell.look_ahead_rate for cell in cells} == rates
+    assert {cell.layout.rows: cell.layout.look_ahead_rate for cell in cells} == rates
 
 
 def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):

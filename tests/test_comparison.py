@@ -35,7 +35,7 @@ def comparison():
         run_of("masked", "masked", wait[0], REFERENCES, 100.0),
         run_of("masked", "masked", wait[1], WORSE, 80.0),
     ]
-    blocks = {"plain": {"policy": "offline", "n": None, "group_offset": 0}}
+    blocks = {"plain": {"policy": "offline", "n": None}}
     blocks["masked"] = {"policy": "wait_k", "k": (3, 5), "instruction": "<b>"}
     return lambda reference: Comparison(
         title="A <study> & more",

@@ -64,7 +64,7 @@ EVALUATIONS = {
         {"simulmask": {"instruction": "Say:"}},
         r"simulmask\.instruction is 'Say:', but the model was trained with 'Translate",
     ),
-    "unknown key of the block": ({"simulmask": {"position": "group"}}, r"Unknown key simulmask\.position; known"),
+    "unknown key of the block": ({"simulmask": {"position": "group"}}, r"simulmask: unknown key 'position'; known"),
     "model that is no text": ({"model": 3}, r"eval\.yaml: model must be a text, got 3"),
     "unknown device": ({"device": "gpu"}, r"^device: unknown device 'gpu'; expected cpu, cuda"),
     "empty policy": ({"policies": [{"policy": None}]}, r"policies: each entry needs a policy"),

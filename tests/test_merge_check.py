@@ -156,7 +156,7 @@ def test_other_tokenizer_fails(tmp_path, capsys):
 def test_missing_or_other_settings_fail(tmp_path, capsys):
     make(tmp_path)
     path = tmp_path / "merged" / FILE_NAME
-    replace(SETTINGS, config=replace(SETTINGS.config, k=5)).save(path.parent)
+    replace(SETTINGS, config=SETTINGS.config.with_keys({"k": 5})).save(path.parent)
     assert verify(capsys, tmp_path) == (1, {FILE_NAME: "differs from the adapter's; copy that file"})
     path.unlink()
     code, failed = verify(capsys, tmp_path)

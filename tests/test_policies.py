@@ -1,36 +1,19 @@
 """Policies: the schedule in training and the decision while streaming come from one function."""
 
-import json
 import math
-import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import actions, average_lagging, lengths
 
-from simulmask_plugin.cli import main
-from simulmask_plugin.config.block import SimulMaskConfig
-from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.policies import (
-    POLICIES,
-    Action,
-    Offline,
-    ReadN,
-    ReadSchedule,
-    WaitK,
-    decide,
-    make_policy,
-    roll_out,
-)
-from simulmask_plugin.text.prompts import Prompt
+from simulmask_plugin.policies import POLICIES, Action, Offline, ReadN, ReadSchedule, WaitK, decide, roll_out
 
 ks = st.integers(1, 12)
 policies = st.one_of(
-    ks.map(lambda k: make_policy("wait_k", k=k)),
-    ks.map(lambda n: make_policy("read_n", n=n)),
-    st.just(make_policy("offline")),
+    ks.map(lambda k: WaitK(k=k)),
+    ks.map(lambda n: ReadN(n=n)),
+    st.just(Offline()),
 )
 
 
@@ -97,45 +80,11 @@ def test_offline_wants_everything():
 
 
 @pytest.mark.parametrize(
-    "name, parameters, message",
-    [
-        ("wait_n", {}, r"Unknown policy 'wait_n'; expected one of model_driven, offline, read_n, schedule, wait_k"),
-        ("wait_k", {}, r"wait_k takes the parameters \(k\), got \(none\)"),
-        ("wait_k", {"n": 2}, r"wait_k takes the parameters \(k\), got \(n\)"),
-        ("offline", {"k": 2}, r"offline takes the parameters \(none\), got \(k\)"),
-        ("wait_k", {"k": 0}, r"wait_k: k must be an integer of at least 1 .*\(source units\), got 0"),
-        ("wait_k", {"k": 1.5}, r"at least 1 .*\(source units\), got 1\.5"),
-        ("wait_k", {"k": True}, r"at least 1 .*\(source units\), got True"),
-        ("read_n", {"n": "2"}, r"read_n: n must be .* got '2'"),
-    ],
+    "policy, parameters", [(WaitK, {"k": 0}), (WaitK, {"k": 1.5}), (WaitK, {"k": True}), (ReadN, {"n": "2"})]
 )
-def test_bad_policies_are_refused(name, parameters, message):
-    with pytest.raises(ValueError, match=message):
-        make_policy(name, **parameters)
-
-
-@pytest.fixture
-def catch_up(monkeypatch):
-    """The policy of docs/add-a-policy.md, added as that page says."""
-    page = Path(__file__).parents[1].joinpath("docs/add-a-policy.md").read_text(encoding="utf-8")
-    code, entry = re.search(
-        r"```python\n(.*?)^POLICIES = \{\.\.\., (.*?)\}\n```", page, re.DOTALL | re.MULTILINE
-    ).groups()
-    names = {}
-    exec(code, names)
-    monkeypatch.setitem(POLICIES, "catch_up", eval(f"{{{entry}}}", names)["catch_up"])
-
-
-def test_added_policy_works_in_the_block_and_while_streaming(catch_up):
-    block = SimulMaskConfig.from_dict({"policy": "catch_up", "k": [5, 7], "n": 4})
-    assert [[policy(t) for t in (1, 4, 5, 9)] for policy in block.policies] == [[5, 8, 8, 11], [7, 10, 10, 13]]
-    settings = ModelSettings(block, Prompt("T:", "A:"))
-    assert [settings.inference_policy("catch_up", k=3, n=2)(t) for t in (1, 2, 3)] == [3, 4, 4]
-    with pytest.raises(ValueError, match=r"simulmask\.n is missing: policy catch_up needs it"):
-        SimulMaskConfig.from_dict({"policy": "catch_up", "k": 5})
-
-
-def test_added_policy_is_shown(catch_up, capsys):
-    options = "--policy catch_up --k 3 --n 2 --json --source".split()
-    assert main(["show", *options, "a b c d e f", "--target", "v w x y"]) == 0
-    assert json.loads(capsys.readouterr().out)["schedule"] == [3, 4, 4, 5, 5]
+def test_bad_parameters_are_refused(policy, parameters):
+    (key, value), *_ = parameters.items()
+    with pytest.raises(
+        ValueError, match=rf"{policy.name}: {key} must be .* at least 1 .*\(source units\), got {value!r}"
+    ):
+        policy(**parameters)

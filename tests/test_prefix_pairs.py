@@ -12,7 +12,7 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import FEATURE_COLUMNS, features_of
 from simulmask_plugin.cli import main
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
-from simulmask_plugin.policies import make_policy
+from simulmask_plugin.policies import ReadN
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import training_logits
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
@@ -184,4 +184,4 @@ def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, ca
 
 
 def test_a_policy_of_inference_does_not_ask_for_other_pairs():
-    assert settings_of(**WAIT_2).inference_policy("read_n", n=3) == make_policy("read_n", n=3)
+    assert settings_of(**WAIT_2).inference_policy("read_n", n=3) == ReadN(n=3)

@@ -14,7 +14,7 @@ from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import FEATURE_COLUMNS, Row
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.attention import compare_attention
-from simulmask_plugin.policies import make_policy
+from simulmask_plugin.policies import WaitK
 from simulmask_plugin.training import dataset as training_data
 from simulmask_plugin.training import llamafactory_seams as factory
 from simulmask_plugin.training.dataset import PROMPTS, count_prompts, row_of
@@ -143,7 +143,7 @@ def test_parity_of_a_training_yaml_with_pairs(training, capsys):
 def test_attention_has_no_whole_sentence_to_compare(model_of, byte_level):
     model, encoder = model_of("llama", VOCAB, 0, "eager"), encoder_of(byte_level, **WAIT_2)
     with pytest.raises(ValueError, match="trained with prefix_pairs: true, which has none; `simulmask parity --model`"):
-        compare_attention(model, encoder, Row("a b", "x y", None, None), make_policy("wait_k", k=2))
+        compare_attention(model, encoder, Row("a b", "x y", None, None), WaitK(k=2))
 
 
 def test_a_schedule_column_is_needed_and_checked(byte_level):

@@ -6,13 +6,13 @@ from driving import HEADER, PROMPT, SOURCE, TARGET, Calls, Forced, drive, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulmask_plugin.policies import make_policy
+from simulmask_plugin.policies import Offline, ReadN, WaitK
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
 
 VOCAB = 320
 PLAIN = {"policy": "offline", "positions": "contiguous"}
-WAIT_1, READ_2, OFFLINE = make_policy("wait_k", k=1), make_policy("read_n", n=2), make_policy("offline")
+WAIT_1, READ_2, OFFLINE = WaitK(k=1), ReadN(n=2), Offline()
 LONG_SOURCE, LONG_TARGET = "abc the dog cd xyz abcde", "cat dexyzz house dog"
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
 
@@ -103,7 +103,7 @@ def test_header_and_target_are_fed_again_behind_new_source(model_of, byte_level,
 @settings(max_examples=10)
 def test_the_cache_ends_as_the_plain_text(model_of, byte_level, source, target, k, ahead):
     model = model_of("llama", len(byte_level), 0)
-    session = forced_recompute(model, byte_level, make_policy("wait_k", k=k), " ".join(source), " ".join(target))
+    session = forced_recompute(model, byte_level, WaitK(k=k), " ".join(source), " ".join(target))
     drive(session, source, ahead=ahead)
     text = f"Tr: {' '.join(source)}\nAs: {' '.join(target)}"
     assert byte_level.decode(session.lane.fed_ids) == text

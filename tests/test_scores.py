@@ -9,7 +9,8 @@ from platform import python_version
 import pytest
 from reference import settings_of
 
-from simulmask_plugin import __version__, evaluation_config
+from simulmask_plugin import __version__
+from simulmask_plugin.evaluation import config as evaluation_config
 from simulmask_plugin.evaluation.config import EvaluationConfig, bleu_tokenizer, latency_unit
 from simulmask_plugin.evaluation.scores import PACKAGES, metrics, score, signatures
 

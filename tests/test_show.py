@@ -324,7 +324,7 @@ def test_png_holds_its_numbers(tmp_path, capsys):
     "options, message",
     [
         (["--k", "0"], "simulmask.k must be an integer of at least 1"),
-        (["--policy", "read_n"], "simulmask.n is missing: policy read_n needs it"),
+        (["--policy", "read_n"], "simulmask.n is missing or empty; it must be an integer"),
         (["--schedule", "1,2"], r"The schedule has 2 values; expected 5"),
         (["--schedule", "1,x"], "A schedule is a list of integers"),
         (["--schedule", "3,2,1,1,1"], r"g must never decrease, got g\(1\)=3 > g\(2\)=2"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.policies import ReadSchedule, make_policy, roll_out
+from simulmask_plugin.policies import ReadSchedule, WaitK, roll_out
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.slots_session import SlotsSession
@@ -27,7 +27,7 @@ def slots_filled(encoder, row):
     example = encoder.encode(row)
     config = encoder.settings.config
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    layout = lay_out(config, example, roll_out(make_policy("wait_k", k=1), num_source, num_target))
+    layout = lay_out(config, example, roll_out(WaitK(k=1), num_source, num_target))
     return int((layout.token == -1).sum()) // len(example.next_header) + 1
 
 

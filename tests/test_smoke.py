@@ -36,7 +36,7 @@ def error(capsys, *words):
         (["no.yaml"], "no.yaml: no such file"),
         (["yaml_configs/toy_merge.yaml"], "toy_merge.yaml is no training YAML; expected stage: sft"),
         (["yaml_configs/toy_eval.yaml"], "toy_eval.yaml is no training YAML"),
-        (["yaml_configs/toy_slots_full.yaml", "simulmask.kk=1"], "Unknown key simulmask.kk"),
+        (["yaml_configs/toy_slots_full.yaml", "simulmask.kk=1"], "simulmask: unknown key 'kk'"),
         (["yaml_configs/toy_slots_full.yaml", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["yaml_configs/toy_slots_full.yaml", "--output", "yaml_configs"], "yaml_configs is there and not empty"),
     ],

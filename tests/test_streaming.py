@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.policies import Action, make_policy, roll_out
+from simulmask_plugin.policies import Action, ReadN, WaitK, roll_out
 from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 
@@ -194,7 +194,7 @@ class EagerToStop:
 
 @pytest.mark.parametrize("rows", CONVENTIONS)
 @pytest.mark.parametrize("bias", [0, 2, 4, 6])
-@pytest.mark.parametrize("policy", [make_policy("wait_k", k=1), make_policy("read_n", n=2)], ids=["wait-1", "read-2"])
+@pytest.mark.parametrize("policy", [WaitK(k=1), ReadN(n=2)], ids=["wait-1", "read-2"])
 def test_what_is_written_does_not_depend_on_how_early_the_source_arrives(model_of, byte_level, rows, bias, policy):
     """An end of sentence from a row that did not see all of the source means READ, whether it has arrived or not."""
     encoder = encoder_of(byte_level, rows=rows, policy="offline")

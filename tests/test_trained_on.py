@@ -101,7 +101,7 @@ def test_latency_that_was_never_trained_is_refused(latencies, asked, message):
     with pytest.raises(ValueError, match=message):
         trained_on.latency(asked)
     with pytest.raises(ValueError, match=message):
-        Decision.from_dict({"latency": asked}).check(
+        Decision.from_dict({"latency": asked}).resolve(
             trained(trained_on, policy="model_driven", k=None, layout="interleaved")
         )
 

@@ -18,7 +18,7 @@ from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.loading import weights_of
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.pictures.terminal import console, table, verdict
-from simulmask_plugin.policies import make_policy, roll_out
+from simulmask_plugin.policies import WaitK, roll_out
 from simulmask_plugin.streaming.parity import training_logits
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
@@ -219,7 +219,7 @@ def make_inputs(settings: ModelSettings, tokenizer: Any, num_tokens: int) -> Inp
     layouts = []
     for source, target in EXAMPLES:
         example = encoder.encode(Row(source, target, *languages))
-        schedule = roll_out(make_policy("wait_k", k=2), len(example.source_lengths), len(example.target_lengths))
+        schedule = roll_out(WaitK(k=2), len(example.source_lengths), len(example.target_lengths))
         layouts.append(lay_out(config, example, schedule))
     return Inputs(settings, sequences, layouts)
 

@@ -121,7 +121,7 @@ class ModelSettings:
         if not asked.streams or (is_trained and len(trained) > 1 and not given):
             why = "whose schedule is a column of the training data"
             if asked.streams:
-                drawn = {key: value for key, value in self.config.keys().items() if key in block_keys(asked)}
+                drawn = {key: value for key, value in self.config.keys().items() if isinstance(value, tuple)}
                 why = " and ".join(f"trained with {key} drawn from {', '.join(map(str, drawn[key]))}" for key in drawn)
             raise ValueError(
                 f"Policy {asked.name}, {why}, does not say how to stream; choose a policy and its k or n: "
@@ -140,9 +140,11 @@ class ModelSettings:
         if name is not None:
             check_choice("policy", name, POLICIES)
             return POLICIES[name]
-        possible = [one for one in (self.config.policy, *POLICIES.values()) if set(given) <= set(one.parameters())]
+        layout = self.config.layout
+        known = [one for one in POLICIES.values() if (one is ModelDriven) == (layout.policy is ModelDriven)]
+        possible = [one for one in (self.config.policy, *known) if set(given) <= set(one.parameters())]
         if not possible:
-            raise ValueError(f"No policy has the parameters {', '.join(given)}; name the policy.")
+            raise ValueError(f"{', '.join(given)} has no meaning for a model of layout: {layout.name}; remove it.")
         return possible[0]
 
     def check_overrides(self, overrides: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.layouts.base import IGNORE_INDEX
-from simulmask_plugin.layouts.chunks import NOT_READ_END, chunked_layout, chunks_of, join_chunks
+from simulmask_plugin.layouts.chunks import NOT_READ_END, Interleaved, Turns, chunks_of, join_chunks
+from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.policies import ReadSchedule
 
 # P = prompt, a..d = source, R = read end, p..s = target, W = write end, E = end of sentence; T U and V X in turns
@@ -17,9 +18,12 @@ TURNS = IDS | {300: "T", 301: "U", 350: "V", 351: "X"}
 LABELS = {IGNORE_INDEX: ".", NOT_READ_END: "!R"}
 
 
-def lay_out(source, target, g, num_header=1, **options):
-    pieces = reference.pieces_of(1, source, num_header, target, num_header)
-    return chunked_layout(pieces.example(), ReadSchedule(g, len(source)), **options)
+def laid_out(pieces, g, layout):
+    return layout.lay_out(pieces.example(), ReadSchedule(g, len(pieces.source)), CONVENTIONS["next_unit"])
+
+
+def lay_out(source, target, g, layout, num_header=1):
+    return laid_out(reference.pieces_of(1, source, num_header, target, num_header), g, layout)
 
 
 def show(layout, names):
@@ -36,7 +40,7 @@ def show(layout, names):
 # Source a b | c d (c d one unit) | ..., target p q | r
 GOLDEN = {
     "interleaved, loss on all": (
-        {"interleaved": True, "loss_on": "all"},
+        {"layout": Interleaved()},
         ([1, 1, 2], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  R  p  q  W  c  d  R  r  W  E
@@ -45,7 +49,7 @@ GOLDEN = {
         labels .  a  b  R  p  q  W  c  d  R  r  W  E""",
     ),
     "interleaved, loss on the target": (
-        {"interleaved": True, "loss_on": "target"},
+        {"layout": Interleaved(loss_on="target")},
         ([1, 2, 1], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  c  R  p  q  W  d  R  r  W  E
@@ -54,7 +58,7 @@ GOLDEN = {
         labels .  . !R  .  R  p  q  W  .  R  r  W  E""",
     ),
     "interleaved, the end of sentence reads the rest": (
-        {"interleaved": True, "loss_on": "target"},
+        {"layout": Interleaved(loss_on="target")},
         ([1, 1, 1, 1], [1, 2], (1, 1, 4)),
         """
         token  P  a  R  p  q  r  W  b  c  d  R  W  E
@@ -63,7 +67,7 @@ GOLDEN = {
         labels .  .  R  p  q  r  W  . !R !R  R  W  E""",
     ),
     "interleaved, the source is never read to its end": (
-        {"interleaved": True},
+        {"layout": Interleaved()},
         ([1, 1, 1], [1], (1, 2)),
         """
         token  P  a  R  p  W  b  R  W  E
@@ -72,7 +76,7 @@ GOLDEN = {
         labels .  a  R  p  W  b  R  W  E""",
     ),
     "interleaved, offline": (
-        {"interleaved": True},
+        {"layout": Interleaved()},
         ([1, 2], [2], (2, 2)),
         """
         token  P  a  b  c  R  p  q  W  E
@@ -81,7 +85,7 @@ GOLDEN = {
         labels .  a  b  c  R  p  q  W  E""",
     ),
     "turns": (
-        {"interleaved": False, "num_header": 2},
+        {"layout": Turns(), "num_header": 2},
         ([1, 1, 2], [2, 1], (2, 3, 3)),
         """
         token  P  a  b  T  U  p  q  V  X  c  d  T  U  r  E
@@ -90,7 +94,7 @@ GOLDEN = {
         labels .  .  .  .  .  p  q  V  .  .  .  .  .  r  E""",
     ),
     "turns, the end of sentence reads the rest": (
-        {"interleaved": False, "num_header": 2},
+        {"layout": Turns(), "num_header": 2},
         ([1, 1, 1], [1], (1, 3)),
         """
         token  P  a  T  U  p  V  X  b  c  T  U  E
@@ -106,7 +110,7 @@ def test_golden(name):
     options, args, expected = GOLDEN[name]
     layout = lay_out(*args, **options)
     lines = [" ".join(line.split()) for line in expected.strip().splitlines()]
-    assert show(layout, IDS if options["interleaved"] else TURNS) == lines
+    assert show(layout, IDS if options["layout"].special_tokens else TURNS) == lines
 
 
 CHUNKS = {
@@ -143,7 +147,7 @@ def test_chunks_are_the_actions_of_the_schedule(schedule):
 @pytest.mark.parametrize("g", [(0, 1, 2), (0, 0)])
 def test_chunk_without_source_is_refused(g):
     with pytest.raises(ValueError, match=r"A chunk begins with source, but g\(1\) is 0; expected at least 1"):
-        lay_out([1, 1], [1] * (len(g) - 1), g, interleaved=True)
+        lay_out([1, 1], [1] * (len(g) - 1), g, Interleaved())
 
 
 options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("turns", "all")])
@@ -153,9 +157,7 @@ options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("
 def test_labels_are_the_tokens_themselves(scheduled, option):
     """Every target token and the end of sentence are learned once; source only where the loss is on all."""
     pieces, g = scheduled
-    layout = chunked_layout(
-        pieces.example(), ReadSchedule(g, len(pieces.source)), interleaved=option[0] == "interleaved", loss_on=option[1]
-    )
+    layout = laid_out(pieces, g, Turns() if option[0] == "turns" else Interleaved(loss_on=option[1]))
     not_ends = 0
     for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels.tolist(), strict=True):
         assert label in (token, IGNORE_INDEX, NOT_READ_END)
@@ -169,18 +171,16 @@ def test_labels_are_the_tokens_themselves(scheduled, option):
     assert not_ends == (g[-1] - num_chunks if option == ("interleaved", "target") else 0)
 
 
-@given(reference.scheduled_pieces(num_next_header=1, least=1), st.sampled_from(["interleaved", "turns"]))
+@given(reference.scheduled_pieces(num_next_header=1, least=1), st.sampled_from([Interleaved(), Turns()]))
 def test_mask_is_plain_causal(scheduled, layout):
     pieces, g = scheduled
-    laid_out = chunked_layout(
-        pieces.example(), ReadSchedule(g, len(pieces.source)), interleaved=layout == "interleaved"
-    )
+    rows = laid_out(pieces, g, layout)
     order, unit, num_read = (
-        torch.from_numpy(values)[None] for values in (laid_out.position, laid_out.source_unit, laid_out.num_read)
+        torch.from_numpy(values)[None] for values in (rows.position, rows.source_unit, rows.num_read)
     )
     (grid,) = may_attend(order, order, unit, num_read)[0]
     assert torch.equal(grid, torch.ones_like(grid).tril())
-    assert laid_out.num_hidden is None
+    assert rows.num_hidden is None
 
 
 JOINED = {

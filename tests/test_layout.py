@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.layouts.positions import Contiguous
-from simulmask_plugin.layouts.prefix import prefix_layout
+from simulmask_plugin.layouts.prefix import Prefix
 from simulmask_plugin.policies import ReadSchedule
 
 COLUMNS = ("source_unit", "num_read", "labels", "num_hidden")
@@ -158,4 +157,4 @@ def test_parts_that_do_not_add_up_are_our_own_mistake():
 def test_schedule_of_another_example_is_our_own_mistake():
     example = reference.pieces_of(1, [1, 2], 1, [2]).example()
     with pytest.raises(AssertionError, match="ReadSchedule"):
-        prefix_layout(example, ReadSchedule((1, 2, 2), 2), convention=CONVENTIONS["look_ahead"], scheme=Contiguous())
+        Prefix().lay_out(example, ReadSchedule((1, 2, 2), 2), CONVENTIONS["look_ahead"])

@@ -21,7 +21,7 @@ WAIT_1 = ["--policy", "wait_k", "--k", "1", "--source", "a b", "--target", "x y 
 
 INSTRUCTION = ["--instruction", "A: B: C: P"]
 SLOTS = ["--layout", "slots", "--slot-length", "3", "--k", "2", "--source", "a b c d", "--target", "p q r"]
-"""The example of `slots_layout`: c fills the slot, d opens another one."""
+"""The example of `Slots.lay_out`: c fills the slot, d opens another one."""
 
 LAYOUTS = {
     "prefix": (

@@ -12,7 +12,7 @@ from simulmask_plugin.batches.features import from_feature, to_feature
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.layouts.slots import SlotPlanner, num_positions, slots_of
+from simulmask_plugin.layouts.slots import SlotPlanner, Slots
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import Prompt
 from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
@@ -181,7 +181,8 @@ def test_positions_are_those_of_the_layout(drawn, rows, slot_length):
     layout = laid_out(pieces, g, slot_length, rows)
     num_look_ahead = (layout.source_unit == len(pieces.source)).sum()
     schedule = ReadSchedule(g, len(pieces.source))
-    assert num_positions(layout.example, schedule, slot_length) == layout.position[-1] + 1
+    longest = Slots(slot_length=slot_length).longest(layout.example, [schedule], CONVENTIONS["next_unit"])
+    assert longest == layout.position[-1] + 1
     assert len(layout.token) - num_look_ahead <= layout.position[-1] + 1
 
 
@@ -235,11 +236,11 @@ def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(by
 @pytest.mark.parametrize(
     "source, g, slots",
     [
-        ([1, 1, 1, 1], (2, 3, 4, 4), [(1, 4, 3), (9, 10, 3)]),  # the example of slots_layout
+        ([1, 1, 1, 1], (2, 3, 4, 4), [(1, 4, 3), (9, 10, 3)]),  # the example of Slots.lay_out
         ([2, 2, 5, 1], (4, 4, 4, 4), [(1, 3, 3), (3, 5, 3), (5, 11, 6)]),  # nothing stands between them
         ([2, 2], (0, 1, 2, 2), [(1, 3, 3), (8, 10, 3)]),  # the first slot stands open before it has source
     ],
 )
 def test_slots_are_runs_of_source_in_reserved_positions(source, g, slots):
     """First token, end, positions."""
-    assert slots_of(lay_out(source, [1, 1, 1], g, 3), 3) == slots
+    assert Slots(slot_length=3).slots(lay_out(source, [1, 1, 1], g, 3)) == slots

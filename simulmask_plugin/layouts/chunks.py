@@ -37,55 +37,6 @@ NOT_READ_END = -101
 """Label of a row at the end of a source unit whose chunk goes on: every token but the read end is right (losses.py)."""
 
 
-def chunked_layout(
-    example: Example, schedule: ReadSchedule, *, interleaved: bool, loss_on: str = "all"
-) -> SequenceLayout:
-    """Lay an example out in chunks, a new one wherever g increases; every row sees all that stands before it.
-
-    x1 x2 | y, then x3 | z, in the layout ``interleaved`` with the loss on the target::
-
-        token        P  x1  x2  R   y  W  x3  R   z  W  E
-        source_unit -1   0   1 -1  -1 -1   2 -1  -1 -1 -1
-        labels       .   .  !R  R   y  W   .  R   z  W  E      !R: NOT_READ_END, x1 does not end the chunk
-
-    Args:
-        example: the tokens; its header is the read end.
-        schedule: g(1..T+1) over the example's units.
-        interleaved: whether the model predicts read end and write end.
-        loss_on: interleaved: ``all`` tokens after the prompt (as published), or ``target``: the target, both special
-            tokens, and at the end of every other source unit that no read end follows.
-    """
-    chunks, num_tokens, ids = chunks_of(schedule), len(example.input_ids), example.all_ids
-    source = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
-    target = np.cumsum([example.source_end + example.num_header, *example.target_lengths]).tolist()
-    text, opening, read, written = [*range(example.num_prompt)], [], 0, 0
-    for number, (num_read, num_written) in enumerate(chunks, start=1):
-        opening.append(source[read])
-        text += range(source[read], source[read + num_read])
-        text += range(example.source_end, target[0])
-        text += range(target[written], target[written + num_written])
-        if interleaved or number < len(chunks):
-            text += range(-len(example.next_header), 0)
-        read, written = read + num_read, written + num_written
-    token = np.array([*text, target[-1]])
-
-    labels = np.full(len(ids), IGNORE_INDEX)
-    if interleaved:
-        labels[source[:-1]] = NOT_READ_END
-        labels[opening] = IGNORE_INDEX
-    first = target[0] if not interleaved else example.num_prompt if loss_on == "all" else example.source_end
-    labels[first : num_tokens + 1] = ids[first : num_tokens + 1]  # to the first token of the next header
-    return SequenceLayout(
-        example=example,
-        input_ids=ids[token],
-        source_unit=example.source_unit[token],
-        num_read=np.full(len(token), len(example.source_lengths)),
-        labels=labels[token],
-        token=np.maximum(token, -1),
-        position=np.arange(len(token)),
-    )
-
-
 def chunks_of(schedule: ReadSchedule) -> list[tuple[int, int]]:
     """Return (source units, target units) of each chunk.
 
@@ -155,6 +106,11 @@ class Chunks(Layout):
 
     positions: Literal["contiguous"] = "contiguous"
 
+    @property
+    def labelled(self) -> str:
+        """What carries labels: the target, with the answer the read ends, too, or all tokens behind the prompt."""
+        return "target"
+
     def check(self, block: Block) -> None:
         """Chunks are cut between words or characters."""
         super().check(block)
@@ -171,8 +127,43 @@ class Chunks(Layout):
     def lay_out(
         self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
     ) -> SequenceLayout:
-        """Lay an example out, see `chunked_layout`."""
-        return chunked_layout(example, schedule, interleaved=self.predicts_ends)
+        """Lay an example out in chunks, a new one wherever g increases; every row sees all that stands before it.
+
+        x1 x2 | y, then x3 | z, in the layout ``interleaved`` with the loss on the target::
+
+            token        P  x1  x2  R   y  W  x3  R   z  W  E
+            source_unit -1   0   1 -1  -1 -1   2 -1  -1 -1 -1
+            labels       .   .  !R  R   y  W   .  R   z  W  E      !R: NOT_READ_END, x1 does not end the chunk
+        """
+        chunks, num_tokens, ids = chunks_of(schedule), len(example.input_ids), example.all_ids
+        source = np.cumsum([example.num_prompt, *example.source_lengths]).tolist()
+        target = np.cumsum([example.source_end + example.num_header, *example.target_lengths]).tolist()
+        text, opening, read, written = [*range(example.num_prompt)], [], 0, 0
+        for number, (num_read, num_written) in enumerate(chunks, start=1):
+            opening.append(source[read])
+            text += range(source[read], source[read + num_read])
+            text += range(example.source_end, target[0])
+            text += range(target[written], target[written + num_written])
+            if self.predicts_ends or number < len(chunks):
+                text += range(-len(example.next_header), 0)
+            read, written = read + num_read, written + num_written
+        token = np.array([*text, target[-1]])
+
+        labels = np.full(len(ids), IGNORE_INDEX)
+        if self.predicts_ends:
+            labels[source[:-1]] = NOT_READ_END
+            labels[opening] = IGNORE_INDEX
+        first = {"target": target[0], "answer": example.source_end, "all": example.num_prompt}[self.labelled]
+        labels[first : num_tokens + 1] = ids[first : num_tokens + 1]  # to the first token of the next header
+        return SequenceLayout(
+            example=example,
+            input_ids=ids[token],
+            source_unit=example.source_unit[token],
+            num_read=np.full(len(token), len(example.source_lengths)),
+            labels=labels[token],
+            token=np.maximum(token, -1),
+            position=np.arange(len(token)),
+        )
 
     def longest(self, example: Example, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
         """With the headers of all chunks."""
@@ -237,11 +228,10 @@ class Interleaved(Chunks):
         is_open = policy.read_threshold is None and self.loss_on == "target"
         return replace(policy, read_threshold=0.5) if is_open else policy
 
-    def lay_out(
-        self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
-    ) -> SequenceLayout:
-        """Lay an example out, see `chunked_layout`."""
-        return chunked_layout(example, schedule, interleaved=True, loss_on=self.loss_on)
+    @property
+    def labelled(self) -> str:
+        """By the key."""
+        return "all" if self.loss_on == "all" else "answer"
 
     def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
         """Yield both losses."""

@@ -12,50 +12,16 @@ import numpy as np
 from simulmask_plugin.layouts.base import Example, Flags, Layout, RunOptions, SequenceLayout
 from simulmask_plugin.layouts.conventions import Convention
 from simulmask_plugin.layouts.positions import Contiguous
-from simulmask_plugin.layouts.prefix import PrefixRun, prefix_layout, session_of
+from simulmask_plugin.layouts.prefix import Prefix, PrefixRun, session_of
 from simulmask_plugin.policies import ReadSchedule
 
 if TYPE_CHECKING:
     from simulmask_plugin.config.block import SimulMaskConfig as Block
 
 
-def prefix_pairs(example: Example, schedule: ReadSchedule) -> Iterator[tuple[Example, ReadSchedule]]:
-    """Yield what the WRITEs see and write, each as plain causal text with its schedule; the longest comes last.
-
-    Target units with the same g(t) form one WRITE. Its text is prompt | the first g(t) source units | header | the
-    target up to its last unit | the token behind that, which teaches where the unit ends. Only its own units and this
-    token carry labels, so that together the pairs label every target unit once. Where g(T + 1) > g(T), the end of
-    sentence is a WRITE of its own.
-
-    wait-1, two source units x1 x2, target units ya yb (two tokens, one unit) and z::
-
-        token   P  x1  H  ya yb z             P  x1  x2  H  ya yb  z  E
-        labels  .   .  .  ya yb z             .   .   .  .   .  .  z  E
-
-    Args:
-        example: the tokens of the sentence pair.
-        schedule: g(1..T+1) over its units.
-    """
-    ids, num_target = example.input_ids, len(example.target_lengths)
-    source_ends = np.cumsum([example.num_prompt, *example.source_lengths])
-    target_ends = np.cumsum([example.source_end + example.num_header, *example.target_lengths])
-    num_written = 0
-    for num_read, units in groupby(schedule.num_read):
-        end = min(num_written + len(list(units)), num_target)  # the end of sentence is no unit
-        pair = replace(
-            example,
-            input_ids=np.concatenate([ids[: source_ends[num_read]], ids[example.source_end : target_ends[end] + 1]]),
-            source_lengths=example.source_lengths[:num_read],
-            target_lengths=example.target_lengths[:end],
-            num_written=num_written,
-        )
-        yield pair, ReadSchedule((num_read,) * (end + 1), num_read)
-        num_written = end
-
-
 @dataclass(frozen=True, kw_only=True)
 class PrefixPairs(Layout):
-    """The layout ``prefix`` with ``prefix_pairs: true``, see `prefix_pairs`.
+    """The layout ``prefix`` with ``prefix_pairs: true``, see `split`.
 
     In a pair g is constant: the token behind a WRITE takes the place of its look-ahead row.
     """
@@ -94,14 +60,41 @@ class PrefixPairs(Layout):
             )
 
     def split(self, example: Example, schedule: ReadSchedule) -> Iterator[tuple[Example, ReadSchedule]]:
-        """Yield the pairs."""
-        return prefix_pairs(example, schedule)
+        """Yield what the WRITEs see and write, each as plain causal text with its schedule; the longest comes last.
+
+        Target units with the same g(t) form one WRITE. Its text is prompt | the first g(t) source units | header | the
+        target up to its last unit | the token behind that, which teaches where the unit ends. Only its own units and
+        this token carry labels, so that together the pairs label every target unit once. Where g(T + 1) > g(T), the end
+        of sentence is a WRITE of its own.
+
+        wait-1, two source units x1 x2, target units ya yb (two tokens, one unit) and z::
+
+            token   P  x1  H  ya yb z             P  x1  x2  H  ya yb  z  E
+            labels  .   .  .  ya yb z             .   .   .  .   .  .  z  E
+        """
+        ids, num_target = example.input_ids, len(example.target_lengths)
+        source_ends = np.cumsum([example.num_prompt, *example.source_lengths])
+        target_ends = np.cumsum([example.source_end + example.num_header, *example.target_lengths])
+        num_written = 0
+        for num_read, units in groupby(schedule.num_read):
+            end = min(num_written + len(list(units)), num_target)  # the end of sentence is no unit
+            pair = replace(
+                example,
+                input_ids=np.concatenate(
+                    [ids[: source_ends[num_read]], ids[example.source_end : target_ends[end] + 1]]
+                ),
+                source_lengths=example.source_lengths[:num_read],
+                target_lengths=example.target_lengths[:end],
+                num_written=num_written,
+            )
+            yield pair, ReadSchedule((num_read,) * (end + 1), num_read)
+            num_written = end
 
     def lay_out(
         self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
     ) -> SequenceLayout:
         """Lay a pair out as plain causal text."""
-        return prefix_layout(example, schedule, convention=convention, scheme=self.scheme)
+        return Prefix(positions="contiguous").lay_out(example, schedule, convention)
 
     def title(self) -> list[str]:
         """A name for the rows."""

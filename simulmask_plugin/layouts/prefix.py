@@ -19,40 +19,6 @@ TARGET_ORDER = 2**30
 """Place in the training sequence of the first header row while streaming; no source is longer."""
 
 
-def prefix_layout(
-    example: Example,
-    schedule: ReadSchedule,
-    *,
-    convention: Convention,
-    scheme: Scheme,
-    look_ahead: Flags | None = None,
-) -> SequenceLayout:
-    """Lay an example out as prompt | source | header | target | end of sentence (SimulMask, section 4).
-
-    wait-1, two source units x1 x2, target units ya yb (two tokens, one unit) and z, look_ahead::
-
-        token        P  x1 x2  H  ya yb yb  z  E
-        source_unit -1  0  1  -1  -1  2 -1 -1 -1    2 = S: a look-ahead row
-        num_read     2  2  2   1   1  1  2  2  2
-        labels       .  .  .   .  ya yb  z  z  E
-
-    Args:
-        example: the tokens.
-        schedule: g(1..T+1) over the example's units.
-        convention: what the tokens of a target unit see.
-        scheme: of the positions.
-        look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
-    """
-    text = np.arange(len(example.input_ids))
-    layout = lay_out_rows(
-        example, schedule, convention, look_ahead, token=text, position=text, opening=np.zeros(1, dtype=int)
-    )
-    visible = np.concatenate(([0], np.cumsum(example.source_lengths)))
-    start, num_hidden = scheme.behind_source(int(visible[-1]), visible[layout.num_read])
-    position = np.where(layout.after_source, layout.position + (start - int(visible[-1])), layout.position)
-    return replace(layout, position=position, num_hidden=num_hidden)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PrefixRun(RunOptions):
     """Plain causal text may be streamed without a kept cache, as a baseline."""
@@ -98,8 +64,24 @@ class TextLayout(UnitLayout):
     def lay_out(
         self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
     ) -> SequenceLayout:
-        """Lay an example out, see `prefix_layout`."""
-        return prefix_layout(example, schedule, convention=convention, scheme=self.scheme, look_ahead=look_ahead)
+        """Lay an example out as prompt | source | header | target | end of sentence (SimulMask, section 4).
+
+        wait-1, two source units x1 x2, target units ya yb (two tokens, one unit) and z, look_ahead::
+
+            token        P  x1 x2  H  ya yb yb  z  E
+            source_unit -1  0  1  -1  -1  2 -1 -1 -1    2 = S: a look-ahead row
+            num_read     2  2  2   1   1  1  2  2  2
+            labels       .  .  .   .  ya yb  z  z  E
+        """
+        text = np.arange(len(example.input_ids))
+        layout = lay_out_rows(
+            example, schedule, convention, look_ahead, token=text, position=text, opening=np.zeros(1, dtype=int)
+        )
+        visible = np.concatenate(([0], np.cumsum(example.source_lengths)))
+        start, num_hidden = self.scheme.behind_source(int(visible[-1]), visible[layout.num_read])
+        behind = layout.position - example.source_end + example.num_prompt + start
+        position = np.where(layout.after_source, behind, layout.position)
+        return replace(layout, position=position, num_hidden=num_hidden)
 
     def session(self, run: RunOptions) -> Callable[..., Any]:
         """A session that keeps its cache, or the baseline that does not."""
@@ -116,7 +98,7 @@ class TextLayout(UnitLayout):
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix(TextLayout):
-    """The layout ``prefix``, see `prefix_layout`."""
+    """The layout ``prefix``."""
 
     name = "prefix"
     meant_for = {**UnitLayout.meant_for, "group_offset": {"positions": ("group",)}}

@@ -96,18 +96,12 @@ class _Run(NamedTuple):
     length: int
 
 
-def _plan(example: Example, schedule: ReadSchedule, slot_length: int) -> tuple[list[_Run], list[int]]:
+def _plan(example: Example, schedule: ReadSchedule, planner: SlotPlanner) -> tuple[list[_Run], list[int]]:
     """Return the runs of the training sequence, in its order, and the target units that open a segment.
 
     Tokens are indices into the example; those of a next header are negative and count from its end.
     """
     num_next_header = len(example.next_header)
-    planner = SlotPlanner(
-        num_prompt=example.num_prompt,
-        num_header=example.num_header,
-        num_next_header=num_next_header,
-        slot_length=slot_length,
-    )
     runs, opening, num_read = [_Run(0, 0, example.num_prompt)], [], 0
     source, token = example.num_prompt, example.source_end + example.num_header
     source_lengths = example.source_lengths.tolist()
@@ -129,69 +123,6 @@ def _plan(example: Example, schedule: ReadSchedule, slot_length: int) -> tuple[l
     return sorted(runs), opening
 
 
-def num_positions(example: Example, schedule: ReadSchedule, slot_length: int) -> int:
-    """Return the positions that the example takes, slots that are not full included.
-
-    Without look-ahead rows the layout has at most so many tokens.
-    """
-    runs, _ = _plan(example, schedule, slot_length)
-    return runs[-1].position + 1
-
-
-def slots_layout(
-    example: Example,
-    schedule: ReadSchedule,
-    *,
-    convention: Convention,
-    slot_length: int,
-    look_ahead: Flags | None = None,
-) -> SequenceLayout:
-    """Lay an example out in segments of a slot and the target that was written before the next one opened.
-
-    wait-2, slot length 3, source a b c d, target p q r, look_ahead (ExPosST, figure 2): c fills the reserved slot and
-    moves nothing; d opens a segment (next header N) behind p and q, and q has no second row::
-
-        token        P  a  b  c  H p~  p  q  N  d  H  r  E
-        position     0  1  2  3  4  5  5  6  7  8 11 12 13
-        source_unit -1  0  1  2 -1  4 -1 -1 -1  3 -1 -1 -1
-        num_read     4  4  4  4  2  2  3  3  4  4  4  4  4
-        labels       .  .  .  .  .  p  q  q  r  .  .  r  E
-
-    Source that the schedule never reads has no place.
-
-    Args:
-        example: the tokens.
-        schedule: g(1..T+1) over the example's units.
-        convention: what the tokens of a target unit see.
-        slot_length: positions of a slot, in tokens.
-        look_ahead: for ``look_ahead``, the units that get their look-ahead row; None for all of them.
-    """
-    runs, opening = _plan(example, schedule, slot_length)
-    position, token, length = np.array(runs).T
-    within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    return lay_out_rows(
-        example,
-        schedule,
-        convention,
-        look_ahead,
-        token=np.repeat(token, length) + within,
-        position=np.repeat(position, length) + within,
-        opening=np.array(opening),
-    )
-
-
-def slots_of(layout: SequenceLayout, slot_length: int) -> list[Slot]:
-    """Return the slots of a layout that hold source, in the order of the sequence."""
-    lengths = layout.example.source_lengths
-    slots: list[Slot] = []
-    for row in np.flatnonzero((layout.source_unit >= 0) & (layout.source_unit < len(lengths))).tolist():
-        if slots and layout.position[row] < layout.position[slots[-1].first] + slots[-1].reserved:
-            slots[-1] = slots[-1]._replace(end=row + 1)
-        else:
-            slots.append(Slot(row, row + 1, reserved(int(lengths[layout.source_unit[row]]), slot_length)))
-    return slots
-
-
 @dataclass(frozen=True, kw_only=True)
 class SlotsRun(RunOptions):
     """A study may stream with slots of another length than in training; ExPosST wants the same."""
@@ -202,7 +133,7 @@ class SlotsRun(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Slots(UnitLayout):
-    """The layout ``slots``, see `slots_layout`."""
+    """The layout ``slots``; source is laid out unit by unit in slots of reserved positions."""
 
     name = "slots"
     has_next_header = True
@@ -222,19 +153,48 @@ class Slots(UnitLayout):
         assert isinstance(run, SlotsRun)
         return self if run.slot_length is None else replace(self, slot_length=run.slot_length)
 
+    def planner(self, num_prompt: int, num_header: int, num_next_header: int) -> SlotPlanner:
+        """A planner before anything has been read, for a text of these tokens."""
+        return SlotPlanner(
+            num_prompt=num_prompt,
+            num_header=num_header,
+            num_next_header=num_next_header,
+            slot_length=self.slot_length,
+        )
+
+    def _plan(self, example: Example, schedule: ReadSchedule) -> tuple[list[_Run], list[int]]:
+        planner = self.planner(example.num_prompt, example.num_header, len(example.next_header))
+        return _plan(example, schedule, planner)
+
     def lay_out(
         self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
     ) -> SequenceLayout:
-        """Lay an example out, see `slots_layout`."""
-        return slots_layout(
-            example, schedule, convention=convention, slot_length=self.slot_length, look_ahead=look_ahead
+        """Lay an example out in segments of a slot and the target that was written before the next one opened.
+
+        wait-2, slot length 3, source a b c d, target p q r, look_ahead (ExPosST, figure 2): c fills the reserved slot
+        and moves nothing; d opens a segment (next header N) behind p and q, and q has no second row::
+
+            token        P  a  b  c  H p~  p  q  N  d  H  r  E
+            position     0  1  2  3  4  5  5  6  7  8 11 12 13
+            source_unit -1  0  1  2 -1  4 -1 -1 -1  3 -1 -1 -1
+            num_read     4  4  4  4  2  2  3  3  4  4  4  4  4
+            labels       .  .  .  .  .  p  q  q  r  .  .  r  E
+
+        Source that the schedule never reads has no place.
+        """
+        runs, opening = self._plan(example, schedule)
+        position, token, length = np.array(runs).T
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        token, position = (np.repeat(first, length) + within for first in (token, position))
+        return lay_out_rows(
+            example, schedule, convention, look_ahead, token=token, position=position, opening=np.array(opening)
         )
 
     def longest(self, example: Example, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
         """As the base has it, with all slots full."""
         schedules = list(schedules)
-        positions = max(num_positions(example, schedule, self.slot_length) for schedule in schedules)
-        return positions + convention.look_ahead * max(map(num_increases, schedules))
+        last = (self._plan(example, schedule)[0][-1].position for schedule in schedules)
+        return max(last) + 1 + convention.look_ahead * max(map(num_increases, schedules))
 
     def session(self, run: RunOptions) -> Callable[..., Any]:
         """A session that reads into slots."""
@@ -255,7 +215,13 @@ class Slots(UnitLayout):
 
     def slots(self, layout: SequenceLayout) -> list[Slot]:
         """The slots that hold source."""
-        return slots_of(layout, self.slot_length)
+        lengths, position, slots = layout.example.source_lengths, layout.position, list[Slot]()
+        for row in np.flatnonzero((layout.source_unit >= 0) & layout.is_kept).tolist():
+            if slots and position[row] < position[slots[-1].first] + slots[-1].reserved:
+                slots[-1] = slots[-1]._replace(end=row + 1)
+            else:
+                slots.append(Slot(row, row + 1, reserved(int(lengths[layout.source_unit[row]]), self.slot_length)))
+        return slots
 
     def describe(self, convention: Convention) -> dict[str, str]:
         """With the length of the slots."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
-from simulmask_plugin.layouts.slots import SlotPlanner, Slots, place_order
+from simulmask_plugin.layouts.slots import Slots, place_order
 from simulmask_plugin.streaming.lane import ALL, FedRow, Steps
 from simulmask_plugin.streaming.unit_session import StreamingSession
 
@@ -23,11 +23,10 @@ class SlotsSession(StreamingSession):
         super().__post_init__()
         layout = self.encoder.settings.config.layout
         assert isinstance(layout, Slots)
-        self._planner = SlotPlanner(
+        self._planner = layout.planner(
             num_prompt=len(self._prompt),
             num_header=len(self._header),
             num_next_header=len(self._next_header),
-            slot_length=layout.slot_length,
         )
         self._units: list[list[int]] = []  # the source that has arrived
         self._num_released = 0  # units of it that have a place

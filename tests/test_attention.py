@@ -218,7 +218,7 @@ def refused(capsys, folder, *options):
 def test_what_cannot_be_compared_is_refused(saved, capsys, tmp_path):
     assert "mpt returns no attention under our mask" in refused(capsys, saved("mpt"))
     decides, chunks = saved_in(saved, "interleaved")
-    assert "model_driven has no k, n or other policy" in refused(capsys, decides, "--k", "2")
+    assert "k has no meaning for a model of layout: interleaved" in refused(capsys, decides, "--k", "2")
     assert "a list of integers such as" in refused(capsys, decides, "--schedule", "1,x")
     assert "The schedule has 2 values; expected 4" in refused(capsys, decides, "--schedule", "1,2")
     assert "A chunk begins with source, but g(1) is 0" in refused(capsys, decides, "--schedule", "0,1,2,3")

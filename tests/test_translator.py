@@ -1,5 +1,8 @@
 """The Python face: a folder becomes an object that streams."""
 
+import re
+from pathlib import Path
+
 import pytest
 from driving import encoder_of
 
@@ -66,6 +69,14 @@ def test_an_empty_source_is_translated_by_nothing(saved):
     assert [
         step.action for step in simulmask_plugin.load(folder).stream([], max_target_tokens=3) if step.action is READ
     ] == []
+
+
+@pytest.mark.parametrize("saved", [WAIT_2], indirect=True)
+def test_the_example_of_the_readme_runs(saved, capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "simulmask_plugin.load" in code]
+    exec(code.replace('"saves/merged"', repr(saved[0])), {})
+    assert capsys.readouterr().out.startswith("READ ein\nREAD kleines\nREAD Haus\nWRITE ")
 
 
 @pytest.mark.parametrize("saved", [WAIT_2], indirect=True)

@@ -33,7 +33,7 @@ STOCK_SHARE = 3
 """How many times the difference that stock transformers makes to itself counts as equal, in a model of large logits."""
 
 EXACT = 1e-9
-"""Likewise in float64, see `float64`."""
+"""The same in float64, see `float64`."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Streaming unit by unit: the policy shows source to the rows of each target unit; nothing is ever recomputed."""
+"""Streaming unit by unit: the policy shows source to the rows of each target unit; the cache is kept."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StreamingSession(Session):
         """Called before rows are fed that see so many units; all that have been taken are queued already."""
 
     def _release_beside_output(self, num_read: int) -> bool:
-        """Likewise, while a unit is being written; False if these units can only stand behind its last token."""
+        """The same while a unit is being written; False if these units can only stand behind its last token."""
         return True
 
     def deciding(self) -> Steps[Action]:

@@ -234,11 +234,6 @@ def check_integer(what: str, value: object, *, least: int, most: int | None = No
     _read_value(Annotated[int, between(least, most, unit)], value, what)
 
 
-def check_number(what: str, value: object, *, expected: str, holds: Callable[[float], bool]) -> None:
-    """Raise a ValueError unless value, the key ``what``, is a finite number that ``holds``, see `Must`."""
-    _read_value(Annotated[float, Must(expected, holds)], value, what)
-
-
 def check_name(what: str, value: object) -> None:
     """Raise a ValueError unless value can be the name of a file or folder, and stays where it belongs."""
     if not isinstance(value, str) or not NAME.fullmatch(value):

@@ -115,7 +115,9 @@ class Policy:
     Attributes:
         name: as the key ``policy`` has it.
         from_data: whether g comes from the data in training.
+        needs_column: whether every row has to bring its g; a row of other data comes whole where it has none.
         streams: whether it can decide on unseen text.
+        needs_read_end: whether it looks at the end of read, which only some layouts predict.
         run_keys: parameters that only streaming has; the block has no such keys.
         in_label: whether a run is named after the policy, too, and not after its parameters alone.
         asks_model: whether `accepts` looks at the model; set for every subclass.
@@ -123,7 +125,9 @@ class Policy:
 
     name: ClassVar[str]
     from_data: ClassVar[bool] = False
+    needs_column: ClassVar[bool] = False
     streams: ClassVar[bool] = True
+    needs_read_end: ClassVar[bool] = False
     run_keys: ClassVar[tuple[str, ...]] = ()
     in_label: ClassVar[bool] = True
     asks_model: ClassVar[bool] = False
@@ -207,7 +211,7 @@ class FromColumn(Policy):
     """g(t) is a column of the training data; it cannot decide on unseen text."""
 
     name = "schedule"
-    from_data = True
+    from_data = needs_column = True
     streams = False
 
 
@@ -219,7 +223,7 @@ class ModelDriven(Policy):
     """
 
     name = "model_driven"
-    from_data = True
+    from_data = needs_read_end = True
     run_keys = ("latency",)
     in_label = False
     latency: Literal["low", "low-medium", "medium", "medium-high", "high", "offline"] | None = None

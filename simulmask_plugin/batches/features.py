@@ -15,7 +15,7 @@ from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.texts import is_blank
 from simulmask_plugin.layouts.base import Example, Layout
 from simulmask_plugin.layouts.chunks import join_chunks
-from simulmask_plugin.policies import FromColumn, ReadSchedule, roll_out
+from simulmask_plugin.policies import ReadSchedule, roll_out
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY, check_latency
 from simulmask_plugin.text.units import Tokenizer, UnitTokenizer, encode_inside, split_units
 
@@ -145,7 +145,7 @@ def row_of(values: Mapping[str, Any], config: SimulMaskConfig) -> Row:
             raise ValueError(f"The latency is {row.latency!r}; expected one of {', '.join(LATENCIES)}.")
     if not config.has_schedule_column:
         return replace(row, schedule=None)
-    if config.policy is FromColumn and row.schedule is None:
+    if config.policy.needs_column and row.schedule is None:
         raise ValueError(
             "policy: schedule needs a column `schedule` in the data; name it in dataset_info.json (columns), or take "
             "another policy."

@@ -11,7 +11,7 @@ from simulmask_plugin.config.block import SimulMaskConfig, block_keys, known_key
 from simulmask_plugin.config.settings_file import read_settings, write_settings
 from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
 from simulmask_plugin.options import check_choice, check_known, read
-from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
+from simulmask_plugin.policies import POLICIES, Policy
 from simulmask_plugin.text.prompts import Prompt
 
 FILE_NAME = "simulmask.json"
@@ -112,9 +112,9 @@ class ModelSettings:
         """
         given = {key: value for key, value in parameters.items() if value is not None}
         asked, trained, layout = self._policy_class(policy, given), self.config.policies, self.config.layout
-        if (asked is ModelDriven) != (layout.policy is ModelDriven):
+        if not layout.takes(asked):
             raise ValueError(
-                f"The model was trained with policy {self.config.policy.name}; {ModelDriven.name} has no k, n or other "
+                f"The model was trained with policy {self.config.policy.name}; model_driven has no k, n or other "
                 "policy, but a latency and a read threshold, and other models cannot decide for themselves."
             )
         is_trained = asked is self.config.policy
@@ -141,8 +141,8 @@ class ModelSettings:
             check_choice("policy", name, POLICIES)
             return POLICIES[name]
         layout = self.config.layout
-        known = [one for one in POLICIES.values() if (one is ModelDriven) == (layout.policy is ModelDriven)]
-        possible = [one for one in (self.config.policy, *known) if set(given) <= set(one.parameters())]
+        known = filter(layout.takes, (self.config.policy, *POLICIES.values()))
+        possible = [one for one in known if set(given) <= set(one.parameters())]
         if not possible:
             raise ValueError(f"{', '.join(given)} has no meaning for a model of layout: {layout.name}; remove it.")
         return possible[0]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from simulmask_plugin.layouts.conventions import CONVENTIONS, Convention
-from simulmask_plugin.policies import ModelDriven, Policy, ReadSchedule
+from simulmask_plugin.policies import Policy, ReadSchedule
 from simulmask_plugin.text.prompts import PLAIN_INSTRUCTION, Prompt
 from simulmask_plugin.text.units import Tokenizer
 
@@ -151,7 +151,7 @@ class Layout:
             and packing are right, and a unit of characters ends where the token behind it says so.
         has_next_header: whether a text stands between target and further source.
         special_tokens: that the model predicts.
-        policy: the only one that goes with the layout; None: any but `ModelDriven`.
+        policy: the one that is meant where a block names none.
         names_latency: whether the prompt names a latency.
         instruction: default of the block's key.
         splits: whether an example becomes several, see `split`.
@@ -185,15 +185,19 @@ class Layout:
         """The layout in messages, e.g. "in layout: slots"."""
         return f"in layout: {cls.name}"
 
+    @classmethod
+    def takes(cls, policy: type[Policy]) -> bool:
+        """Whether a policy goes with the layout: one that looks at the end of read needs a model that predicts it."""
+        return policy.needs_read_end == (cls.policy is not None and cls.policy.needs_read_end)
+
     # The block
 
     def check(self, block: Block) -> None:
         """Raise a ValueError if the layout does not go with the rest of the block."""
-        policy = block.policies[0]
-        if (type(policy) if isinstance(policy, ModelDriven) else None) is not self.policy:
+        if not self.takes(block.policy):
             raise ValueError(
-                f"simulmask.layout: {self.name} does not go with policy: {policy.name}; layout: interleaved and "
-                f"policy: {ModelDriven.name} belong together."
+                f"simulmask.layout: {self.name} does not go with policy: {block.policy.name}; layout: interleaved and "
+                "policy: model_driven belong together."
             )
         if "{latency}" in block.instruction + block.header and not self.names_latency:
             raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.name}.")

@@ -216,13 +216,11 @@ def open_session(
     """
     policy, run = decision.resolve(encoder.settings)
     layout = encoder.settings.config.layout
-    options: dict[str, Any] = {}
+    options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
     if layout.in_chunks:
         options["document"] = document
     elif document is not None:
         raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
-    if isinstance(policy, ModelDriven):
-        options["latency"] = policy.latency
     return layout.session(run)(
         model=model,
         encoder=encoder.with_settings(decision.streamed_with(encoder.settings)),

@@ -167,7 +167,7 @@ def add_option(
         owners: dataclasses that have the field.
         name: of the field; it is the option's destination, which is None where nothing is given.
         about: whose it is, for the help.
-        several: whether it may be a list, too, and is left a text.
+        several: whether an integer may be a range, too, and is left a text.
     """
     kind, must = _rule(_hints(owners[0])[name])
     choices = dict.fromkeys(choice for owner in owners for choice in choices_of(owner, name))
@@ -176,7 +176,7 @@ def add_option(
     elif choices:
         parser.add_argument(f"--{flag}", dest=name, choices=tuple(choices), help=about)
     else:
-        number = kind if kind in (int, float) and not several else str
+        number = kind if kind is float or kind is int and not several else str
         parser.add_argument(f"--{flag}", dest=name, type=number, metavar="N", help=f"{about}: must {must.expected}")
 
 

@@ -160,6 +160,15 @@ class Asks(Policy):
         return self.answer(evidence)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CatchUp(Policy):
+    """A policy of one's own, with two numbers."""
+
+    name = "catch_up"
+    k: int
+    n: int
+
+
 def sentence(rng, num_words):
     return " ".join("".join(rng.choices("abcdexyz", k=rng.randint(1, 6))) for _ in range(num_words))
 

@@ -11,7 +11,6 @@ from simulmask_plugin.attention.families import check_attention, check_positions
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.training import dataset as training_data
 from simulmask_plugin.training import llamafactory_seams as factory
@@ -20,54 +19,6 @@ WAIT_3 = {"policy": "wait_k", "k": 3}
 
 # Imports of LLaMA-Factory and what it imports; their warnings are not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-BLOCKS = {
-    "interleaved with a policy": (
-        {"layout": "interleaved", **WAIT_3},
-        r"layout: interleaved does not go with policy: wait_k; layout: interleaved and policy: model_driven belong",
-    ),
-    "model_driven without interleaved": (
-        {"policy": "model_driven"},
-        r"layout: prefix does not go with policy: model_driven",
-    ),
-    "positions in chunks": (
-        {"layout": "interleaved", "positions": "group"},
-        r"simulmask\.positions: unknown value 'group'; expected one of contiguous \(layout: interleaved",
-    ),
-    "positions in turns": (
-        {"layout": "turns", **WAIT_3, "positions": "modified_alibi"},
-        r"simulmask\.positions: unknown value 'modified_alibi'; expected one of contiguous \(layout: turns",
-    ),
-    "tokens in chunks": ({"layout": "interleaved", "target_units": "token"}, r"units: token is neither"),
-    "loss_on of nothing": (
-        {"layout": "interleaved", "loss_on": "source"},
-        r"simulmask\.loss_on: unknown value 'source'",
-    ),
-    "weight in turns": (
-        {"layout": "turns", **WAIT_3, "special_token_weight": 2},
-        r"simulmask\.special_token_weight has no meaning in layout: turns",
-    ),
-    "weight of zero": (
-        {"layout": "interleaved", "special_token_weight": 0},
-        r"simulmask\.special_token_weight must be a number above 0, got 0",
-    ),
-    "threshold of one": (
-        {"layout": "interleaved", "read_threshold": 1},
-        r"simulmask\.read_threshold must lie between 0 and 1 \(a probability\), got 1",
-    ),
-    "latency in prefix": (
-        {**WAIT_3, "instruction": "With {latency} latency:"},
-        r"The placeholder \{latency\} needs layout: interleaved, got layout: prefix",
-    ),
-}
-
-
-@pytest.mark.parametrize(("block", "message"), BLOCKS.values(), ids=BLOCKS)
-def test_bad_block_is_refused(block, message):
-    with pytest.raises(ValueError, match=message):
-        SimulMaskConfig.from_dict(block)
-
 
 # Training: LLaMA-Factory's parser
 
@@ -342,88 +293,3 @@ def test_modified_alibi_needs_alibi():
 def test_attention_that_cannot_take_the_mask_is_refused(attention):
     with pytest.raises(ValueError, match=rf"Attention '{attention}' cannot take the mask.*`flash_attn: sdpa`"):
         check_attention(tiny_config("llama", 100), attention)
-
-
-# Streaming
-
-INTERLEAVED = {"layout": "interleaved"}
-SLOTS_3 = WAIT_3 | {"layout": "slots"}
-DECISIONS = {
-    "unknown key": (
-        WAIT_3,
-        {"beams": 4},
-        r"^unknown key 'beams'; known keys: policy, k, n, latency, ",
-    ),
-    "latency of prefix": (
-        WAIT_3,
-        {"latency": "low"},
-        r"latency has no meaning for a model of layout: prefix; remove it",
-    ),
-    "beams of prefix": (WAIT_3, {"beam_width": 4}, r"beam_width has no meaning for a model of layout: prefix"),
-    "no beam": (
-        INTERLEAVED,
-        {"beam_width": 0},
-        r"^beam_width must be an integer of at least 1 .*, got 0\.$",
-    ),
-    "beams that are no number": (INTERLEAVED, {"beam_width": "4"}, r"beam_width must be an integer .*, got '4'"),
-    "beams that are a boolean": (INTERLEAVED, {"beam_width": True}, r"beam_width must be an integer .*, got True"),
-    "recompute of slots": (
-        SLOTS_3,
-        {"recompute": True},
-        r"recompute has no meaning for a model of layout: slots; remove it",
-    ),
-    "recompute of interleaved": (
-        INTERLEAVED,
-        {"recompute": True},
-        r"recompute has no meaning for a model of layout: interleaved",
-    ),
-    "recompute of group": (
-        WAIT_3 | {"positions": "group"},
-        {"recompute": True},
-        r"recompute .* needs a model of positions: contiguous, but this one was trained with positions: group",
-    ),
-    "recompute of modified_alibi": (
-        WAIT_3 | {"positions": "modified_alibi"},
-        {"recompute": True},
-        r"trained with positions: modified_alibi",
-    ),
-    "recompute is no boolean": (WAIT_3, {"recompute": "no"}, r"recompute must be true or false, got 'no'"),
-    "slot_length of prefix": (
-        WAIT_3,
-        {"slot_length": 8},
-        r"slot_length has no meaning for a model of layout: prefix; remove it",
-    ),
-    "slot_length of turns": (
-        WAIT_3 | {"layout": "turns"},
-        {"slot_length": 8},
-        r"slot_length has no meaning for a model of layout: turns; remove it",
-    ),
-    "slot_length of zero": (
-        SLOTS_3,
-        {"slot_length": 0},
-        r"slot_length must be an integer of at least 1 .*\(tokens\), got 0",
-    ),
-    "slot_length is no integer": (SLOTS_3, {"slot_length": "8"}, r"slot_length must be an integer .*, got '8'"),
-    "slot_length is a boolean": (SLOTS_3, {"slot_length": True}, r"slot_length must be an integer .*, got True"),
-    "threshold of turns": (
-        WAIT_3 | {"layout": "turns"},
-        {"read_threshold": 0.4},
-        r"read_threshold has no meaning for a model of layout: turns",
-    ),
-    "unknown latency": (
-        INTERLEAVED,
-        {"latency": "lowest"},
-        r"latency 'lowest'; expected one of low, low-medium",
-    ),
-    "threshold of zero": (INTERLEAVED, {"read_threshold": 0}, r"read_threshold must lie between 0 and 1 .*got 0"),
-    "policy of interleaved": (INTERLEAVED, {"policy": "wait_k", "k": 3}, r"trained with policy model_driven; "),
-    "k of interleaved": (INTERLEAVED, {"k": 3}, r"k has no meaning for a model of layout: interleaved"),
-    "model_driven prefix": (WAIT_3, {"policy": "model_driven"}, r"other models cannot decide for themselves"),
-}
-
-
-@pytest.mark.parametrize(("block", "values", "message"), DECISIONS.values(), ids=DECISIONS)
-def test_decision_that_the_model_cannot_take_is_refused(block, values, message):
-    settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "\nb:"))
-    with pytest.raises(ValueError, match=message):
-        Decision.from_dict(values).resolve(settings)

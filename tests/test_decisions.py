@@ -1,13 +1,17 @@
 """Decisions: what a run may choose, and a name that can be read back."""
 
 import pytest
-from driving import CatchUp
+from driving import CatchUp, encoder_of
 from layouts_driver import block_of
 from reference import settings_of
 
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.policies import POLICIES
-from simulmask_plugin.streaming.options import Decision
+from simulmask_plugin.streaming.chunk_session import ChunkedSession
+from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.recompute_session import RecomputeSession
+from simulmask_plugin.streaming.slots_session import SlotsSession
+from simulmask_plugin.streaming.unit_session import StreamingSession
 
 
 @pytest.mark.parametrize("name", ["", "wait-k 3", "-3", "medium-x", "wait_k-3-slotx", "wait_k-3-4", "low-1"])
@@ -55,7 +59,25 @@ def test_what_a_run_may_choose_is_a_matter_of_the_layout(layout, key):
             decision.resolve(settings)
 
 
+OPENED = [
+    ({"layout": "slots"}, {}, SlotsSession),
+    ({"layout": "turns"}, {}, ChunkedSession),
+    ({"positions": "contiguous"}, {}, StreamingSession),
+    ({"positions": "contiguous"}, {"recompute": True}, RecomputeSession),
+    ({"positions": "contiguous", "prefix_pairs": True}, {}, StreamingSession),
+    ({"positions": "contiguous", "prefix_pairs": True}, {"recompute": True}, RecomputeSession),
+]
+
+
+@pytest.mark.parametrize("block, run, session", OPENED)
+def test_layout_and_run_choose_the_session(model_of, byte_level, block, run, session):
+    decision = Decision.from_dict({"policy": "wait_k", "k": 2, **run})
+    encoder = encoder_of(byte_level, policy="offline", **block)
+    assert type(open_session(model_of("llama", len(byte_level), 0), encoder, decision)) is session
+
+
 INTERLEAVED, WAIT_3 = {"layout": "interleaved"}, {"policy": "wait_k", "k": 3}
+SLOTS, TURNS = WAIT_3 | {"layout": "slots"}, WAIT_3 | {"layout": "turns"}
 NEEDS_CONTIGUOUS = "recompute .* needs a model of positions: contiguous, but this one was trained with positions: "
 REFUSED = [
     (WAIT_3, {"beams": 4}, "^unknown key 'beams'; known keys: policy, k, n, latency, "),
@@ -63,17 +85,9 @@ REFUSED = [
     (WAIT_3, {"recompute": "no"}, "recompute must be true or false, got 'no'"),
     (WAIT_3, {"recompute": True}, NEEDS_CONTIGUOUS + "group"),
     (WAIT_3 | {"positions": "modified_alibi"}, {"recompute": True}, NEEDS_CONTIGUOUS + "modified_alibi"),
-    (
-        WAIT_3 | {"layout": "slots"},
-        {"slot_length": 0},
-        r"slot_length must be an integer of at least 1 .*\(tokens\), got 0",
-    ),
+    (SLOTS, {"slot_length": 0}, r"slot_length must be an integer of at least 1 .*\(tokens\), got 0"),
     (WAIT_3, {"latency": "low"}, "latency has no meaning for a model of layout: prefix; remove it"),
-    (
-        WAIT_3 | {"layout": "turns"},
-        {"read_threshold": 0.4},
-        "read_threshold has no meaning for a model of layout: turns",
-    ),
+    (TURNS, {"read_threshold": 0.4}, "read_threshold has no meaning for a model of layout: turns"),
     (INTERLEAVED, {"latency": "lowest"}, "latency 'lowest'; expected one of low, low-medium"),
     (INTERLEAVED, {"read_threshold": 0}, "read_threshold must lie between 0 and 1 .*got 0"),
     (INTERLEAVED, WAIT_3, "trained with policy model_driven; "),

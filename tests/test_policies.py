@@ -66,12 +66,6 @@ def test_nothing_is_read_after_the_source_has_finished(policy, num_read, num_wri
     assert decide(policy.wanted(num_written + 1), num_read, source_finished=True) is Action.WRITE
 
 
-@pytest.mark.parametrize("policy", [WaitK(k=2), ReadN(n=2), Offline()], ids=lambda policy: policy.name)
-def test_no_policy_decreases(policy):
-    values = [policy.wanted(t) for t in range(1, 30)]
-    assert values == sorted(values)
-
-
 def test_offline_wants_everything():
     assert Offline().wanted(1) == math.inf
 

@@ -13,9 +13,7 @@ from simulmask_plugin.batches.features import FEATURE_COLUMNS, features_of
 from simulmask_plugin.cli import main
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.policies import ReadN
-from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import training_logits
-from simulmask_plugin.streaming.recompute_session import RecomputeSession
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.text.units import split_units
 
@@ -155,15 +153,6 @@ def test_a_kept_cache_has_the_mismatch_of_growing_source(model_of, byte_level, n
         gap = max((kept[text] - trained[text]).abs().max() for text in kept.keys() & trained.keys())
         assert (gap > 1e-2) == is_apart
         assert (gap <= 1e-4) == (not is_apart)
-
-
-@pytest.mark.parametrize("recompute, expected", [(True, RecomputeSession), (False, StreamingSession)])
-def test_a_model_of_pairs_streams_either_way(model_of, byte_level, recompute, expected):
-    decision = Decision.from_dict({"policy": "wait_k", "k": 4, "recompute": recompute})
-    session = open_session(model_of("llama", VOCAB, 0), encoder_of(byte_level, **WAIT_2), decision)
-    assert type(session) is expected
-    drive(session, ["abc", "the", "dog"])
-    assert session.counters.written_tokens > 0
 
 
 def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, capsys):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.policies import Offline, ReadN, WaitK
-from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.recompute_session import RecomputeSession
 
 VOCAB = 320
@@ -124,11 +123,3 @@ def test_early_end_of_sentence_means_read(model_of, byte_level):
     assert calls == [[*PROMPT, " the", *HEADER], [" dog", *HEADER]]
     assert session.finished
     assert session.target_ids == []
-
-
-def test_decision_names_and_opens_it(model_of, byte_level):
-    decision = Decision.from_dict({"policy": "wait_k", "k": 3, "recompute": True})
-    assert decision.name == "wait_k-3-recompute"
-    session = open_session(model_of("llama", VOCAB, 0), encoder_of(byte_level, **PLAIN), decision)
-    assert type(session) is RecomputeSession
-    assert Decision.from_dict({"policy": "wait_k", "k": 3, "recompute": False}).name == "wait_k-3"

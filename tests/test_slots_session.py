@@ -110,11 +110,6 @@ def test_an_end_of_sentence_that_comes_too_early_reads_as_a_schedule_would(
 WORDS = "abc the dog cd xyz abcde cat".split()
 
 
-def test_the_layout_chooses_the_session(model_of, byte_level):
-    encoder = encoder_of(byte_level, **POLICIES["wait-1"], **SLOTS)
-    assert type(open_session(model_of("llama", VOCAB, 0), encoder, Decision.from_dict({"k": 2}))) is SlotsSession
-
-
 def fed_rows(model, encoder, decision):
     """The integers of all that a greedy session leaves in the cache."""
     session = open_session(model, encoder, decision, max_target_tokens=12)
@@ -132,9 +127,3 @@ def test_slot_length_of_the_decision_gives_the_positions_of_a_training_with_it(m
     assert overridden == fed_rows(model, trained_3, Decision.from_dict({"k": 1}))
     assert overridden != fed_rows(model, trained_8, Decision.from_dict({"k": 1}))
     assert trained_8.settings.config.layout.slot_length == 8
-
-
-def test_slot_length_of_the_decision_stands_in_its_name():
-    assert Decision.from_dict({"policy": "wait_k", "k": 3, "slot_length": 8}).name == "wait_k-3-slot8"
-    assert Decision.from_dict({"policy": "offline", "slot_length": 8}).name == "offline-slot8"
-    assert Decision.from_dict({"policy": "wait_k", "k": 3, "slot_length": None}).name == "wait_k-3"

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from simulmask_plugin.streaming.lane import ALL, FedRow, Lane, Request, Steps
-
-
-class Scores(Protocol):
-    """Log-probabilities of the next token."""
-
-    def __call__(self, logits: Tensor, *, opens_word: bool) -> Tensor:
-        """Map logits (..., vocabulary) to log-probabilities, -inf where a token cannot stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +29,7 @@ class _Hypothesis:
 def beam_search(
     lane: Lane,
     logits: Tensor,
-    scores: Scores,
+    scores: Callable[..., Tensor],
     *,
     width: int,
     limit: int,
@@ -47,23 +40,19 @@ def beam_search(
 ) -> Steps[list[int]]:
     """Search for the best continuation; its tokens are in the cache afterwards, as if they had been fed one by one.
 
-    All live hypotheses are fed in one call. A row sees what was there before the search and its own branch. The
-    search stops when ``width`` hypotheses have ended, or none that lives would be better than the best of them if it
-    ended now.
+    All live hypotheses are fed in one call. The search stops when ``width`` hypotheses have ended, or none that lives
+    would be better than the best of them if it ended now. The tokens are returned without the end.
 
     Args:
         lane: holds the cache.
         logits: (vocabulary,) for the first token.
-        scores: log-probabilities from logits.
+        scores: maps logits (..., vocabulary) to log-probabilities, -inf where a token cannot be; see `ChunkChooser`.
         width: live hypotheses.
         limit: largest number of tokens.
         ends: ids that end a hypothesis; they are not fed.
         opens_word: whether the first token has to open a word.
         order: place of the first token in the training sequence.
         position: its position.
-
-    Returns:
-        The tokens, without the end.
     """
     start = lane.num_keys
     live = [_Hypothesis((), (), 0.0)]
@@ -83,16 +72,21 @@ def beam_search(
         if len(finished) >= width or all(h.mean_score <= best for h in grown):
             break
         live = grown
-        visible = torch.zeros((len(live), lane.num_keys + len(live)), dtype=torch.bool, device=logits.device)
-        visible[:, :start] = True
-        for row, hypothesis in enumerate(live):
-            visible[row, list(hypothesis.entries)] = True
         rows = [FedRow(h.ids[-1], order + depth, -1, ALL, position + depth) for h in live]
-        fed = yield Request(rows, num_predicting=len(rows), visible=visible[None, None])
-        next_scores = scores(fed, opens_word=False)
+        visible = _own_branches(live, start, lane.num_keys).to(logits.device)
+        next_scores = scores((yield Request(rows, len(rows), visible)), opens_word=False)
     winner = max(finished or live, key=lambda h: h.mean_score)
     lane.keep(start, winner.entries)
     return list(winner.ids)
+
+
+def _own_branches(live: Sequence[_Hypothesis], start: int, num_keys: int) -> Bool[Tensor, "1 1 live key"]:
+    """True for what was there before the search, from ``start`` on for the entries of a row's own branch alone."""
+    visible = torch.zeros((len(live), num_keys + len(live)), dtype=torch.bool)
+    visible[:, :start] = True
+    for row, hypothesis in enumerate(live):
+        visible[row, list(hypothesis.entries)] = True
+    return visible[None, None]
 
 
 def _best(live: Sequence[_Hypothesis], scores: Tensor, count: int) -> Iterator[tuple[_Hypothesis, int, float]]:

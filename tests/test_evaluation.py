@@ -248,7 +248,7 @@ def test_sentences_that_were_cut_off_are_said_with_their_count(evaluation, tmp_p
     numbers = {field.name: 1 for field in fields(Score) if field.name not in ("name", "extra", "truncated")}
     of_run = Score(name="wait_k-1", truncated=truncated, **numbers)
     line = evaluation_module.describe(of_run, load_evaluation(tmp_path / "eval.yaml"))
-    assert line.startswith("wait_k-1: BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
+    assert line.startswith("BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
     assert ("2 of them were cut off at max_target_tokens: 24" in line) == said
 
 

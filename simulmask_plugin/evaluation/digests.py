@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from functools import cache
 from pathlib import Path
 
-from simulmask_plugin.files.atomic import write_text
-from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.evaluation.records import save, saved
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.index.json", "config.json", "adapter_config.json", "simulmask.json"),
@@ -41,12 +39,7 @@ class Digests:
 
     def __init__(self, store: Path) -> None:
         self.store = store
-        self.known: dict[str, list[object]] = {}
-        if store.is_file():
-            try:
-                self.known = dict(read_json(store))
-            except (ValueError, TypeError):  # it only saves time, so it is computed again
-                self.known = {}
+        self.known: dict[str, list[object]] = saved(store)
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file, in hexadecimal digits.
@@ -63,7 +56,7 @@ class Digests:
     def save(self) -> None:
         """Save the digests, except of files so new that another change could have the same time."""
         settled = {path: seen for path, seen in self.known.items() if int(str(seen[1])) < time.time_ns() - SETTLED}
-        write_text(self.store, json.dumps(settled, indent=2) + "\n")
+        save(self.store, settled)
 
 
 @cache

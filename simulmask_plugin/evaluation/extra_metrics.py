@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from simulmask_plugin.evaluation.programs import ProgramFailed, run_and_read
+from simulmask_plugin.evaluation.programs import ProgramFailed, run_and_read, tail
+from simulmask_plugin.evaluation.records import save, saved
 from simulmask_plugin.files.atomic import write_text
-from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import Must, read
 from simulmask_plugin.text.prompts import placeholders
 
-FILES = ("source", "hypothesis", "reference", "instances")
-"""What a command may name in braces: three line-aligned texts, and SimulEval's instances.log."""
+TEXTS = {"source": "source", "hypothesis": "prediction", "reference": "reference"}
+"""Line-aligned texts that a command may name in braces, and their keys in SimulEval's instances.log."""
+FILES = (*TEXTS, "instances")
 
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
@@ -65,28 +65,21 @@ def run_metrics(
     Raises:
         ProgramFailed: if a command fails or prints no score; the message holds the end of what it printed.
     """
-    files = {name: directory / f"{name}.txt" for name in FILES[:3]} | {"instances": directory / "instances.log"}
-    if metrics:
-        for name, key in zip(FILES, ("source", "prediction", "reference"), strict=False):
-            # without the no-break spaces that SimulEval would have deleted as plain ones
-            write_text(files[name], "".join(" ".join(one[key].split()) + "\n" for one in instances))
+    if not metrics:
+        return {}
+    files = {"instances": directory / "instances.log"}
+    for name, key in TEXTS.items():
+        files[name] = directory / f"{name}.txt"
+        # without the no-break spaces that SimulEval would have deleted as plain ones
+        write_text(files[name], "".join(" ".join(one[key].split()) + "\n" for one in instances))
     store = directory / "extra_metrics.json"
-    known = _read(store)
+    known = saved(store)
     for name, value in metrics.items():
         metric = ExtraMetric.from_value(name, value)
         if known.get(name, {}).get("metric") != asdict(metric):
             known[name] = {"metric": asdict(metric), "score": _run(name, metric, files)}
-            write_text(store, json.dumps(known, indent=2) + "\n")
+            save(store, known)
     return {name: known[name]["score"] for name in metrics}
-
-
-def _read(store: Path) -> dict[str, Any]:
-    """What was measured before; of a file that is missing or damaged nothing, so that it is measured again."""
-    try:
-        known = read_json(store)
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:
@@ -99,14 +92,14 @@ def _run(name: str, metric: ExtraMetric, files: Mapping[str, Path]) -> float:
     if code or score is None:
         missing = "printed no number" + (f" after {metric.after!r}" if metric.after else "")
         reason = f"stopped with code {code}" if code else missing
-        tail = "\n".join((printed + errors).splitlines()[-15:])
-        raise ProgramFailed(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail}")
+        raise ProgramFailed(f"extra_metrics.{name}: {shlex.join(words)} {reason}:\n{tail(printed + errors)}")
     return score
 
 
 def _find_score(printed: str, after: str | None) -> float | None:
     if after is None:
-        return float(numbers[-1]) if (numbers := NUMBER.findall(printed)) else None
-    _, found, behind = printed.rpartition(after)
-    match = NUMBER.search(behind) if found else None
-    return float(match.group()) if match else None
+        numbers = NUMBER.findall(printed)[-1:]
+    else:
+        _, found, behind = printed.rpartition(after)
+        numbers = NUMBER.findall(behind)[:1] if found else []
+    return float(numbers[0]) if numbers else None

@@ -6,11 +6,13 @@ import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+import psutil
 
 TAIL = 15
 """Number of log lines in an error message."""
@@ -18,7 +20,6 @@ ENDS = ((signal.SIGINT, 5), (signal.SIGTERM, 10), (signal.SIGKILL, 10))
 """How a program is asked to end, and the seconds it has: as by Ctrl-C first, at which Python writes out its logs."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_running: set[subprocess.Popen[Any]] = set()
 _stopped = Event()
 
 
@@ -50,7 +51,7 @@ def programs_end_with_us() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         _stopped.set()
-        _end(list(_running))
+        _end(psutil.Process().children(recursive=True))
         raise Stopped(number)
 
     _stopped.clear()
@@ -97,8 +98,8 @@ def run_program(
         with _started(command, stdout=file, stderr=file, env=os.environ | environment) as process:
             code = process.wait()
     if code:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
-        raise ProgramFailed(f"{name} stopped with code {code}; the end of {log}:\n{tail}")
+        printed = log.read_text(encoding="utf-8", errors="replace")
+        raise ProgramFailed(f"{name} stopped with code {code}; the end of {log}:\n{tail(printed)}")
 
 
 def run_and_read(command: Sequence[str]) -> tuple[int, str, str]:
@@ -113,41 +114,32 @@ def run_and_read(command: Sequence[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+def tail(printed: str) -> str:
+    """The last lines that a program printed, for an error message."""
+    return "\n".join(printed.splitlines()[-TAIL:])
+
+
 @contextmanager
-def _started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+def _started(command: Sequence[str], **options: Any) -> Iterator[psutil.Popen]:
     """A program that has ended when the block has, in whatever way."""
     if _stopped.is_set():
         raise KeyboardInterrupt
-    process = subprocess.Popen(command, **options)
-    _running.add(process)
+    process = psutil.Popen(command, **options)
     try:
         if _stopped.is_set():  # since we looked
-            _end([process])
+            raise KeyboardInterrupt
         yield process
     except BaseException:
-        _end([process])
+        _end([process, *process.children(recursive=True)])
         raise
-    finally:
-        _running.discard(process)
     if _stopped.is_set():
         raise KeyboardInterrupt
 
 
-def _end(processes: Iterable[subprocess.Popen[Any]]) -> None:
-    """End processes with all their children."""
-    import psutil
-
-    tree: list[psutil.Process] = []
-    for process in processes:
-        try:
-            parent = psutil.Process(process.pid)
-            tree += [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
+def _end(processes: list[psutil.Process]) -> None:
+    """End processes, as gently as they allow."""
     for number, seconds in ENDS:
-        for one in tree:
-            try:
-                one.send_signal(number)
-            except psutil.NoSuchProcess:
-                continue
-        _, tree = psutil.wait_procs(tree, timeout=seconds)
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, processes = psutil.wait_procs(processes, timeout=seconds)

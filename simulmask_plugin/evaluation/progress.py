@@ -35,10 +35,6 @@ class Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Count before every refresh."""
         for task in self.tasks:
-            task.completed = num_lines(self._logs[task.id])
+            log = self._logs[task.id]
+            task.completed = log.read_bytes().count(b"\n") if log.is_file() else 0
         return super().get_renderables()
-
-
-def num_lines(path: Path) -> int:
-    """Number of complete lines in a file; 0 if there is no file."""
-    return path.read_bytes().count(b"\n") if path.is_file() else 0

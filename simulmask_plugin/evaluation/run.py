@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from simulmask_plugin.evaluation.config import (
     EvaluationConfig,
     check_encodable,
     check_evaluation,
-    check_texts,
     load_evaluation,
+    num_sentences,
     resolve,
 )
 from simulmask_plugin.evaluation.curves import draw_curve
@@ -24,13 +26,20 @@ from simulmask_plugin.evaluation.digests import Digests, model_files
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 from simulmask_plugin.evaluation.progress import Bars
 from simulmask_plugin.evaluation.report import write_report
-from simulmask_plugin.evaluation.runs import LATENCY_METRICS, finish, predictions, work_left
+from simulmask_plugin.evaluation.runs import LATENCY_METRICS, SCORES, SESSIONS, finish, predictions, work_left
 from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
-from simulmask_plugin.streaming.options import Decision, agent_flag
+from simulmask_plugin.streaming.options import agent_flag
 from simulmask_plugin.training.machine import check_device
 
 PATHS = ("model", "source", "target")
 """Results are those of another place as long as the files are the same."""
+FREE = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
+"""Keys that no translation depends on."""
+OF_AGENT = (
+    *("model", "source", "target", "source_lang", "target_lang", "threads", "device", "attn_implementation"),
+    *("max_target_tokens", "document_units", "context_sentences"),
+)
+"""Keys that are options of SimulEval or our agent, under the same names."""
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
@@ -59,7 +68,7 @@ def evaluate(
     Args:
         config: the evaluation.
         name: of what is evaluated, in the legend of the curve and over the report.
-        title: stands before every line of progress.
+        title: begins every line of progress.
         environment: variables for SimulEval beside those of this process.
         has_bars: whether a terminal shows how far every policy has come.
 
@@ -73,31 +82,24 @@ def evaluate(
     check_encodable(config, settings)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    names = [Decision.from_dict(policy).name for policy in config.policies]
-    num_sentences = config.limit or check_texts(config)
-    made_with = _made_with(resolved, settings)
+    folders = [output / decision.name for decision in config.decisions]
+    made_with, total = _made_with(resolved, settings), num_sentences(config)
 
-    def run(index: int) -> Score:
-        policy, directory = config.policies[index], output / names[index]
-        directory.mkdir(exist_ok=True)
-        place = f"{title}[{index + 1}/{len(names)}] {names[index]}"
-        prepare = work_left(
-            directory,
-            {**made_with, "policy": dict(policy)},
-            free=PATHS,
-            say=lambda what: print(f"{place}: {what}", flush=True),
-        )
+    def run(number: int, folder: Path, policy: Mapping[str, Any]) -> Score:
+        folder.mkdir(exist_ok=True)
+        say = partial(print, f"{title}[{number}/{len(folders)}] {folder.name}:", flush=True)
+        prepare = work_left(folder, {**made_with, "policy": dict(policy)}, free=PATHS, say=say)
         if prepare is not None:
-            _run_simuleval(resolved, policy, directory, environment or {}, prepare)
-            finish(directory, num_sentences)
-        of_run = score(resolved, directory)
-        print(f"{title}[{index + 1}/{len(names)}] {describe(of_run, config)}", flush=True)
+            _run_simuleval(resolved, policy, folder, environment or {}, prepare)
+            finish(folder, total)
+        of_run = score(resolved, folder)
+        say(describe(of_run, config))
         return of_run
 
-    logs = {one: output / one / "sessions.jsonl" for one in names} if has_bars else {}
-    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, num_sentences):
-        scores = list(pool.map(run, range(len(names))))
-    write_scores(output / "scores.tsv", scores)
+    logs = {folder.name: folder / SESSIONS for folder in folders} if has_bars else {}
+    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, total):
+        scores = list(pool.map(run, count(1), folders, config.policies))
+    write_scores(output / SCORES, scores)
     draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
     write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
     return scores
@@ -106,7 +108,7 @@ def evaluate(
 def describe(of_run: Score, config: EvaluationConfig) -> str:
     """The scores of a run in one line, and of how many sentences the translation is not whole."""
     line = (
-        f"{of_run.name}: BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
+        f"BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
         f"({of_run.sentences} sentences, {of_run.calls_per_token:.2f} calls a token)"
     )
     if not of_run.truncated:
@@ -118,12 +120,11 @@ def describe(of_run: Score, config: EvaluationConfig) -> str:
 
 
 def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
-    """All that results depend on, but the policy: settings, and the content of texts and model."""
-    free = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
-    files = {side: Path(getattr(config, side)) for side in ("source", "target")}
+    """All that results depend on beside the policy: settings, and the content of texts and model."""
+    files = {"source": Path(config.source), "target": Path(config.target)}
     files |= {path.name: path for path in model_files(config.model)}
     digests = Digests(Path(config.output, "digests.json"))
-    made_with = {key: value for key, value in asdict(config).items() if key not in free} | {
+    made_with = {key: value for key, value in asdict(config).items() if key not in FREE} | {
         "trained": json.loads(json.dumps(settings.content())),
         "files": {name: digests.of(path) for name, path in files.items()},
     }
@@ -140,22 +141,12 @@ def _run_simuleval(
 ) -> None:
     command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
     options = {
-        "model": config.model,
-        "source": config.source,
-        "target": config.target,
+        **{agent_flag(key): getattr(config, key) for key in OF_AGENT},
         "output": directory,
         "eval-latency-unit": config.latency_unit,
         "end-index": config.limit,
-        "source-lang": config.source_lang,
-        "target-lang": config.target_lang,
-        "threads": config.threads,
-        "device": config.device,
         "model-dtype": config.dtype,
-        "attn-implementation": config.attn_implementation,
-        "max-target-tokens": config.max_target_tokens,
-        "document-units": config.document_units,
-        "context-sentences": config.context_sentences,
-        "session-log": directory / "sessions.jsonl",
+        "session-log": directory / SESSIONS,
         **{agent_flag(key): value for key, value in policy.items()},
     }
     given = {key: value for key, value in options.items() if value is not None and value is not False}
@@ -164,11 +155,10 @@ def _run_simuleval(
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
     environment = {**environment, **threads, "PYTHONUTF8": "1"}  # SimulEval opens texts as the locale says
     try:
-        log = directory / "simuleval.log"
-        run_program("SimulEval", command, log, environment, prepare=prepare)
+        run_program("SimulEval", command, directory / "simuleval.log", environment, prepare=prepare)
     except ProgramFailed as error:
         written = predictions(directory)
-        if len(written) < (config.limit or check_texts(config)) or any(map(str.strip, written)):
+        if len(written) < num_sentences(config) or any(map(str.strip, written)):
             raise
         raise ProgramFailed(
             f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "

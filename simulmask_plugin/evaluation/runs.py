@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.evaluation.programs import ProgramFailed
+from simulmask_plugin.evaluation.records import differences, save, saved
 from simulmask_plugin.files.atomic import write_text
-from simulmask_plugin.files.json_files import parse_json, read_json
+from simulmask_plugin.files.json_files import parse_json
 
 INSTANCES, SESSIONS, SCORES = "instances.log", "sessions.jsonl", "scores.tsv"
-RESULTS = (INSTANCES, SESSIONS, SCORES)
+LOGS = {
+    INSTANCES: {"index", "prediction", "reference", "source", "delays"},
+    SESSIONS: {"seconds", "calls", "written_tokens", "flops", "truncated"},
+}
+"""Of SimulEval and of our agent, one object a line; and the keys that each of them has."""
+RESULTS = (*LOGS, SCORES)
 SETTINGS, FINISHED = "settings.json", "finished.json"
 DERIVED = ("extra_metrics.json", SCORES, FINISHED)
 """Made from the logs of a run, and worth nothing once these change."""
@@ -32,22 +38,22 @@ def work_left(
     Args:
         directory: of the run.
         made_with: everything that its results depend on; JSON.
-        free: keys of it that may be another, such as paths.
+        free: keys of it that may differ, such as paths.
         say: prints why something that is there is made again.
 
     Raises:
         ValueError: if it holds results made with other settings, other texts or another model.
     """
-    logs = [directory / name for name in (INSTANCES, SESSIONS)]
+    logs = [directory / name for name in LOGS]
     if not any(log.is_file() and log.stat().st_size for log in logs):  # nothing else in the folder matters
         return partial(_begin, directory, made_with)
-    settings = _read(directory / SETTINGS)
-    if settings is None:
+    settings = saved(directory / SETTINGS)
+    if not settings:
         say(f"{SETTINGS} is missing or cut, so that nobody knows what the results were made with; streaming again")
         return partial(_begin, directory, made_with)
     _check_same(directory, settings, made_with, free)
-    finished = _read(directory / FINISHED)
-    if finished is None:
+    finished = saved(directory / FINISHED)
+    if not finished:
         return partial(_go_on, directory, say)
     damaged = [name for name in RESULTS if finished.get(name) != _digest(directory / name)]
     if not damaged:
@@ -65,32 +71,32 @@ def finish(directory: Path, num_sentences: int) -> None:
     Raises:
         ProgramFailed: if SimulEval has not left a result for every sentence, and all scores.
     """
-    for name, lines in zip((INSTANCES, SESSIONS), _whole_lines(directory), strict=True):
-        if len(lines) != num_sentences or "".join(lines) != (directory / name).read_text(encoding="utf-8"):
+    for log in (directory / name for name in LOGS):
+        lines = _whole_lines(log)
+        if len(lines) != num_sentences or "".join(lines) != log.read_text(encoding="utf-8"):
             raise ProgramFailed(
-                f"{directory / name} holds {len(lines)} whole lines of {num_sentences} sentences; is the disk full? "
+                f"{log} holds {len(lines)} whole lines of {num_sentences} sentences; is the disk full? "
                 "Run the same command again: it goes on from there."
             )
     if fault := _fault_of_scores(directory / SCORES):
         raise ProgramFailed(f"{directory / SCORES} {fault}; is the disk full? Run the same command again.")
-    digests = {name: _digest(directory / name) for name in RESULTS}
-    write_text(directory / FINISHED, json.dumps(digests, indent=2) + "\n")
+    save(directory / FINISHED, {name: _digest(directory / name) for name in RESULTS})
 
 
 def predictions(directory: Path) -> list[str]:
     """What a run has written so far, a text per sentence."""
-    return [json.loads(line)["prediction"] for line in _lines_while(directory / INSTANCES, _is_instance)]
+    return [json.loads(line)["prediction"] for line in _whole_lines(directory / INSTANCES)]
 
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
-    changed = [key for key in now if key not in (*free, "files") and before.get(key) != now[key]]
     files = before.get("files")
     if not isinstance(files, dict):
         raise ValueError(
             f"{directory} holds results of an earlier version, which did not note what texts and what model they were "
             "made from; take another output directory, or delete this one."
         )
-    changed += [name for name in sorted({*files, *now["files"]}) if files.get(name) != now["files"].get(name)]
+    changed = [key for key in differences(before, now) if key in now and key not in (*free, "files")]
+    changed += differences(files, now["files"])
     if changed:
         raise ValueError(
             f"{directory} holds results made with other settings or files ({', '.join(changed)} changed); "
@@ -99,47 +105,34 @@ def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 
 def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:
-    for name in (INSTANCES, SESSIONS, *DERIVED):
+    for name in (*LOGS, *DERIVED):
         (directory / name).unlink(missing_ok=True)
-    write_text(directory / SETTINGS, json.dumps(made_with, indent=2) + "\n")
+    save(directory / SETTINGS, made_with)
 
 
 def _go_on(directory: Path, say: Callable[[str], None]) -> None:
     """After a kill, both logs may end in half a line, and one may be shorter: keep the sentences complete in both."""
     for name in DERIVED:
         (directory / name).unlink(missing_ok=True)
-    kept = _whole_lines(directory)
-    num_kept = min(map(len, kept))
-    for name, lines in zip((INSTANCES, SESSIONS), kept, strict=True):
+    kept = {name: _whole_lines(directory / name) for name in LOGS}
+    num_kept = min(map(len, kept.values()))
+    for name, lines in kept.items():
         write_text(directory / name, "".join(lines[:num_kept]))
     say(f"goes on after {num_kept} sentences that were streamed before")
 
 
-def _whole_lines(directory: Path) -> tuple[list[str], list[str]]:
-    """Of both logs, the lines up to the first that is cut, missing or out of order."""
-    return _lines_while(directory / INSTANCES, _is_instance), _lines_while(directory / SESSIONS, _is_session)
-
-
-def _is_instance(value: Any, index: int) -> bool:
-    return value.get("index") == index and {"prediction", "reference", "source", "delays"} <= value.keys()
-
-
-def _is_session(value: Any, index: int) -> bool:
-    return {"seconds", "calls", "written_tokens", "flops", "truncated"} <= value.keys()
-
-
-def _lines_while(path: Path, holds: Callable[[Any, int], bool]) -> list[str]:
-    if not path.is_file():
-        return []
+def _whole_lines(log: Path) -> list[str]:
+    """The lines of a log up to the first that is cut, lacks a key or is out of order."""
     lines: list[str] = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for line in log.read_bytes().split(b"\n")[:-1] if log.is_file() else ():
         try:
-            text = line.decode()
-            if not holds(parse_json(text, str(path)), len(lines)):
-                break
-        except (ValueError, AttributeError):  # half a line, or no object
+            value = parse_json(line.decode(), str(log))
+        except ValueError:  # half a line
             break
-        lines.append(f"{text}\n")
+        number = len(lines)
+        if not isinstance(value, dict) or not LOGS[log.name] <= value.keys() or value.get("index", number) != number:
+            break
+        lines.append(f"{line.decode()}\n")
     return lines
 
 
@@ -152,15 +145,6 @@ def _fault_of_scores(path: Path) -> str:
     if not rest.endswith("\n") or not set(LATENCY_METRICS) <= values.keys():
         return f"is empty or cut; expected {', '.join(LATENCY_METRICS)} and their values"
     return ""
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object that we wrote; None if it is missing or damaged."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _digest(path: Path) -> str | None:

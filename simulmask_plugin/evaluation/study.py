@@ -167,7 +167,8 @@ def _read_system(study: StudyKeys, name: str, where: str) -> System:
             raise ValueError(f"{where}{key} must be the same for all systems; set it in evaluation:.")
     own["model"] = str(model_folder(Path(study.output), model, len(study.models[model])))
     own["output"] = str(Path(study.output, "systems", name))
-    return System(model, EvaluationConfig.from_dict({"threads": study.threads, **study.evaluation, **own}, where))
+    values = {"threads": study.threads, **study.evaluation, **own}
+    return System(model, read(EvaluationConfig, values, where, empty_is_default=True))
 
 
 def model_folder(output: Path, name: str, stage: int) -> Path:

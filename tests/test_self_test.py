@@ -49,13 +49,8 @@ def test_a_family_whose_seam_has_no_effect_is_refused(stock_modeling, name, seam
 def test_a_family_that_loses_its_cache_is_refused(stock_modeling, monkeypatch):
     """transformers 5.24 calls MPT's cache by another name; training was right, and streaming wrong by 8 logits."""
 
-    def without_cache(stock):
-        ours = _mpt_attention(stock)
-
-        def forward(self, *args, past_key_values=None, **options):
-            return ours(self, *args, past_key_values=None, **options)
-
-        return forward
+    def without_cache(stock, *args, past_key_values=None, **options):
+        return _mpt_attention(stock, *args, past_key_values=None, **options)
 
     monkeypatch.setitem(SEAMS, "mpt", SEAMS["mpt"] | {"MptAttention.forward": without_cache})
     with pytest.raises(ValueError, match="mpt with attention eager .* does not take our mask: "):

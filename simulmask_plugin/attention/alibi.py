@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -114,7 +114,7 @@ def prepare(model: PreTrainedModel) -> None:
     if family_of(config).position == "rope":
         return
     modeling = _modeling(config)
-    for seam, wrap in SEAMS[config.model_type].items():
+    for seam, ours in SEAMS[config.model_type].items():
         *owners, name = seam.split(".")
         try:
             owner = reduce(getattr, owners, modeling)
@@ -125,61 +125,63 @@ def prepare(model: PreTrainedModel) -> None:
                 f"without it {config.model_type} cannot take our mask. {REMEDY}"
             ) from error
         if stock not in _INSTALLED:
-            replacement = wrap(stock)
-            _INSTALLED.add(replacement)
+            _INSTALLED.add(replacement := _replacement(ours, stock))
             setattr(owner, name, replacement)
+
+
+def _replacement(ours: Function, stock: Function) -> Function:
+    """A function or method with the signature of the stock one, which ours gets as its first argument."""
+
+    @wraps(stock)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return ours(stock, *args, **kwargs)
+
+    return call
 
 
 def _modeling(config: PreTrainedConfig) -> ModuleType:
     return import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
 
 
-def _no_second_bias(stock: Function) -> Function:
+def _no_second_bias(stock: Function, attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
     """Falcon, BLOOM: the mask already includes the bias, so the model's own is zero."""
-
-    @wraps(stock)
-    def build_alibi_tensor(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-        if attention_mask.ndim != 4:
-            return stock(attention_mask, num_heads, dtype)
-        batch_size, _, _, num_keys = attention_mask.shape
-        return attention_mask.new_zeros((batch_size * num_heads, 1, num_keys), dtype=dtype)
-
-    return build_alibi_tensor
+    if attention_mask.ndim != 4:
+        return stock(attention_mask, num_heads, dtype)
+    batch_size, _, _, num_keys = attention_mask.shape
+    return attention_mask.new_zeros((batch_size * num_heads, 1, num_keys), dtype=dtype)
 
 
-def _falcon_mask(stock: Function) -> Function:
-    """FalconModel overwrites 4D masks with its own bias; a fifth dimension of size 1 prevents that."""
-
-    @wraps(stock)
-    def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | None:
-        if attention_mask is not None and attention_mask.ndim == 4:
-            return attention_mask[None]
-        return stock(attention_mask=attention_mask, **inputs)
-
-    return create_causal_mask
+def _kept_mask(
+    disguise: Callable[[Tensor], Any], stock: Function, *, attention_mask: Tensor | None, **inputs: Any
+) -> Any:
+    """Falcon, MPT: the model's code does not recognize a 4D mask in this disguise, and so leaves it as it is."""
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return disguise(attention_mask)
+    return stock(attention_mask=attention_mask, **inputs)
 
 
-def _falcon_attention(stock: Function) -> Function:
-    """FalconAttention gets the mask without the fifth dimension that `_falcon_mask` added."""
+def _fifth_dimension(mask: Tensor) -> Tensor:
+    """FalconModel overwrites 4D masks with its own bias."""
+    return mask[None]
 
-    @wraps(stock)
-    def forward(
-        self: Any,
-        hidden_states: Tensor,
-        alibi: Tensor | None,
-        attention_mask: Tensor | None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        if attention_mask is not None and attention_mask.ndim == 5:
-            attention_mask = attention_mask[0]
-        return stock(self, hidden_states, alibi, attention_mask, **options)
 
-    return forward
+def _falcon_attention(
+    stock: Function,
+    attention: Any,
+    hidden_states: Tensor,
+    alibi: Tensor | None,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """FalconAttention gets the mask without the fifth dimension that `_fifth_dimension` added."""
+    if attention_mask is not None and attention_mask.ndim == 5:
+        attention_mask = attention_mask[0]
+    return stock(attention, hidden_states, alibi, attention_mask, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class _FloatMask:
-    """A mask that survives the `.to(torch.bool)` of MptModel."""
+    """MptModel casts its mask to bool, which would lose the bias."""
 
     mask: Tensor
 
@@ -187,59 +189,43 @@ class _FloatMask:
         return self.mask
 
 
-def _mpt_mask(stock: Function) -> Function:
-    """MptModel casts the result to bool, which would lose the bias."""
-
-    @wraps(stock)
-    def create_causal_mask(*, attention_mask: Tensor | None, **inputs: Any) -> Tensor | _FloatMask | None:
-        if attention_mask is not None and attention_mask.ndim == 4:
-            return _FloatMask(attention_mask)
-        return stock(attention_mask=attention_mask, **inputs)
-
-    return create_causal_mask
-
-
-def _mpt_attention(stock: Function) -> Function:
+def _mpt_attention(
+    stock: Function,
+    attention: Any,
+    hidden_states: Tensor,
+    position_bias: Tensor,
+    past_key_values: transformers.Cache | None = None,
+    attention_mask: Tensor | None = None,
+    *,
+    cache: transformers.Cache | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
     """MptAttention with sdpa for float masks, whose bias replaces `position_bias`; stock masks are bool."""
-
-    @wraps(stock)
-    def forward(
-        self: Any,
-        hidden_states: Tensor,
-        position_bias: Tensor,
-        past_key_values: transformers.Cache | None = None,
-        attention_mask: Tensor | None = None,
-        *,
-        cache: transformers.Cache | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        cache = past_key_values if cache is None else cache  # its new name in transformers
-        if attention_mask is None or attention_mask.dtype == torch.bool:
-            return stock(self, hidden_states, position_bias, cache, attention_mask, **options)
-        fused = self.Wqkv(hidden_states)
-        if self.clip_qkv:
-            fused = fused.clamp(min=-self.clip_qkv, max=self.clip_qkv)
-        query, key, value = fused.unflatten(-1, (3, self.n_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        dropout = self.attn_dropout_p if self.training else 0.0
-        context = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=self.softmax_scale
-        )
-        return self.out_proj(context.transpose(1, 2).flatten(2)), None
-
-    return forward
+    cache = past_key_values if cache is None else cache  # its new name in transformers
+    if attention_mask is None or attention_mask.dtype == torch.bool:
+        return stock(attention, hidden_states, position_bias, cache, attention_mask, **options)
+    fused = attention.Wqkv(hidden_states)
+    if attention.clip_qkv:
+        fused = fused.clamp(min=-attention.clip_qkv, max=attention.clip_qkv)
+    query, key, value = fused.unflatten(-1, (3, attention.n_heads, attention.head_dim)).permute(2, 0, 3, 1, 4)
+    if cache is not None:
+        key, value = cache.update(key, value, attention.layer_idx)
+    dropout = attention.attn_dropout_p if attention.training else 0.0
+    context = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=attention.softmax_scale
+    )
+    return attention.out_proj(context.transpose(1, 2).flatten(2)), None
 
 
-SEAMS: Mapping[str, Mapping[str, Callable[[Function], Function]]] = {
+SEAMS: Mapping[str, Mapping[str, Function]] = {
     "falcon": {
         "build_alibi_tensor": _no_second_bias,
-        "create_causal_mask": _falcon_mask,
+        "create_causal_mask": partial(_kept_mask, _fifth_dimension),
         "FalconAttention.forward": _falcon_attention,
     },
     "bloom": {"build_alibi_tensor": _no_second_bias},
-    "mpt": {"create_causal_mask": _mpt_mask, "MptAttention.forward": _mpt_attention},
+    "mpt": {"create_causal_mask": partial(_kept_mask, _FloatMask), "MptAttention.forward": _mpt_attention},
 }
-"""The functions that `prepare` replaces in the modeling module of each ALiBi family, and their wrappers."""
+"""The functions that `prepare` replaces in the modeling module of each ALiBi family; ours get the stock one first."""
 
 _INSTALLED: set[Function] = set()

@@ -1,4 +1,7 @@
-"""The model families that accept our attention mask, and what each of them needs."""
+"""The model families that accept our attention mask, and what each of them needs.
+
+Each check raises a ValueError that names what to set or to install.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ _LLAMA_SHAPE = {
     "max_position_embeddings": 512,
 }
 _SLIDING = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
-_GEMMA_SHAPE = _LLAMA_SHAPE | _SLIDING | {"query_pre_attn_scalar": 16}
-_GEMMA_4_SHAPE = _LLAMA_SHAPE | {
+_GEMMA_SHAPE = _SLIDING | {"query_pre_attn_scalar": 16}
+_GEMMA_4_SHAPE = {
     "initializer_range": 0.1,
     "num_hidden_layers": 4,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -32,7 +35,6 @@ _GEMMA_4_SHAPE = _LLAMA_SHAPE | {
     "vocab_size_per_layer_input": 512,
     "hidden_size_per_layer_input": 8,
 }
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _LLAMA_3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -48,12 +50,9 @@ _MINISTRAL_3_ROPE = {
     "original_max_position_embeddings": 8,
     "llama_4_scaling_beta": 0.1,  # scales queries beyond the original length by their position
 }
-_COHERE_SHAPE = _LLAMA_SHAPE | {"logit_scale": 1.0}
 _FALCON_SHAPE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
+    key: _LLAMA_SHAPE[key]
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 }
 
 
@@ -91,65 +90,44 @@ class Family:
 FLASH_ATTN: Mapping[str, str] = {"sdpa": "sdpa", "disabled": "eager", "fa2": "flash_attention_2"}
 """Values of LLaMA-Factory's ``flash_attn``, and their names in transformers."""
 
-_ROPE_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "llama": _LLAMA_SHAPE,
-    "mistral": _LLAMA_SHAPE,
-    "qwen2": _LLAMA_SHAPE,
-    "qwen3": _LLAMA_SHAPE,
-    "apertus": _LLAMA_SHAPE | {"rope_parameters": _LLAMA_3_ROPE},
-    "arcee": _LLAMA_SHAPE,
-    "cohere": _COHERE_SHAPE,
-    "cohere2": _COHERE_SHAPE | _SLIDING,
-    "ernie4_5": _LLAMA_SHAPE,
-    "exaone4": _LLAMA_SHAPE | _SLIDING,
-    "gemma": _LLAMA_SHAPE,
-    "glm": _LLAMA_SHAPE,
-    "glm4": _LLAMA_SHAPE,
-    "granite": _LLAMA_SHAPE,
-    "helium": _LLAMA_SHAPE,
-    "hunyuan_v1_dense": _LLAMA_SHAPE,
-    "ministral": _LLAMA_SHAPE | _SLIDING,
-    "ministral3": _LLAMA_SHAPE | {"rope_parameters": _MINISTRAL_3_ROPE},
-    "nemotron": _LLAMA_SHAPE,
-    "olmo": _LLAMA_SHAPE,
-    "olmo2": _LLAMA_SHAPE,
-    "olmo3": _LLAMA_SHAPE | _SLIDING,
-    "phi": _LLAMA_SHAPE,
-    "phi3": _LLAMA_SHAPE,
-    "qwen3_moe": _LLAMA_SHAPE | _EXPERTS,
-    "seed_oss": _LLAMA_SHAPE | {"attention_dropout": 0.0, "residual_dropout": 0.0},
-    "smollm3": _LLAMA_SHAPE | {"no_rope_layers": [1, 0]},
-    "stablelm": _LLAMA_SHAPE,
-    "starcoder2": _LLAMA_SHAPE,
+_PLAIN_ROPE = (
+    *("llama", "mistral", "qwen2", "qwen3", "arcee", "ernie4_5", "gemma", "glm", "glm4", "granite", "helium"),
+    *("hunyuan_v1_dense", "nemotron", "olmo", "olmo2", "phi", "phi3", "stablelm", "starcoder2"),
+)
+"""Families that only need a name, which is also their `model_type`."""
+
+_ROPE: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(_PLAIN_ROPE, {}),
+    "apertus": {"rope_parameters": _LLAMA_3_ROPE},
+    "cohere": {"logit_scale": 1.0},
+    "cohere2": {"logit_scale": 1.0} | _SLIDING,
+    "exaone4": _SLIDING,
+    "ministral": _SLIDING,
+    "ministral3": {"rope_parameters": _MINISTRAL_3_ROPE},
+    "olmo3": _SLIDING,
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+    "smollm3": {"no_rope_layers": [1, 0]},
 }
-"""Families that only need a name, which is also their `model_type`, and the shape of their tiny model."""
+"""Families that also need what their tiny model has besides the shape of a Llama."""
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         Family("falcon", "falcon", "alibi", _FALCON_SHAPE | {"alibi": True, "multi_query": False, "bias": True}),
-        Family(
-            "bloom",
-            "bloom",
-            "alibi",
-            {"hidden_size": 64, "n_layer": 2, "n_head": 4},
-            accepts_position_ids=False,
-            implementations=("eager",),
-        ),
-        Family(
-            "mpt",
-            "mpt",
-            "alibi",
-            {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512},
-            accepts_position_ids=False,
-            implementations=("eager",),
+        *(
+            Family(name, name, "alibi", tiny, accepts_position_ids=False, implementations=("eager",))
+            for name, tiny in (
+                ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+                ("mpt", {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}),
+            )
         ),
         # Of the two implementations that accept our mask, only eager soft-caps the scores of Gemma 2.
-        Family("gemma2", "gemma2", "rope", _GEMMA_SHAPE, implementations=("eager",)),
-        Family("gemma3", "gemma3_text", "rope", _GEMMA_SHAPE),
-        Family("gemma4", "gemma4_text", "rope", _GEMMA_4_SHAPE),
+        Family("gemma2", "gemma2", "rope", _LLAMA_SHAPE | _GEMMA_SHAPE, implementations=("eager",)),
+        Family("gemma3", "gemma3_text", "rope", _LLAMA_SHAPE | _GEMMA_SHAPE),
+        Family("gemma4", "gemma4_text", "rope", _LLAMA_SHAPE | _GEMMA_4_SHAPE),
         Family("falcon_rope", "falcon", "rope", _FALCON_SHAPE | {"alibi": False, "multi_query": True}),
-        *(Family(name, name, "rope", shape) for name, shape in _ROPE_SHAPES.items()),
+        *(Family(name, name, "rope", {**_LLAMA_SHAPE, **own}) for name, own in _ROPE.items()),
     )
 }
 
@@ -206,9 +184,6 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
 
     BLOOM and MPT have no sdpa in transformers, which reports them as "eager"; Gemma 2's sdpa drops the
     soft-capping.
-
-    Raises:
-        ValueError: If the family cannot use `attn_implementation`.
     """
     family = family_of(config)
     if attn_implementation not in family.implementations:
@@ -221,11 +196,7 @@ def check_attention(config: PreTrainedConfig, attn_implementation: str) -> None:
 
 
 def check_flash_attention_2() -> None:
-    """Refuse the version of transformers whose FlashAttention 2 cannot start.
-
-    Raises:
-        ValueError: with that version.
-    """
+    """Refuse the version of transformers whose FlashAttention 2 cannot start."""
     installed = version("transformers")
     if installed == WITHOUT_FLASH_ATTENTION_2:
         raise ValueError(
@@ -247,11 +218,7 @@ def sliding_window(config: PreTrainedConfig) -> int | None:
 
 
 def check_length(config: PreTrainedConfig, num_tokens: int) -> None:
-    """Refuse sequences longer than the sliding window, which a 4D mask would silently replace.
-
-    Raises:
-        ValueError: If `num_tokens` (of the longest sequence, or `cutoff_len`) exceeds the window.
-    """
+    """Refuse sequences of more tokens than the sliding window, which a 4D mask would silently replace."""
     window = sliding_window(config)
     if window is not None and num_tokens > window:
         raise ValueError(
@@ -262,11 +229,7 @@ def check_length(config: PreTrainedConfig, num_tokens: int) -> None:
 
 
 def check_positions(config: PreTrainedConfig, positions: str) -> None:
-    """Refuse ``modified_alibi`` for a model that has no ALiBi.
-
-    Raises:
-        ValueError: If there is no ALiBi to modify.
-    """
+    """Refuse ``modified_alibi`` for a model that has no ALiBi."""
     family = family_of(config)
     if positions == "modified_alibi" and family.position != "alibi":
         raise ValueError(
@@ -280,23 +243,12 @@ def tiny_values(family: Family, vocab_size: int) -> dict[str, Any]:
 
     The range of the weights is large, so that the logits of a random model really depend on mask and positions.
     """
-    common = {
-        "vocab_size": vocab_size,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return common | dict(family.tiny)
+    common = {"vocab_size": vocab_size, "initializer_range": 0.2, "tie_word_embeddings": False}
+    return common | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | dict(family.tiny)
 
 
 def tiny_config(name: str, vocab_size: int, **overrides: Any) -> PreTrainedConfig:
-    """Return a tiny configuration of the family `name`, from `tiny_values`.
-
-    Raises:
-        ValueError: If there is no family `name`.
-    """
+    """Return a tiny configuration of the family `name`, from `tiny_values`, or raise a ValueError if there is none."""
     from transformers import AutoConfig
 
     if name not in FAMILIES:

@@ -20,13 +20,10 @@ def rope_types(config: PreTrainedConfig) -> Iterator[str]:
 
 
 def check_rope(config: PreTrainedConfig) -> None:
-    """Refuse RoPE whose rotation depends on the length of the text.
+    """Raise a ValueError where the rotation of RoPE depends on the length of the text.
 
     In training, the longest example of a batch determines the rotation of every token; while streaming, the text that
     has arrived when the token is fed does, and cached keys keep their rotation.
-
-    Raises:
-        ValueError: with the remedy.
     """
     for rope_type in rope_types(config):
         if rope_type in BY_LENGTH:

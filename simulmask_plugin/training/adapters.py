@@ -1,4 +1,7 @@
-"""What an adapter trains besides its own layers: the embeddings of special tokens, and tied embeddings."""
+"""What an adapter trains besides its own layers: the embeddings of special tokens, and tied embeddings.
+
+Each check raises a ValueError with the remedy.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ REMEDIES = {
 """How to train the special tokens, by finetuning_type; full always does."""
 
 
-def embedding_names(model: Any) -> tuple[str, ...]:
-    """Last parts of the names of the input embedding and the head; only of the embedding if they are tied."""
-    layers = [model.get_input_embeddings()] + ([] if is_tied(model) else [model.get_output_embeddings()])
-    return tuple(next(name for name, one in model.named_modules() if one is layer).split(".")[-1] for layer in layers)
+def embedding_names(model: Any) -> tuple[str, str]:
+    """Last parts of the names of the input embedding and the head."""
+    layers = model.get_input_embeddings(), model.get_output_embeddings()
+    first, second = (next(name for name, one in model.named_modules() if one is layer) for layer in layers)
+    return first.split(".")[-1], second.split(".")[-1]
 
 
 def is_tied(model: Any) -> bool:
@@ -39,31 +43,23 @@ def lora_config(
 
     PEFT ties copies of whole layers only for some names, but always ties the rows of tokens: in training, when it
     loads and when it merges. So if the YAML trains a tied embedding or head as a whole
-    (``additional_target``, ``resize_vocab``), the rows of all tokens are trained instead.
+    (``additional_target``, ``resize_vocab``), the rows of all tokens are trained instead. An adapter on tied
+    embeddings is refused.
 
-    Args:
-        stock: PEFT's class.
-        model: the model that gets the adapter.
-        token_ids: of the special tokens.
-        target_modules: names of the layers that get the adapter.
-        modules_to_save: names of the layers that are trained as a whole.
-        kwargs: the rest of LLaMA-Factory's configuration.
-
-    Raises:
-        ValueError: if tied embeddings would get an adapter.
+    ``stock`` is PEFT's class, and the names are those of the layers that get an adapter or are trained as a whole.
     """
     saved, targets = list(modules_to_save or ()), list(target_modules)
-    names = embedding_names(model)
-    rows = {name: list(token_ids) for name in names if not _holds(saved, name) and not _holds(targets, name)}
-    if is_tied(model):
-        both = (*names, _name_of_head(model))
-        if any(_holds(targets, name) for name in both):
+    names, tied = embedding_names(model), is_tied(model)
+    trained = names[:1] if tied else names
+    rows = {name: list(token_ids) for name in trained if not _holds(saved + targets, name)}
+    if tied:
+        if any(_holds(targets, name) for name in names):
             raise ValueError(
-                f"lora_target names {' or '.join(both)}, which are one matrix in this model: an adapter on it would "
+                f"lora_target names {' or '.join(names)}, which are one matrix in this model: an adapter on it would "
                 f"change both in the merge, but one in training; set additional_target: {names[0]} to train it whole."
             )
-        if any(_holds(saved, name) for name in both):
-            saved = [one for one in saved if not any(_holds([one], name) for name in both)]
+        if any(_holds(saved, name) for name in names):
+            saved = [one for one in saved if not any(_holds([one], name) for name in names)]
             rows = {names[0]: list(range(model.get_input_embeddings().num_embeddings))}
     indices = {name: ids for name, ids in rows.items() if ids}
     return stock(
@@ -75,12 +71,8 @@ def lora_config(
 
 
 def check_oft(model: Any, modules_to_save: Iterable[str] | None) -> None:
-    """Refuse OFT if it also trains tied embeddings, since PEFT would train two copies of them.
-
-    Raises:
-        ValueError: with the remedy.
-    """
-    names = (*embedding_names(model), _name_of_head(model))
+    """Refuse OFT if it also trains tied embeddings, since PEFT would train two copies of them."""
+    names = embedding_names(model)
     if is_tied(model) and any(_holds(list(modules_to_save or ()), name) for name in names):
         raise ValueError(
             f"finetuning_type: oft cannot train {' and '.join(dict.fromkeys(names))}, which are one matrix in this "
@@ -90,17 +82,13 @@ def check_oft(model: Any, modules_to_save: Iterable[str] | None) -> None:
 
 
 def check_tokens_trained(model: Any, finetuning_type: str) -> None:
-    """Refuse a training that would not train the embeddings of the two special tokens of ``interleaved``.
-
-    Raises:
-        ValueError: naming the key that trains them.
-    """
-    tied = model.config.tie_word_embeddings
-    layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
+    """Refuse a training that would not train the embeddings of the two special tokens of ``interleaved``."""
+    num_matrices = 1 if model.config.tie_word_embeddings else 2
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()][:num_matrices]
     if all(any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers):
         return
-    remedy = REMEDIES[finetuning_type].format(names=",".join(embedding_names(model)))
-    if finetuning_type == "oft" and tied:
+    remedy = REMEDIES[finetuning_type].format(names=",".join(embedding_names(model)[:num_matrices]))
+    if finetuning_type == "oft" and num_matrices == 1:
         remedy = "set finetuning_type: lora or full"
     raise ValueError(
         f"finetuning_type: {finetuning_type} would not train the embeddings of {READ_END} and {WRITE_END}, by which "
@@ -111,8 +99,3 @@ def check_tokens_trained(model: Any, finetuning_type: str) -> None:
 def _holds(modules: Iterable[str], name: str) -> bool:
     """Whether one of these names, which may be full paths, is that of the layer."""
     return any(module.split(".")[-1] == name for module in modules)
-
-
-def _name_of_head(model: Any) -> str:
-    head = model.get_output_embeddings()
-    return next(name for name, module in model.named_modules() if module is head).split(".")[-1]

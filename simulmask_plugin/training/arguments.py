@@ -1,6 +1,7 @@
 """Checks of LLaMA-Factory's arguments against the ``simulmask:`` block, one another, and the model.
 
-`simulmask validate` and training make the same checks, before weights are loaded.
+`simulmask validate` and training make the same checks, before weights are loaded. Each raises a ValueError that names
+the key and the remedy.
 """
 
 from __future__ import annotations
@@ -53,29 +54,50 @@ def attention_of(model_config: PreTrainedConfig, flash_attn: str) -> str:
     return FLASH_ATTN[flash_attn]
 
 
-def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
-    """Refuse what does not work with the block, before anything is loaded or written.
+UNSET = (None, False)
+"""What a key holds that is not used; zero counts as false."""
 
-    Raises:
-        ValueError: naming the key, with the remedy.
-    """
+REFUSED = {
+    "streaming": "set streaming: false; the data is read from disk, memory-mapped",
+    "tokenized_path": "remove it; the map cache does the same",
+    "train_on_prompt": "remove it; the loss is on what follows the prompt",
+    "mask_history": "remove it; it trains only the last turn, but every turn is part of the translation",
+    # its forward pass silently replaces our mask by its own causal mask
+    "use_unsloth": "remove it; use_unsloth_gc saves memory as well",
+    "shift_attn": "remove it; it hides tokens that our mask shows",
+    "mixture_of_depths": "remove it; its layers skip tokens",
+    "use_kt": "remove it",
+    "rope_scaling": "remove it, and write rope_parameters, of type linear, yarn or llama3, into the model's "
+    "config.json, which streaming reads, too",
+    "split_special_tokens": "remove it; the prompt contains special tokens, and in the data their names are always "
+    "plain text",
+    "predict_with_generate": "use `simulmask eval` (SimulEval) instead",
+    "parallelism_config": "remove it; our mask needs whole rows",
+    **dict.fromkeys(("use_asft_loss", "use_mca", "use_hyper_parallel"), "remove it"),  # another trainer or forward pass
+}
+"""Keys that never work with the block, and the remedy."""
+
+REFUSED_WITH_OWN_LOSS = (
+    *("label_smoothing_factor", "use_dft_loss", "use_eaft_loss"),
+    *("enable_liger_kernel", "use_liger_kernel"),  # these return a loss but no logits
+)
+
+
+def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
+    """Refuse what does not work with the block, before anything is loaded or written."""
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
+    values: dict[str, Any] = {}
     for one in (model_args, data_args, training_args, finetuning_args):
         check_values(vars(one), where="the training YAML")
+        values |= vars(one)
     check_entries(Path(str(data_args.dataset_dir)))
-    refused = {
-        **_refused_with_mask(config, model_args, data_args),
-        **_refused_in_data(data_args),
-        **_refused_of_model(model_args),
-        **_refused_of_tokens(config, model_args, finetuning_args),
-        **_refused_with_own_loss(config, model_args, training_args, finetuning_args),
-        "predict_with_generate": (training_args.predict_with_generate, "use `simulmask eval` (SimulEval) instead"),
-        "parallelism_config": (training_args.parallelism_config is not None, "remove it; our mask needs whole rows"),
-        **{key: (getattr(finetuning_args, key), "remove it") for key in NEVER},
-    }
-    for key, (is_set, remedy) in refused.items():
-        if is_set:
-            raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
+    remedies = _refused_with(config, model_args, data_args, finetuning_args)
+    remedies |= {key: remedy for key, remedy in REFUSED.items() if values[key] not in UNSET}
+    if config.layout.has_own_loss:
+        remedy = "remove it, or loss_on: target and special_token_weight"
+        remedies |= {key: remedy for key in REFUSED_WITH_OWN_LOSS if values[key] not in UNSET}
+    for key, remedy in remedies.items():
+        raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
     check_bitsandbytes(model_args, training_args)
     check_pissa(finetuning_args, training_args)
     for adapter in model_args.adapter_name_or_path or []:
@@ -83,88 +105,30 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
     _check_output(training_args)
 
 
-NEVER = ("use_asft_loss", "use_mca", "use_hyper_parallel")
-"""Keys of LLaMA-Factory's FinetuningArguments that choose another trainer or forward pass."""
-
-Refused = dict[str, tuple[bool, str]]
-"""Key (and value) -> whether it is set to something that does not work, and the remedy."""
-
-
-def _refused_with_mask(config: SimulMaskConfig, model_args: Any, data_args: Any) -> Refused:
-    needs_mask = not config.layout.in_chunks
-    draws = len(config.policies) > 1
-    return {
-        "flash_attn: fa2": (
-            model_args.flash_attn == "fa2" and needs_mask,
-            "set flash_attn: sdpa (or disabled, that is eager)",
-        ),
-        "flash_attn: fa3": (model_args.flash_attn == "fa3", "LLaMA-Factory only has it for gpt_oss; set sdpa"),
-        "packing": (is_packed(data_args) and needs_mask, "set packing: false and neat_packing: false"),
-        "a list of k": (draws and not needs_mask and is_flat(model_args, data_args), "give one k, or remove packing"),
+def _refused_with(config: SimulMaskConfig, model_args: Any, data_args: Any, finetuning_args: Any) -> dict[str, str]:
+    """Keys, with their values, that do not work with this block, and the remedy."""
+    needs_mask, flash_attn, kind = not config.layout.in_chunks, model_args.flash_attn, finetuning_args.finetuning_type
+    remedies = {}
+    if flash_attn == "fa2" and needs_mask:
+        remedies["flash_attn: fa2"] = "set flash_attn: sdpa (or disabled, that is eager)"
+    if flash_attn == "fa3":
+        remedies["flash_attn: fa3"] = "LLaMA-Factory only has it for gpt_oss; set sdpa"
+    if is_packed(data_args) and needs_mask:
+        remedies["packing"] = "set packing: false and neat_packing: false"
+    if len(config.policies) > 1 and not needs_mask and is_flat(model_args, data_args):
+        remedies["a list of k"] = "give one k, or remove packing"
+    # What would leave the special tokens of ``interleaved`` untrained; the loaded model is checked again later.
+    trains_tokens = {
+        "freeze": ("freeze_extra_modules", finetuning_args.freeze_extra_modules),
+        "oft": ("additional_target", finetuning_args.additional_target or model_args.resize_vocab),
     }
-
-
-def _refused_in_data(data_args: Any) -> Refused:
-    return {
-        "streaming": (data_args.streaming, "set streaming: false; the data is read from disk, memory-mapped"),
-        "tokenized_path": (data_args.tokenized_path is not None, "remove it; the map cache does the same"),
-        "train_on_prompt": (data_args.train_on_prompt, "remove it; the loss is on what follows the prompt"),
-        "mask_history": (
-            data_args.mask_history,
-            "remove it; it trains only the last turn, but every turn is part of the translation",
-        ),
-    }
-
-
-def _refused_of_model(model_args: Any) -> Refused:
-    return {
-        # its forward pass silently replaces our mask by its own causal mask
-        "use_unsloth": (model_args.use_unsloth, "remove it; use_unsloth_gc saves memory as well"),
-        "shift_attn": (model_args.shift_attn, "remove it; it hides tokens that our mask shows"),
-        "mixture_of_depths": (model_args.mixture_of_depths is not None, "remove it; its layers skip tokens"),
-        "use_kt": (model_args.use_kt, "remove it"),
-        "rope_scaling": (
-            model_args.rope_scaling is not None,
-            "remove it, and write rope_parameters, of type linear, yarn or llama3, into the model's config.json, which "
-            "streaming reads, too",
-        ),
-        "split_special_tokens": (
-            model_args.split_special_tokens,
-            "remove it; the prompt contains special tokens, and in the data their names are always plain text",
-        ),
-    }
-
-
-def _refused_of_tokens(config: SimulMaskConfig, model_args: Any, finetuning_args: Any) -> Refused:
-    """What would leave the special tokens of ``interleaved`` untrained; the loaded model is checked again later."""
-    kind, has_tokens = finetuning_args.finetuning_type, bool(config.layout.special_tokens)
-    oft_trains = finetuning_args.additional_target or model_args.resize_vocab
-    why = "since the embeddings of the two special tokens have to be trained"
-    return {
-        "finetuning_type: freeze": (
-            has_tokens and kind == "freeze" and not finetuning_args.freeze_extra_modules,
-            f"set freeze_extra_modules to the embedding and the head (embed_tokens,lm_head), {why}",
-        ),
-        "finetuning_type: oft": (
-            has_tokens and kind == "oft" and not oft_trains,
-            f"set additional_target to the embedding and the head (embed_tokens,lm_head), {why}",
-        ),
-    }
-
-
-def _refused_with_own_loss(
-    config: SimulMaskConfig, model_args: Any, training_args: Any, finetuning_args: Any
-) -> Refused:
-    keys = {
-        "label_smoothing_factor": training_args.label_smoothing_factor != 0,
-        "use_dft_loss": finetuning_args.use_dft_loss,
-        "use_eaft_loss": finetuning_args.use_eaft_loss,
-        # these return a loss but no logits
-        "enable_liger_kernel": model_args.enable_liger_kernel,
-        "use_liger_kernel": training_args.use_liger_kernel,
-    }
-    remedy = "remove it, or loss_on: target and special_token_weight"
-    return {key: (is_set and config.layout.has_own_loss, remedy) for key, is_set in keys.items()}
+    key, is_set = trains_tokens.get(kind, ("", True))
+    if config.layout.special_tokens and not is_set:
+        remedies[f"finetuning_type: {kind}"] = (
+            f"set {key} to the embedding and the head (embed_tokens,lm_head), since the embeddings of the two special "
+            "tokens have to be trained"
+        )
+    return remedies
 
 
 def _check_output(training_args: Any) -> None:
@@ -182,11 +146,7 @@ def _check_output(training_args: Any) -> None:
 
 
 def check_model(config: SimulMaskConfig, model_config: PreTrainedConfig, model_args: Any, data_args: Any) -> None:
-    """Refuse a model that cannot be trained with this YAML.
-
-    Raises:
-        ValueError: naming the key, with the remedy.
-    """
+    """Refuse a model that cannot be trained with this YAML."""
     from simulmask_plugin.streaming.self_test import check_takes_mask
 
     family, attention = family_of(model_config), attention_of(model_config, model_args.flash_attn)

@@ -58,11 +58,7 @@ def arguments_with_template(args: Any, template: str | None, settings: ModelSett
 
 
 def check_tokenizer(tokenizer: Any, settings: ModelSettings) -> None:
-    """Refuse a tokenizer that would be exported without a token of the training, or with another end of sentence.
-
-    Raises:
-        ValueError: saying which.
-    """
+    """Raise a ValueError where a token of the training, or its end of sentence, would be missing in the export."""
     check_special_tokens(tokenizer, settings.config.layout)
     if settings.end_of_sentence not in (None, tokenizer.eos_token):
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The hardware that a YAML needs, and clear errors on a machine without a GPU."""
+"""The hardware that a YAML needs, and clear errors on a machine without a GPU.
+
+Each check raises a ValueError that names the key and the remedy.
+"""
 
 from __future__ import annotations
 
@@ -25,54 +28,30 @@ def has_gpu() -> bool:
 
 
 def check_training(values: Mapping[str, Any]) -> None:
-    """Refuse a training YAML that needs a GPU on a machine without one, before anything is loaded.
-
-    Args:
-        values: the keys of the YAML, with all overrides.
-
-    Raises:
-        ValueError: naming the key, with the remedy.
-    """
+    """Refuse a training YAML, with all overrides, that needs a GPU on a machine without one."""
     if values.get("use_cpu"):
         return
-    needed = [key for key in PRECISIONS if values.get(key)]
-    needs_torchrun = values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ
-    if not (needed or needs_torchrun) or has_gpu():
-        return
-    if needed:
+    check_kernels({key: values.get(key) for key in PRECISIONS})
+    if values.get("deepspeed") is not None and "LOCAL_RANK" not in os.environ and not has_gpu():
         raise ValueError(
-            f"{needed[0]}: {str(values[needed[0]]).lower()} needs a GPU, and torch sees none here. To train on the "
-            f"CPU, set {needed[0]}: false (on a command line {needed[0]}=false); {SMOKE}."
+            f"deepspeed: {values['deepspeed']} is for GPUs, and torch sees none here. To train on the CPU, set "
+            "deepspeed: null (on a command line deepspeed=null), or start two processes with FORCE_TORCHRUN=1 "
+            f"NPROC_PER_NODE=2 DS_ACCELERATOR=cpu; {SMOKE}."
         )
-    raise ValueError(
-        f"deepspeed: {values['deepspeed']} is for GPUs, and torch sees none here. To train on the CPU, set deepspeed: "
-        "null (on a command line deepspeed=null), or start two processes with FORCE_TORCHRUN=1 NPROC_PER_NODE=2 "
-        f"DS_ACCELERATOR=cpu; {SMOKE}."
-    )
 
 
 def check_kernels(values: Mapping[str, Any]) -> None:
-    """Refuse a training whose kernels need a GPU on a machine without one.
-
-    Args:
-        values: keys and their values.
-
-    Raises:
-        ValueError: naming the key, with the remedy.
-    """
+    """Refuse keys, with their values, whose kernels need a GPU on a machine without one."""
     for key, value in values.items():
         if value and not has_gpu():
             raise ValueError(
-                f"{key}: true needs a GPU, and torch sees none here. To train on the CPU, set {key}: false; {SMOKE}."
+                f"{key}: {str(value).lower()} needs a GPU, and torch sees none here. To train on the CPU, set {key}: "
+                f"false (on a command line {key}=false); {SMOKE}."
             )
 
 
 def check_torchrun(num_devices: int) -> None:
-    """Refuse FORCE_TORCHRUN if LLaMA-Factory would start zero processes, one per GPU.
-
-    Raises:
-        ValueError: with the remedy.
-    """
+    """Refuse FORCE_TORCHRUN if LLaMA-Factory would start zero processes, one per GPU."""
     if num_devices == 0 and "NPROC_PER_NODE" not in os.environ:
         raise ValueError(
             "FORCE_TORCHRUN=1 starts a process for every GPU, and torch sees none here. Unset it, or set with "
@@ -81,11 +60,7 @@ def check_torchrun(num_devices: int) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device named in an evaluation.
-
-    Raises:
-        ValueError: if torch does not know the name.
-    """
+    """The device named in an evaluation, if torch knows the name."""
     import torch
 
     try:
@@ -95,11 +70,7 @@ def device_of(name: str) -> torch.device:
 
 
 def check_device(name: str) -> None:
-    """Refuse a missing device of an evaluation, before a model is loaded.
-
-    Raises:
-        ValueError: naming the key, with the remedy.
-    """
+    """Refuse a missing device of an evaluation, before a model is loaded."""
     import torch
 
     device, num_gpus = device_of(name), torch.cuda.device_count()

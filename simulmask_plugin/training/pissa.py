@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from simulmask_plugin.config.model_settings import ModelSettings
@@ -12,18 +13,13 @@ from simulmask_plugin.files.json_files import read_json
 
 BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
 """Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and converted to plain LoRA."""
-
 WEIGHTS = "adapter_model.safetensors"
 EXACT = -1
 """pissa_iter: the singular values are computed exactly, not estimated by a random method."""
 
 
 def check_pissa(finetuning_args: Any, training_args: Any) -> None:
-    """Refuse PiSSA whose adapter would only be usable in this process.
-
-    Raises:
-        ValueError: with the remedy.
-    """
+    """Raise a ValueError with the remedy where the adapter of PiSSA would only be usable in this process."""
     if finetuning_args.pissa_init and not finetuning_args.pissa_convert and finetuning_args.pissa_iter != EXACT:
         raise ValueError(
             f"pissa_init with pissa_iter: {finetuning_args.pissa_iter} estimates what it takes out of the weights by a "
@@ -39,11 +35,7 @@ def check_pissa(finetuning_args: Any, training_args: Any) -> None:
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse to merge or resume an adapter whose base weights cannot be reproduced.
-
-    Raises:
-        ValueError: naming the folder to use instead.
-    """
+    """Raise a ValueError with the folder to use instead of an adapter whose base weights cannot be reproduced."""
     path = folder / "adapter_config.json"
     if path.is_file():
         start = read_json(path).get("init_lora_weights")
@@ -55,7 +47,7 @@ def check_adapter(folder: Path) -> None:
 
 
 class PissaCallback(TrainerCallback):
-    """Completes the converted adapter, since PEFT only writes its LoRA layers."""
+    """Completes the converted adapter, into which PEFT only writes LoRA layers."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
@@ -63,17 +55,9 @@ class PissaCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the trained embeddings and simulmask.json; called after LLaMA-Factory's own callback."""
+        """Add all other trained weights, and simulmask.json; called after LLaMA-Factory's own callback."""
         if args.should_save:
-            complete_conversion(Path(str(args.output_dir)), self.settings)
-
-
-def complete_conversion(output_dir: Path, settings: ModelSettings) -> None:
-    """Add all weights that are not LoRA layers, and the settings, to the converted adapter."""
-    from safetensors.torch import load_file, save_file
-
-    converted = output_dir / CONVERTED
-    weights = load_file(converted / WEIGHTS)
-    trained = load_file(output_dir / BACKUP / WEIGHTS)
-    save_file(trained | weights, converted / WEIGHTS, metadata={"format": "pt"})
-    settings.save(converted)
+            output = Path(str(args.output_dir))
+            weights = [load_file(output / folder / WEIGHTS) for folder in (BACKUP, CONVERTED)]
+            save_file(weights[0] | weights[1], output / CONVERTED / WEIGHTS, metadata={"format": "pt"})
+            self.settings.save(output / CONVERTED)

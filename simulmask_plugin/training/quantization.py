@@ -17,11 +17,7 @@ BITSANDBYTES_OPTIMIZERS = ("bnb", "paged", "adamw_8bit", "lion_8bit", "ademamix_
 
 
 def check_bitsandbytes(model_args: Any, training_args: Any) -> None:
-    """Refuse a YAML that needs bitsandbytes if it is not installed.
-
-    Raises:
-        ValueError: naming the key.
-    """
+    """Raise a ValueError that names the key if a YAML needs bitsandbytes, and it is not installed."""
     optimizer = str(getattr(training_args.optim, "value", training_args.optim))
     needed = {
         f"quantization_bit: {model_args.quantization_bit}": model_args.quantization_bit is not None
@@ -56,11 +52,7 @@ def num_quantized(model: nn.Module) -> int:
 
 
 def check_quantized(model: Any, wanted: str) -> int:
-    """Return the number of quantized layers.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the number of quantized layers, or raise a ValueError if there is none."""
     count = num_quantized(model)
     if not count:
         raise ValueError(

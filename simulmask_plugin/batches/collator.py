@@ -17,6 +17,10 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import IGNORE_INDEX, Example, SequenceLayout
 from simulmask_plugin.policies import ReadSchedule
 
+ROW_FIELDS = ("input_ids", "labels", "position", "source_unit", "num_read")
+HIDDEN_FIELDS = ("num_hidden", "after_source")
+"""Fields of a layout that become a batch; the second ones only where the positions need them."""
+
 
 def lay_out(
     config: SimulMaskConfig, example: Example, schedule: ReadSchedule, look_ahead: np.ndarray | None = None
@@ -68,24 +72,10 @@ class SimulMaskCollator:
         """Pad laid-out examples to one length."""
         longest = max(len(layout.input_ids) for layout in layouts)
         length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        fills = {
-            "input_ids": self.pad_token_id,
-            "labels": IGNORE_INDEX,
-            "position_ids": 0,
-            "source_unit": PADDING,
-            "num_read": 0,
-            "num_hidden": 0,
-            "after_source": 0,
-        }
-        batch = {name: np.full((len(layouts), length), fill) for name, fill in fills.items()}
-        for i, layout in enumerate(layouts):
-            n = len(layout.input_ids)
-            batch["input_ids"][i, :n] = layout.input_ids
-            batch["labels"][i, :n] = layout.labels
-            batch["position_ids"][i, :n] = layout.position
-            batch["source_unit"][i, :n] = layout.source_unit
-            batch["num_read"][i, :n] = layout.num_read
-            if layout.num_hidden is not None:
-                batch["num_hidden"][i, :n] = layout.num_hidden
-                batch["after_source"][i, :n] = layout.after_source
+        fills = {"input_ids": self.pad_token_id, "labels": IGNORE_INDEX, "source_unit": PADDING}
+        batch = {name: np.full((len(layouts), length), fills.get(name, 0)) for name in (*ROW_FIELDS, *HIDDEN_FIELDS)}
+        for row, layout in enumerate(layouts):
+            for name in ROW_FIELDS if layout.num_hidden is None else (*ROW_FIELDS, *HIDDEN_FIELDS):
+                batch[name][row, : len(layout.input_ids)] = getattr(layout, name)
+        batch["position_ids"] = batch.pop("position")
         return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -33,12 +33,7 @@ class Row:
 
 
 class ExampleEncoder:
-    """Turns text into the token ids of an example, unit by unit.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        settings: layout, units and prompt.
-    """
+    """Turns text into the token ids of an example, unit by unit."""
 
     def __init__(self, tokenizer: Tokenizer, settings: ModelSettings) -> None:
         if tokenizer.eos_token_id is None:
@@ -105,11 +100,7 @@ class ExampleEncoder:
 
 
 def with_end_of_sentence(tokenizer: Any, settings: ModelSettings) -> Any:
-    """Return the tokenizer, or a copy of it that ends sentences as the training did, whatever its file says.
-
-    Raises:
-        ValueError: if it lacks that token.
-    """
+    """Return the tokenizer, or a copy of it that ends sentences as the training did, if it has that token."""
     end = settings.end_of_sentence
     if end is None or tokenizer.eos_token == end:
         return tokenizer
@@ -186,12 +177,9 @@ def check_special_tokens(tokenizer: Tokenizer, layout: Layout) -> None:
 
 
 def check_rows(tokenizer: Any, settings: ModelSettings, num_rows: int) -> None:
-    """Refuse a prompt, or an end of sentence, with a token that the model's embedding has no row for.
+    """Raise a ValueError for a prompt, or an end of sentence, with a token that the model's embedding has no row for.
 
     A chat template brings tokens of its own, which are added to the tokenizer where it lacks them.
-
-    Raises:
-        ValueError: naming the first one, with the remedy.
     """
     texts = settings.prompt.render("English", "German", OFFLINE_LATENCY)
     ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
@@ -210,11 +198,7 @@ FEATURE_COLUMNS = (*EXAMPLE_FIELDS, "schedule")
 
 
 def to_feature(example: Example, schedule: Sequence[int] | None) -> dict[str, Any]:
-    """Return the columns of an example.
-
-    Raises:
-        ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
-    """
+    """Return the columns of an example, whose schedule is checked as by `schedule_of`."""
     num_source, num_target = len(example.source_lengths), len(example.target_lengths)
     full = ReadSchedule.from_column(schedule, num_source, num_target).num_read if schedule is not None else ()
     return {name: np.asarray(getattr(example, name)).tolist() for name in EXAMPLE_FIELDS} | {"schedule": list(full)}
@@ -230,11 +214,7 @@ def from_feature(feature: Mapping[str, Any]) -> tuple[Example, tuple[int, ...]]:
 
 
 def features_of(example: Example, column: Sequence[int] | None, config: SimulMaskConfig) -> list[dict[str, Any]]:
-    """Return the features that one row of the data becomes: one, or its prefix pairs, of which the last is longest.
-
-    Raises:
-        ValueError: if the schedule decreases, leaves 0..S or has the wrong length.
-    """
+    """Return the features that one row of the data becomes: one, or its prefix pairs, of which the last is longest."""
     if not config.layout.splits:
         return [to_feature(example, column)]
     pairs = config.layout.split(example, schedule_of(example, column, config))
@@ -270,11 +250,7 @@ class ScheduleSampler:
         self.seed = seed
 
     def draw(self, example: Example, schedule: tuple[int, ...], epoch: int) -> tuple[ReadSchedule, np.ndarray | None]:
-        """Return g(1..T+1) and, where only a share gets a look-ahead row, a flag per target unit.
-
-        Raises:
-            ValueError: if the policy is ``schedule`` and the row has none.
-        """
+        """Return g(1..T+1) and, where only a share gets a look-ahead row, a flag per target unit; see `schedule_of`."""
         rate = self.config.layout.look_ahead_share
         draws_units = self.config.convention.look_ahead and rate < 1
         random, which = None, 0

@@ -5,7 +5,7 @@
     parse_links, grow_diag_final_and   an aligner's output    ->  links (source unit, target unit), 0-based
     smallest_chunks                    links                  ->  ends of the smallest monotone chunk pairs
     merge_chunks                       ends                   ->  ends of longer chunk pairs: a latency level
-    cut_text, chunk_row                text and ends          ->  chunks that join to the text; a row of data
+    cut_text                           text and ends          ->  chunks that join to the text
     Chunker                            sentence and links     ->  a row per level: the last three at once
 
 A chunking is the list of its `End`s: the numbers of source and target units before each cut; the last are
@@ -13,6 +13,8 @@ the lengths of the two sides. Both numbers rise from end to end, so no chunk is 
 
 "Ein Hund läuft schnell" and "Quickly a dog runs", with the links 0-1 1-2 2-3 3-0, are one chunk, since 3-0 crosses all
 others; "Ein Hund läuft" and "A dog runs" with 0-0 1-1 2-2 have the ends (1, 1), (2, 2), (3, 3).
+
+What does not fit the sentence raises a ValueError.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise, product
 from operator import itemgetter
+from typing import Any
 
 from simulmask_plugin.text.prompts import LATENCIES
 from simulmask_plugin.text.units import WORD, split_units
@@ -40,11 +43,7 @@ CHUNK_COLUMNS = ("source_lang", "target_lang", "latency", "source_chunks", "targ
 
 
 def parse_links(text: str, num_source: int, num_target: int) -> set[Link]:
-    """Returns the links of one line in the Pharaoh format, such as ``0-0 1-2``.
-
-    Raises:
-        ValueError: an item is not i-j, or names a unit that the sentence does not have.
-    """
+    """Returns the links of one line in the Pharaoh format, such as ``0-0 1-2``, all between units of the sentence."""
     links = set()
     for item in text.split():
         match = re.fullmatch(r"([0-9]+)-([0-9]+)", item)
@@ -96,9 +95,6 @@ def smallest_chunks(links: Iterable[Link], num_source: int, num_target: int) -> 
 
     Units without a link belong to the next chunk, so that they are written with more of the source read; those
     after the last link belong to the last chunk.
-
-    Raises:
-        ValueError: a side is empty, or a link leaves the sentence.
     """
     if num_source < 1 or num_target < 1:
         raise ValueError(f"Expected a unit or more on each side, got {num_source} and {num_target}.")
@@ -138,13 +134,7 @@ def merge_chunks(ends: Sequence[End], min_source: int) -> list[End]:
 def cut_text(text: str, unit: str, ends: Sequence[int]) -> list[str]:
     """Returns chunks that join to the text, except for white space at its ends; each includes its leading white space.
 
-    Args:
-        text: the text.
-        unit: what `ends` count, words or characters; white space is no character.
-        ends: units before each cut, the last being all of them.
-
-    Raises:
-        ValueError: the last end is not the number of units.
+    `ends` are the numbers of units (words or characters; white space is none) before each cut, the last being all.
     """
     text = text.strip()
     places = [0]  # where each unit ends; before the next there is nothing but white space
@@ -154,14 +144,6 @@ def cut_text(text: str, unit: str, ends: Sequence[int]) -> list[str]:
         raise ValueError(f"Expected ends up to the {len(places) - 1} units ({unit}) of {text!r}, got {list(ends)}.")
     places[-1] = len(text)
     return [text[places[start] : places[end]] for start, end in pairwise((0, *ends))]
-
-
-def chunk_row(
-    source_chunks: Sequence[str], target_chunks: Sequence[str], *, latency: str, source_lang: str, target_lang: str
-) -> dict[str, str | list[str]]:
-    """Returns one row of chunk data, with the `CHUNK_COLUMNS`."""
-    values = source_lang, target_lang, latency, list(source_chunks), list(target_chunks)
-    return dict(zip(CHUNK_COLUMNS, values, strict=True))
 
 
 def parse_levels(text: str) -> dict[str, int]:
@@ -199,10 +181,9 @@ def average_lagging(ends: Sequence[End]) -> float:
     """
     num_source, num_target = ends[-1]
     first_of_last = ends[-2][1] + 1 if len(ends) > 1 else 1
-    num_read = [source for (_, before), (source, target) in pairwise([(0, 0), *ends]) for _ in range(target - before)][
-        :first_of_last
-    ]
-    return sum(read - t * num_source / num_target for t, read in enumerate(num_read)) / len(num_read)
+    num_read = [source for (_, before), (source, target) in pairwise([(0, 0), *ends]) for _ in range(target - before)]
+    lags = [read - t * num_source / num_target for t, read in enumerate(num_read[:first_of_last])]
+    return sum(lags) / len(lags)
 
 
 def count_crossed(ends: Sequence[End], links: Iterable[Link]) -> int:
@@ -244,17 +225,9 @@ class LevelStatistics:
 
 
 class Chunker:
-    """Cuts sentences into rows of several latency levels, and keeps statistics of the chunks.
+    """Cuts sentences into rows of several latency levels (see `check_levels`), and keeps statistics of the chunks.
 
-    Args:
-        levels: latency -> fewest source units of its chunks.
-        source_lang: language column of every row.
-        target_lang: the same for the target.
-        source_unit: what links count on the source side, words or characters.
-        target_unit: the same for the target.
-
-    Raises:
-        ValueError: a latency is unknown, or a higher one has shorter chunks than a lower one.
+    The languages are columns of every row; the units, words or characters, are what links count.
     """
 
     def __init__(
@@ -268,22 +241,21 @@ class Chunker:
     ) -> None:
         check_levels(levels)
         self.levels = levels
-        self.languages = {"source_lang": source_lang, "target_lang": target_lang}
+        self.languages = source_lang, target_lang
         self.units = source_unit, target_unit
         self.statistics = {latency: LevelStatistics() for latency in levels}
 
-    def rows(self, source: str, target: str, links: Collection[Link]) -> list[dict[str, str | list[str]]]:
+    def rows(self, source: str, target: str, links: Collection[Link]) -> list[dict[str, Any]]:
         """Returns the rows of one sentence, one per level."""
-        num_source, num_target = (
-            len(split_units(text, unit)) for text, unit in zip((source, target), self.units, strict=True)
-        )
-        smallest = smallest_chunks(links, num_source, num_target)
+        lengths = [len(split_units(*side)) for side in zip((source, target), self.units, strict=True)]
+        smallest = smallest_chunks(links, *lengths)
         rows = []
         for latency, min_source in self.levels.items():
             ends = merge_chunks(smallest, min_source)
             self.statistics[latency].add(ends, smallest, links)
             sides = zip((source, target), self.units, zip(*ends, strict=True), strict=True)
-            rows.append(chunk_row(*(cut_text(*side) for side in sides), latency=latency, **self.languages))
+            values = *self.languages, latency, *(cut_text(*side) for side in sides)
+            rows.append(dict(zip(CHUNK_COLUMNS, values, strict=True)))
         return rows
 
 

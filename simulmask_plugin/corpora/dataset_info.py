@@ -17,36 +17,20 @@ class Dataset(NamedTuple):
 
 
 def read_entries(dataset_info: Path) -> dict[str, Any]:
-    """Returns the content of a dataset_info.json.
+    """Returns the content of a dataset_info.json; a missing one has no entries.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a JSON object.
+        ValueError: LLaMA-Factory would misread it: it is not a JSON object, or has a name twice.
     """
-    entries = read_json(dataset_info)
+    entries = read_json(dataset_info) if dataset_info.is_file() else {}
     if not isinstance(entries, dict):
         raise ValueError(f"{dataset_info}: expected a JSON object, got {type(entries).__name__}.")
     return entries
 
 
-def check_entries(dataset_dir: Path) -> None:
-    """Refuse a dataset_info.json that LLaMA-Factory would misread; a missing one is fine.
-
-    Raises:
-        ValueError: it is not a JSON object, or has a name twice; with file and line.
-    """
-    if (dataset_dir / "dataset_info.json").is_file():
-        read_entries(dataset_dir / "dataset_info.json")
-
-
 def listed_entries(dataset_dir: Path, names: Sequence[str]) -> dict[str, tuple[Mapping[str, Any], list[Path]]]:
-    """Returns entry and files (all files of a folder) of the data sets that are listed in a dataset_info.json.
-
-    Raises:
-        ValueError: dataset_info.json is not a JSON object.
-    """
-    dataset_info = dataset_dir / "dataset_info.json"
-    known = read_entries(dataset_info) if dataset_info.is_file() else {}
+    """Returns entry and files (all files of a folder) of the data sets that a dataset_info.json lists."""
+    known = read_entries(dataset_dir / "dataset_info.json")
     entries: dict[str, tuple[Mapping[str, Any], list[Path]]] = {}
     for name in names:
         entry = known.get(name)
@@ -59,15 +43,12 @@ def listed_entries(dataset_dir: Path, names: Sequence[str]) -> dict[str, tuple[M
 def dataset_info_with(dataset_info: Path, datasets: Mapping[str, Dataset], *, overwrite: bool) -> str:
     """Returns the text of a dataset_info.json of LLaMA-Factory with `formatting: simulmask` entries added.
 
-    Args:
-        dataset_info: the file, which need not exist; its folder is the ``dataset_dir`` of the training YAML.
-        datasets: by name.
-        overwrite: whether an entry of the same name may be replaced by a different one.
+    Its folder is the ``dataset_dir`` of the training YAML.
 
     Raises:
-        ValueError: the file is not a JSON object, or has an entry of that name which differs.
+        ValueError: it has an entry of that name which differs, and is not to be overwritten.
     """
-    known = read_entries(dataset_info) if dataset_info.exists() else {}
+    known = read_entries(dataset_info)
     for name, dataset in datasets.items():
         entry = {
             "file_name": Path(os.path.relpath(dataset.file, dataset_info.parent)).as_posix(),

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulmask_plugin.corpora.chunking import CHUNK_COLUMNS, LATENCIES, chunk_row
+from simulmask_plugin.corpora.chunking import CHUNK_COLUMNS, LATENCIES
 from simulmask_plugin.corpora.parallel_text import Cleaning, Pair, clean, is_text, read_json_rows
 from simulmask_plugin.text.languages import unit_of
 from simulmask_plugin.text.units import CHARACTER
@@ -38,21 +38,13 @@ class Example(NamedTuple):
 
 
 def read_simt(path: Path) -> tuple[list[Example], Faults]:
-    """Returns the usable rows of a file of chunk pairs, and the faults of the others.
-
-    Raises:
-        ValueError: the file is not JSON.
-    """
-    return _read(path, _simt_fault, _simt_example)
+    """Returns the usable rows of a JSON file of chunk pairs, and the faults of the others."""
+    return _read(path, _SIMT_KEYS, _simt_columns)
 
 
 def read_offline(path: Path) -> tuple[list[Example], Faults]:
-    """Returns the usable rows of a file of sentence pairs, and the faults of the others.
-
-    Raises:
-        ValueError: the file is not JSON.
-    """
-    return _read(path, _offline_fault, _offline_example)
+    """Returns the usable rows of a JSON file of sentence pairs, and the faults of the others."""
+    return _read(path, _OFFLINE_KEYS, _offline_columns)
 
 
 def clean_examples(examples: Sequence[Example], cleaning: Cleaning) -> tuple[list[Example], Counter[str]]:
@@ -80,54 +72,48 @@ def space_chunks(chunks: Sequence[str], language: str) -> list[str]:
     return [separator * (index > 0) + " ".join(chunk.split()) for index, chunk in enumerate(chunks)]
 
 
+class _Fault(Exception):
+    """What makes a row unusable."""
+
+
 def _read(
-    path: Path, fault_of: Callable[[object], str | None], example: Callable[[dict[str, Any], str], Example]
+    path: Path, keys: Sequence[str], columns_of: Callable[..., tuple[dict[str, Any], str, str]]
 ) -> tuple[list[Example], Faults]:
+    """Returns the examples that `columns_of` makes of the values under these keys, and the faults that it raises."""
     examples = []
-    faults: Faults = {}
+    faults: Faults = defaultdict(list)
     for row, where in read_json_rows(path):
-        fault = fault_of(row)
-        if fault is not None:
-            faults.setdefault(fault, []).append(where)
-        elif isinstance(row, dict):
-            examples.append(example(row, where))
+        try:
+            if not isinstance(row, dict) or not row.keys() >= set(keys):
+                raise _Fault("missing key")
+            columns, source, target = columns_of(*(row[key] for key in keys))
+            examples.append(Example(columns, Pair(source, target, where)))
+        except _Fault as fault:
+            faults[str(fault)].append(where)
     return examples, faults
 
 
-def _simt_fault(row: object) -> str | None:
-    """Returns what is wrong with a row, None if nothing is."""
-    if not isinstance(row, dict) or not row.keys() >= set(_SIMT_KEYS):
-        return "missing key"
-    *labels, source_chunks, target_chunks = (row[key] for key in _SIMT_KEYS)
-    if not (all(map(is_text, labels)) and _are_texts(source_chunks) and _are_texts(target_chunks)):
-        return "not text"
-    if row["latency"] not in LATENCIES:
-        return "unknown latency"
-    if len(source_chunks) != len(target_chunks):
-        return "unequal counts of chunks"
-    if not source_chunks or not all(chunk.strip() for chunk in (*source_chunks, *target_chunks)):
-        return "empty chunk"
-    return None
+def _simt_columns(
+    source_lang: Any, target_lang: Any, latency: Any, source: Any, target: Any
+) -> tuple[dict[str, Any], str, str]:
+    if not (all(map(is_text, (source_lang, target_lang, latency))) and _are_texts(source) and _are_texts(target)):
+        raise _Fault("not text")
+    if latency not in LATENCIES:
+        raise _Fault("unknown latency")
+    if len(source) != len(target):
+        raise _Fault("unequal counts of chunks")
+    if not source or not all(chunk.strip() for chunk in (*source, *target)):
+        raise _Fault("empty chunk")
+    chunks = space_chunks(source, source_lang), space_chunks(target, target_lang)
+    columns = dict(zip(CHUNK_COLUMNS, (source_lang, target_lang, latency, *chunks), strict=True))
+    return columns, "".join(chunks[0]), "".join(chunks[1])
 
 
-def _simt_example(row: dict[str, Any], where: str) -> Example:
-    source_lang, target_lang, latency, *sides = (row[key] for key in _SIMT_KEYS)
-    source, target = (space_chunks(*side) for side in zip(sides, (source_lang, target_lang), strict=True))
-    columns = chunk_row(source, target, latency=latency, source_lang=source_lang, target_lang=target_lang)
-    return Example(columns, Pair("".join(source), "".join(target), where))
-
-
-def _offline_fault(row: object) -> str | None:
-    if not isinstance(row, dict) or not row.keys() >= set(_OFFLINE_KEYS):
-        return "missing key"
-    return None if all(is_text(row[key]) for key in _OFFLINE_KEYS) else "not text"
-
-
-def _offline_example(row: dict[str, Any], where: str) -> Example:
-    source_lang, target_lang, *texts = (row[key] for key in _OFFLINE_KEYS)
+def _offline_columns(source_lang: Any, target_lang: Any, *texts: Any) -> tuple[dict[str, Any], str, str]:
+    if not all(map(is_text, (source_lang, target_lang, *texts))):
+        raise _Fault("not text")
     source, target = (" ".join(text.split()) for text in texts)
-    columns = dict(zip(OFFLINE_COLUMNS, (source_lang, target_lang, source, target), strict=True))
-    return Example(columns, Pair(source, target, where))
+    return dict(zip(OFFLINE_COLUMNS, (source_lang, target_lang, source, target), strict=True)), source, target
 
 
 def _are_texts(value: object) -> bool:

@@ -125,17 +125,12 @@ def text_style() -> AbstractContextManager[None]:
     return rc_context({"font.family": fonts, "font.size": 9, "text.parse_math": False})
 
 
-def _tint(region: str) -> np.ndarray:
-    """The colour of cells in a region's columns."""
-    return TINT * np.array(to_rgb(REGIONS[region].color)) + 1 - TINT
-
-
 def _draw_cells(picture: Picture, axes: Axes) -> None:
     """Draw visible keys in a tint of their region, hidden keys as a dot, and future keys not at all."""
     size = len(picture.tokens)
     colors = np.ones((size, size, 3))
     colors[np.tril_indices(size)] = to_rgb(HIDDEN_COLOR)
-    by_column = np.array([_tint(region) for region in picture.regions])
+    by_column = TINT * np.array([to_rgb(REGIONS[region].color) for region in picture.regions]) + 1 - TINT
     colors[picture.mask] = by_column[np.nonzero(picture.mask)[1]]
     axes.imshow(colors)
     rows, columns = np.nonzero(picture.hidden)
@@ -196,25 +191,19 @@ def _label_rows(picture: Picture, axes: Axes) -> None:
         (READS_POINTS, "num_read", reads),
         (POSITION_POINTS, "position", [str(position) for position in picture.position]),
     ):
-        _beside(axes, offset, -1, name, "#666666")
-        for row, value in enumerate(values):
-            _beside(axes, offset, row, value, "black")
-
-
-def _beside(axes: Axes, offset: int, row: int, text: str, color: str) -> None:
-    """Write a text to the right of the mask, at the height of a row."""
-    axes.annotate(
-        text,
-        (1, row),
-        (offset, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="center",
-        va="center",
-        fontsize=8,
-        color=color,
-        annotation_clip=False,
-    )
+        for row, text in enumerate([name, *values], -1):
+            axes.annotate(
+                text,
+                (1, row),
+                (offset, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="black" if row >= 0 else "#666666",
+                annotation_clip=False,
+            )
 
 
 def _add_legend(picture: Picture, axes: Axes, figure: Figure) -> None:

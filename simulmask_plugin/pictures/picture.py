@@ -63,6 +63,8 @@ SEES_ALL = ("prompt", "source", "slot")
 LOOK_AHEAD_MARK, LOOK_AHEAD_COLOR = "↷", "#d55e00"
 PROMPT_TOKENS = 2
 """Number of prompt tokens in the picture of a mask; they all look the same."""
+PER_TOKEN = ("tokens", "input_ids", "source_unit", "num_read", "position", "labels")
+"""What a picture has of every token, besides its region."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +121,7 @@ class Picture:
 
 
 def draw(tokenizer: Tokenizer, settings: ModelSettings, row: Row, *, seed: int = 0) -> Picture:
-    """Lay out a row of data, or the longest of its prefix pairs, with the collator of training in the first epoch.
-
-    Raises:
-        ValueError: if the row cannot be encoded or its schedule is wrong.
-    """
+    """Lay out a row of data, or the longest of its prefix pairs, with the collator of training in the first epoch."""
     example = ExampleEncoder(tokenizer, settings).encode(row)
     column = row.schedule if settings.config.has_schedule_column else None
     collator = SimulMaskCollator(settings, pad_token_id=tokenizer.eos_token_id, seed=seed)
@@ -172,13 +170,7 @@ def visible(text: str) -> str:
 
 def to_json(picture: Picture) -> str:
     """The picture as one JSON object."""
-    content = {
-        "tokens": picture.tokens,
-        "input_ids": picture.input_ids,
-        "source_unit": picture.source_unit,
-        "num_read": picture.num_read,
-        "position": picture.position,
-        "labels": picture.labels,
+    content = {name: getattr(picture, name) for name in PER_TOKEN} | {
         "region": picture.regions,
         "mask": ["".join("1" if cell else "0" for cell in row) for row in picture.mask],
         "schedule": list(picture.schedule),
@@ -234,13 +226,7 @@ def shorten_prompt(picture: Picture) -> tuple[Picture, int]:
     start = max(0, picture.regions.count("prompt") - PROMPT_TOKENS)
     short = replace(
         picture,
-        tokens=picture.tokens[start:],
-        input_ids=picture.input_ids[start:],
-        source_unit=picture.source_unit[start:],
-        num_read=picture.num_read[start:],
-        position=picture.position[start:],
-        labels=picture.labels[start:],
-        regions=picture.regions[start:],
+        **{name: getattr(picture, name)[start:] for name in (*PER_TOKEN, "regions")},
         slots=[slot._replace(first=slot.first - start, end=slot.end - start) for slot in picture.slots],
         mask=picture.mask[start:, start:],
     )

@@ -12,8 +12,6 @@ from rich.text import Text
 PLAIN_WIDTH = 200
 """Columns if the output is not a terminal, so that a pipe or a log gets whole lines."""
 
-PASSED, FAILED = Text("ok", style="green"), Text("FAILED", style="bold red")
-
 
 def console(*, stderr: bool = False) -> Console:
     """A console for standard output or standard error."""
@@ -33,4 +31,4 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title
 
 def verdict(passed: bool) -> Text:
     """The outcome of a check, as printed."""
-    return PASSED if passed else FAILED
+    return Text("ok", style="green") if passed else Text("FAILED", style="bold red")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,7 +101,6 @@ class UnitTokenizer:
             for spaced, anchor in ((True, LETTER), (False, LINE_BREAK))
         }
         self._encode = lru_cache(maxsize=1 << 17)(self._encode_uncached)
-        self._opens_word: list[bool] | None = None
         self._opens_after: dict[str, list[bool]] = {}
 
     def _encode_uncached(self, text: str, spaced: bool) -> tuple[int, ...]:
@@ -212,13 +211,12 @@ class UnitTokenizer:
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join(piece_bytes(piece, self._mark) for piece in self.tokenizer.convert_ids_to_tokens(list(ids)))
 
-    @property
+    @cached_property
     def opens_word(self) -> list[bool]:
         """For every token id, whether it opens a new word: white space before it, or the end of sentence."""
-        if self._opens_word is None:
-            self._opens_word = opens_word(self._pieces, self._mark)
-            self._opens_word[self.tokenizer.eos_token_id] = True
-        return self._opens_word
+        opens = opens_word(self._pieces, self._mark)
+        opens[self.tokenizer.eos_token_id] = True
+        return opens
 
     def text(self, unit_ids: Sequence[int]) -> str:
         """Text of written units, with plain spaces and without surrounding white space."""

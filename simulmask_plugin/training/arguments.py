@@ -22,7 +22,7 @@ from simulmask_plugin.attention.families import (
 from simulmask_plugin.attention.rope import check_rope
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME
-from simulmask_plugin.corpora.dataset_info import check_entries
+from simulmask_plugin.corpora.dataset_info import read_entries
 from simulmask_plugin.options import check_values
 from simulmask_plugin.training.pissa import check_adapter, check_pissa
 from simulmask_plugin.training.quantization import check_bitsandbytes
@@ -90,7 +90,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
     for one in (model_args, data_args, training_args, finetuning_args):
         check_values(vars(one), where="the training YAML")
         values |= vars(one)
-    check_entries(Path(str(data_args.dataset_dir)))
+    read_entries(Path(str(data_args.dataset_dir), "dataset_info.json"))
     remedies = _refused_with(config, model_args, data_args, finetuning_args)
     remedies |= {key: remedy for key, remedy in REFUSED.items() if values[key] not in UNSET}
     if config.layout.has_own_loss:

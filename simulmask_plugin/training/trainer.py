@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -46,7 +46,7 @@ class SimulMaskTrainer(Trainer):
         self.add_callback(self._epochs)
         if isinstance(self.data_collator, SimulMaskCollator):
             prepare(self.model)
-            self._epochs.followers.append(self.data_collator)
+            self._epochs.followers.append(self.data_collator.set_epoch)
         if self.settings.config.layout.has_own_loss:
             self.compute_loss_func = self._interleaved_loss
         elif is_multimodal(self.model.config) and self.compute_loss_func is None:
@@ -74,7 +74,7 @@ class SimulMaskTrainer(Trainer):
         step_size = sampler.batch_size * self.args.world_size
         groups = ShuffledGroups(sampler.lengths, step_size=step_size, seed=self.args.seed)
         # When several processes resume, accelerate finds no sampler in the loader that skips seen batches.
-        self._epochs.followers.append(groups)
+        self._epochs.followers.append(groups.set_epoch)
         return groups
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -109,12 +109,8 @@ class SimulMaskTrainer(Trainer):
         prepared = super()._prepare_inputs(inputs)
         if MASK_FIELDS[0] not in prepared:  # packed, or for an attention with a built-in causal mask
             return prepared
-        return training_inputs(prepared, self.model.config, self._attention_dtype())
-
-    def _attention_dtype(self) -> torch.dtype:
-        if self.args.bf16:
-            return torch.bfloat16
-        return torch.float16 if self.args.fp16 else self.model.dtype
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else self.model.dtype
+        return training_inputs(prepared, self.model.config, dtype)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save the checkpoint with simulmask.json, which says how to stream the model."""
@@ -130,22 +126,15 @@ def _causal_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = N
     return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
 
 
-class FollowsEpoch(Protocol):
-    """An object that draws anew in every epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that begins."""
-
-
 class EpochCallback(TrainerCallback):
     """Passes the epoch, on which their random draws depend, to collator and sampler."""
 
     def __init__(self) -> None:
-        self.followers: list[FollowsEpoch] = []
+        self.followers: list[Callable[[int], None]] = []
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Round, since the state counts epochs in floating point."""
-        for follower in self.followers:
-            follower.set_epoch(int((state.epoch or 0) + 1e-6))
+        for set_epoch in self.followers:
+            set_epoch(int((state.epoch or 0) + 1e-6))

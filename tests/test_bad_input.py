@@ -5,7 +5,6 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from datasets import Dataset
 
 from simulmask_plugin.attention.families import check_attention, check_positions, tiny_config
 from simulmask_plugin.batches.features import ExampleEncoder
@@ -171,40 +170,9 @@ def attributes(formatting="simulmask", **columns):
     return SimpleNamespace(dataset_name="mine", formatting=formatting, simulmask_columns=columns)
 
 
-def test_unknown_column_name_is_refused():
-    class DatasetAttr:
-        dataset_name, formatting = "mine", "simulmask"
-
-        def join(self, attr):
-            pass
-
-    factory._carry_columns(DatasetAttr)
-    with pytest.raises(ValueError, match=r"mine: unknown column 'src'; formatting simulmask knows source, target"):
-        DatasetAttr().join({"columns": {"src": "source"}})
-
-
-def test_missing_column_is_named_with_those_that_are_there():
-    dataset = Dataset.from_list([{"source": "a", "translation": "b"}])
-    with pytest.raises(ValueError, match=r"mine: column 'target' \(target\) is missing; the data has source, trans"):
-        training_data.align_dataset(dataset, attributes(), None, None)
-
-
-def test_other_formatting_beside_the_block_is_refused():
-    with pytest.raises(ValueError, match=r"mine has formatting: alpaca; with the simulmask: block every dataset"):
-        training_data.align_dataset(None, attributes(formatting="alpaca"), None, None)
-
-
 def test_our_formatting_without_the_block_is_refused():
     with pytest.raises(ValueError, match=r"mine has formatting: simulmask, which needs a `simulmask:` block"):
         factory._refuse_without_block(attributes(), None)
-
-
-@pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.parametrize("text", ["", "  ", None])
-def test_empty_side_is_named_with_its_row(side, text):
-    row = {"source": "a", "target": "b", side: text}
-    with pytest.raises(ValueError, match=rf"Dataset mine, example 8: the {side} is empty"):
-        training_data.convert_row(row, 7, columns=attributes().simulmask_columns, name="mine")
 
 
 SCHEDULES = {
@@ -230,7 +198,8 @@ def test_bad_schedule_is_named_with_its_row(byte_level, schedule, message):
 
 CHUNKS = {
     "unequal": (["a", "b"], ["p"], "low", r"2 source chunks, but 1 target chunks; they must come in pairs"),
-    "empty chunk": (["a", "b"], ["p", ""], "low", r"Chunk 2 is empty: source 'b', target ''"),
+    "empty target": (["a", "b"], ["p", ""], "low", r"Chunk 2 is empty: source 'b', target ''"),
+    "empty source": (["a", " "], ["p", "q"], "low", r"Chunk 2 is empty: source ' ', target 'q'"),
     "unknown latency": (["a"], ["p"], "lowest", r"The latency is 'lowest'; expected one of low, low-medium, medium, "),
     "no latency": (["a"], ["p"], None, r"The latency is None; expected one of low, low-medium, medium, "),
 }

@@ -195,17 +195,3 @@ JOINED = {
 def test_chunks_are_joined_and_give_g(name):
     source, target, source_units, target_units, expected = JOINED[name]
     assert join_chunks(source, target, source_units=source_units, target_units=target_units) == expected
-
-
-UNPAIRED = {
-    "too few targets": (["a", "b"], ["p"], r"2 source chunks, but 1 target chunks; they must come in pairs"),
-    "empty source": (["a", " "], ["p", "q"], r"Chunk 2 is empty: source ' ', target 'q'"),
-    "empty target": (["a", "b"], ["", "q"], r"Chunk 1 is empty: source 'a', target ''"),
-}
-
-
-@pytest.mark.parametrize("name", UNPAIRED)
-def test_chunks_that_are_no_pairs_are_refused(name):
-    source, target, message = UNPAIRED[name]
-    with pytest.raises(ValueError, match=message):
-        join_chunks(source, target, source_units="word", target_units="word")

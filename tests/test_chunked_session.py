@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from driving import Asks, Calls, actions_of, assert_holds, drive, encoder_of, parity, steps
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from driving import HEADER, PROMPT, Asks, Calls, actions_of, assert_holds, drive, encoder_of, parity
 
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.policies import Action, ModelDriven, WaitK
+from simulmask_plugin.policies import Action, ModelDriven
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.decoding import ChunkChooser
 from simulmask_plugin.streaming.options import Decision, open_session
@@ -49,8 +46,7 @@ def llama(model_of):
 
 # What is fed
 
-PROMPT = ["T", "r", ":"]
-HEADER, NEXT_HEADER = ["\n", "A", "s", ":"], ["\n", "U", "s", ":"]
+NEXT_HEADER = ["\n", "U", "s", ":"]
 R, W = READ_END, WRITE_END
 SCRIPT = ["Ġcat", WRITE_END, "Ġabc", "Ġxyz", WRITE_END]
 
@@ -98,34 +94,6 @@ def test_source_that_is_all_there_is_one_chunk(llama, with_ends):
     with Calls(llama, with_ends) as calls:
         assert drive(session, "the dog".split(), ahead=True) == ["cat"]
     assert calls == [[*PROMPT, *HEADER, " the", " dog", R], [" cat"]]
-
-
-words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=8)
-
-
-@given(words, st.integers(0, 3), st.sampled_from([INTERLEAVED, TURNS, TURNS | {"k": 3}]), st.booleans())
-@hypothesis_settings(max_examples=30)
-def test_every_token_is_fed_once_in_its_order(model_of, with_ends, source, seed, block, ahead):
-    """One call at most for a token, and nothing that was fed leaves the cache."""
-    model, encoder = model_of("llama", VOCAB, seed), encoder_of(with_ends, **block)
-    session = session_of(model, encoder, max_target_tokens=40)
-    expected, header, next_header = encoder.frame(None, None, "medium")
-    before, start = "", 0
-    with Calls(model, with_ends) as calls:
-        for action, piece in steps(session, source, ahead=ahead):
-            if action is Action.READ:
-                expected += encoder.source_units(piece, before=before)[0]
-                before += piece
-            else:
-                expected += header + session.target_ids[start:] + next_header * (not session.finished)
-                start = len(session.target_ids)
-    fed = session.lane.fed_ids
-    assert fed == expected[: len(fed)]
-    assert len(expected) - len(fed) <= session.truncated  # of what nothing asks, the last token is not fed
-    assert session.lane.kept_ids() == fed
-    assert session.counters.calls == len(calls) <= len(fed)
-    assert sum(map(len, calls)) == len(fed) == session.lane.num_keys == session.counters.fed_tokens
-    assert session.counters.written_tokens == len(session.target_ids)
 
 
 # Who decides
@@ -208,17 +176,6 @@ def certain(inclined, tokenizer, probability):
         del model._forward_hooks[hook]
     model.register_forward_hook(replace)
     return model
-
-
-@pytest.mark.parametrize("threshold", [0, 1, -0.5, 1.5, True])
-def test_threshold_that_is_no_probability_is_refused(llama, with_ends, threshold):
-    with pytest.raises(ValueError, match=r"read_threshold must lie between 0 and 1 \(a probability\), got"):
-        open_session(llama, encoder_of(with_ends, **INTERLEAVED), Decision.from_dict({"read_threshold": threshold}))
-
-
-def test_unknown_latency_is_refused(llama, with_ends):
-    with pytest.raises(ValueError, match="Unknown latency 'lowest'; expected one of low, low-medium, medium"):
-        session_of(llama, encoder_of(with_ends, **INTERLEAVED), latency="lowest")
 
 
 def test_beam_of_no_hypotheses_is_refused(llama, with_ends):
@@ -317,32 +274,6 @@ def test_source_that_ends_after_its_last_chunk_has_nothing_more_to_write(llama, 
     assert session.write() is None
     assert session.finished
     assert not session.truncated
-
-
-def test_latency_and_languages_reach_the_prompt(llama, with_ends):
-    from simulmask_plugin.batches.features import ExampleEncoder
-    from simulmask_plugin.config.block import SimulMaskConfig
-    from simulmask_plugin.config.model_settings import ModelSettings
-    from simulmask_plugin.text.prompts import Prompt, interleaved_prompt
-
-    prompt = interleaved_prompt(Prompt("{source_lang}-{target_lang} {latency}:", "\nAs:"))
-    encoder = ExampleEncoder(with_ends, ModelSettings(SimulMaskConfig.from_dict(INTERLEAVED), prompt))
-    session = open_session(llama, encoder, Decision.from_dict({"latency": "low-medium"}), target_lang="Dutch")
-    session.read("the")
-    session.finish_source()
-    session.write()
-    text = with_ends.decode(session.lane.fed_ids)
-    assert text.startswith(f"English-Dutch low-medium:\nAs: the{READ_END}")
-
-
-def test_policy_needs_no_model(llama, with_ends):
-    """READ and WRITE of turns are decided before the model is called."""
-    session = session_of(llama, encoder_of(with_ends, **TURNS), WaitK(k=2))
-    session.read("the")
-    assert session.action() is Action.READ
-    session.read("dog")
-    assert session.action() is Action.WRITE
-    assert session.counters.calls == 0
 
 
 @pytest.mark.parametrize(("block", "num_asked"), [(INTERLEAVED, 3), (TURNS, 0)], ids=["interleaved", "turns"])

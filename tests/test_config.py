@@ -276,6 +276,7 @@ def test_damaged_settings_are_refused_by_name(text, tmp_path):
         ({"policy": "wait_k", "k": 3}, {}, 3),
         ({"policy": "wait_k", "k": 3}, {"k": 5}, 5),
         ({"policy": "schedule"}, {"policy": "wait_k", "k": 2}, 2),
+        (PAIRS, {"policy": "read_n", "n": 4}, 4),
         ({"policy": "wait_k", "k": 3}, {"n": 4}, 4),
         ({"policy": "wait_k", "k": 3}, {"policy": "offline"}, float("inf")),
     ],

@@ -94,21 +94,6 @@ def test_features_round_trip(byte_level, column, full):
         assert np.array_equal(getattr(again, field), getattr(example, field))
 
 
-@pytest.mark.parametrize(
-    "column, message",
-    [
-        ([1, 2], r"has 2 values; expected 3 \(one per target unit\) or 4"),
-        ([2, 1, 2], "g must never decrease"),
-        ([1, 2, 3], r"g must lie in 0\.\.2"),
-        ([1.0, 1.5, 2.0], r"g must hold integers, got g\(1\)=1\.0"),
-    ],
-)
-def test_bad_schedule_column_is_refused(byte_level, column, message):
-    example = encoder_of(byte_level, policy="schedule").encode(ROW)
-    with pytest.raises(ValueError, match=message):
-        to_feature(example, column)
-
-
 BLOCKS = {
     "wait-1": {"policy": "wait_k", "k": 1},
     "wait-9": {"policy": "wait_k", "k": 9},

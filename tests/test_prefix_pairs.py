@@ -3,32 +3,18 @@
 import json
 
 import pytest
-from driving import data_row, drive, encoder_of, processed, target_ids_of
 from hypothesis import given
-from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, settings_of
 
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import FEATURE_COLUMNS, features_of
 from simulmask_plugin.cli import main
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
-from simulmask_plugin.policies import ReadN
-from simulmask_plugin.streaming.parity import training_logits
-from simulmask_plugin.streaming.unit_session import StreamingSession
-from simulmask_plugin.text.units import split_units
 
 VOCAB = 450
 IGNORED = -100
 PAIRS = {"prefix_pairs": True, "positions": "contiguous"}
 WAIT_2 = {"policy": "wait_k", "k": 2, **PAIRS}
-POLICIES = {
-    "wait-1": {"policy": "wait_k", "k": 1},
-    "wait-2": {"policy": "wait_k", "k": 2},
-    "read-2": {"policy": "read_n", "n": 2},
-    "offline": {"policy": "offline"},
-    "schedule": {"policy": "schedule"},
-}
-words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
 
 
 def batches_of(pieces, column=None, **block):
@@ -107,54 +93,6 @@ def test_pairs_are_those_of_a_slow_loop_and_plain_causal(drawn):
         assert all(sees_all)
 
 
-# Streaming
-
-
-def trained_rows(model, encoder, source, target, g):
-    """(text up to the row, logits) of every row with a target, pair by pair."""
-    collator = SimulMaskCollator(encoder.settings, pad_token_id=0)
-    for feature in processed(encoder, data_row(source, target, g)):
-        layout = collator.lay_out(feature)
-        logits = training_logits(model, encoder.settings, layout)
-        for place in range(1, len(layout.labels)):
-            if layout.labels[place] != IGNORED:
-                yield layout.input_ids[:place].tolist(), logits[place - 1]
-
-
-def streamed_rows(session_class, model, encoder, source, target, policy):
-    """The same of every prediction of a session that is forced through the target."""
-    target_ids, rows = target_ids_of(encoder, source, target), []
-
-    def trace(index, kind, logits):
-        rows.append((session.lane.kept_ids(), logits))
-
-    session = session_class(
-        model=model,
-        encoder=encoder,
-        policy=policy,
-        choose=lambda logits, index, opening: target_ids[index],
-        trace=trace,
-        max_unit_tokens=99,
-    )
-    drive(session, split_units(source, encoder.source.unit))
-    return rows
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_a_kept_cache_has_the_mismatch_of_growing_source(model_of, byte_level, name):
-    """Where the target was written before the source behind which training put it; offline there is none."""
-    for policy, is_apart in (("wait-1", True), ("offline", False)):
-        encoder = encoder_of(byte_level, **POLICIES[policy], **PAIRS)
-        (decision,) = encoder.settings.config.policies
-        texts = "abc the dog cd xyz", "cat dexyzz house dog"
-        model = model_of(name, VOCAB, 0)
-        kept = {tuple(ids): x for ids, x in streamed_rows(StreamingSession, model, encoder, *texts, decision)}
-        trained = {tuple(ids): x for ids, x in trained_rows(model, encoder, *texts, None)}
-        gap = max((kept[text] - trained[text]).abs().max() for text in kept.keys() & trained.keys())
-        assert (gap > 1e-2) == is_apart
-        assert (gap <= 1e-4) == (not is_apart)
-
-
 def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, capsys):
     settings_of(**WAIT_2).save(tmp_path)
     model_of("llama", VOCAB, 0).config.save_pretrained(tmp_path)
@@ -170,7 +108,3 @@ def test_an_evaluation_takes_a_model_of_pairs(model_of, byte_level, tmp_path, ca
     (tmp_path / "eval.yaml").write_text(json.dumps(keys | {"simulmask": {"prefix_pairs": False}}))
     with pytest.raises(ValueError, match="prefix_pairs is False, but the model was trained with True"):
         check_evaluation(load_evaluation(tmp_path / "eval.yaml"))
-
-
-def test_a_policy_of_inference_does_not_ask_for_other_pairs():
-    assert settings_of(**WAIT_2).inference_policy("read_n", n=3) == ReadN(n=3)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from datasets import Dataset
 from driving import data_row, encoder_of, llama_factory, processed, write_setup
-from reference import settings_of
 
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import FEATURE_COLUMNS, Row
@@ -17,7 +16,7 @@ from simulmask_plugin.commands.attention import compare_attention
 from simulmask_plugin.policies import WaitK
 from simulmask_plugin.training import dataset as training_data
 from simulmask_plugin.training import llamafactory_seams as factory
-from simulmask_plugin.training.dataset import PROMPTS, count_prompts, row_of
+from simulmask_plugin.training.dataset import PROMPTS, count_prompts
 
 VOCAB = 450
 IGNORED = -100
@@ -144,12 +143,3 @@ def test_attention_has_no_whole_sentence_to_compare(model_of, byte_level):
     model, encoder = model_of("llama", VOCAB, 0, "eager"), encoder_of(byte_level, **WAIT_2)
     with pytest.raises(ValueError, match="trained with prefix_pairs: true, which has none; `simulmask parity --model`"):
         compare_attention(model, encoder, Row("a b", "x y", None, None), WaitK(k=2))
-
-
-def test_a_schedule_column_is_needed_and_checked(byte_level):
-    config = settings_of(policy="schedule", **PAIRS).config
-    values = dict.fromkeys(training_data.COLUMNS) | {"source": "a b", "target": "x y"}
-    with pytest.raises(ValueError, match="policy: schedule needs a column `schedule` in the data"):
-        row_of(values, config)
-    with pytest.raises(ValueError, match=r"here: g must never decrease, got g\(1\)=2 > g\(2\)=1"):
-        processed(encoder_of(byte_level, policy="schedule", **PAIRS), data_row("a b", "x y", [2, 1]))

@@ -99,15 +99,10 @@ def test_an_untried_family_that_takes_the_mask_is_used_with_a_warning(caplog):
     assert "model type olmoe is not in the table of families; a tiny random model of its kind took our mask" in warning
 
 
-@pytest.mark.parametrize(
-    "model_type, attention, problem",
-    [
-        ("vaultgemma", "sdpa", "logits that should be equal differ by"),
-    ],
-)
-def test_an_untried_family_that_does_not_take_it_is_refused(model_type, attention, problem):
-    with pytest.raises(ValueError, match=f"^{model_type} with .* does not take our mask.*{problem}.*not in the table"):
-        check_takes_mask(AutoConfig.for_model(model_type), attention)
+def test_an_untried_family_that_does_not_take_it_is_refused():
+    problem = "logits that should be equal differ by"
+    with pytest.raises(ValueError, match=f"^vaultgemma with .* does not take our mask.*{problem}.*not in the table"):
+        check_takes_mask(AutoConfig.for_model("vaultgemma"), "sdpa")
 
 
 def test_a_training_with_zero_3_asks_whole_models():

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from driving import POLICIES, Forced, assert_holds, drive, encoder_of, parity, steps, target_ids_of
+from driving import POLICIES, Forced, drive, encoder_of, steps, target_ids_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
-from simulmask_plugin.layouts.conventions import CONVENTIONS
-from simulmask_plugin.policies import ReadSchedule, WaitK, roll_out
+from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.slots_session import SlotsSession
@@ -22,25 +21,6 @@ EXACT_ROWS = ["look_ahead", "own_unit", "next_unit"]
 VOCAB = 320
 
 
-def slots_filled(encoder, row):
-    """How many slots and how many next headers the row of data has under wait-1."""
-    example = encoder.encode(row)
-    config = encoder.settings.config
-    num_source, num_target = len(example.source_lengths), len(example.target_lengths)
-    layout = lay_out(config, example, roll_out(WaitK(k=1), num_source, num_target))
-    return int((layout.token == -1).sum()) // len(example.next_header) + 1
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("num_words, num_slots", [(3, 1), (4, 1), (8, 2), (20, 5)])
-def test_sentences_of_one_two_and_five_slots_have_parity(model_of, byte_level, name, num_words, num_slots):
-    """Words of one token and slots of four; with 4, 8 and 20 words the last slot is exactly full."""
-    row = Row(" ".join(["the"] * num_words), " ".join(["cat", "abcde"] * 10), "English", "German")
-    block = {"slot_length": 4, **POLICIES["wait-1"]}
-    assert slots_filled(encoder_of(byte_level, **SLOTS, **block), row) == num_slots
-    assert_holds(parity(model_of(name, VOCAB, 0), byte_level, [row], SLOTS | block))
-
-
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
 
 
@@ -49,29 +29,6 @@ def forced_session(model, encoder, row, policy=None):
     policy = policy or encoder.settings.config.policies[0]
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
     return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced
-
-
-@given(words, words, st.integers(1, 5), st.sampled_from(sorted(CONVENTIONS)), st.booleans(), st.integers(1, 9))
-@settings(max_examples=40)
-def test_each_token_is_fed_once_and_one_row_per_unit_again(
-    model_of, byte_level, source, target, k, rows, ahead, slot_length
-):
-    """And where the target ends before the source, the row that wants to READ is asked again after each READ."""
-    encoder = encoder_of(byte_level, rows=rows, slot_length=slot_length, policy="wait_k", k=k, **SLOTS)
-    row = Row(" ".join(source), " ".join(target), "English", "German")
-    session, _ = forced_session(model_of("llama", VOCAB, 0), encoder, row)
-    drive(session, source, ahead=ahead)
-    example = encoder.encode(row)
-    layout = lay_out(encoder.settings.config, example, roll_out(session.policy, len(source), len(target)))
-    asked_again = max(0, len(source) - k - len(target))
-    kept = layout.input_ids[layout.source_unit < len(source)].tolist()[:-1]
-    again = session.counters.fed_tokens - len(kept)
-    segments = (layout.token == -1).sum() // len(example.next_header)  # after the first
-    calls = (2 - (ahead or rows == "own_unit")) * (len(session.target_ids) + 1)
-    if not asked_again:
-        assert 0 <= again <= len(target) + ahead * len(session.target_ids)  # a pair is fed before its unit has ended
-        assert session.lane.kept_ids() == kept
-        assert session.counters.calls <= calls + segments
 
 
 @given(st.data(), words, words, st.sampled_from(EXACT_ROWS), st.integers(1, 9))

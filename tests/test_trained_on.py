@@ -276,6 +276,7 @@ def test_parity_is_tried_at_the_trained_latencies(with_ends):
 def test_agent_streams_the_trained_pair_and_refuses_others(folders):
     assert prompt_of(agent_of(folders["one"]).session).startswith("German French")
     assert prompt_of(agent_of(folders["several"], "--target-lang", "French").session).startswith("German French")
+    assert prompt_of(agent_of(folders["chunks"], "--latency", "low").session).startswith("German English low:")
     with pytest.raises(ValueError, match="several language pairs"):
         agent_of(folders["several"])
     with pytest.raises(ValueError, match="never trained to translate from English to any language"):

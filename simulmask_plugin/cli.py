@@ -93,9 +93,9 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Add the options first."""
         if self.command:
-            from simulmask_plugin.commands.arguments import OPTIONS
+            from simulmask_plugin.commands.arguments import add_options
 
-            OPTIONS[self.command](self)
+            add_options(self, self.command)
             self.command = ""
         return super().parse_known_args(args, namespace)
 

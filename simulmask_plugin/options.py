@@ -196,6 +196,8 @@ def _rule(hint: Any) -> tuple[Any, Must]:
     if kind is Annotated:
         bare, of_type = _rule(inner[0])
         must = inner[1]
+        if not isinstance(must, Must):  # how a command line shows it
+            return bare, of_type
         return bare, Must(must.expected, lambda value: of_type.holds(value) and must.holds(value))
     if kind is Literal:
         return hint, Must(f"be one of {', '.join(inner)}", lambda value: value in inner)

@@ -9,8 +9,9 @@ from driving import llama_factory, write_setup
 from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.cli import main
+from simulmask_plugin.commands.arguments import SmokeOptions
 from simulmask_plugin.commands.parity import byte_tokenizer
-from simulmask_plugin.commands.smoke import Options, _losses, _stream, adapt
+from simulmask_plugin.commands.smoke import Trial, _losses, _stream, adapt
 from simulmask_plugin.commands.smoke_plan import Machine
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
@@ -63,8 +64,8 @@ def test_model_that_is_not_here_is_missed(training, capsys, tmp_path):
 
 def test_stage_starts_from_the_model_of_the_one_before_and_says_so(training, capsys, tmp_path):
     values = yaml.safe_load(training.read_text()) | {"adapter_name_or_path": "saves/old"}
-    options = Options(Machine(False, False), tiny=True, steps=3, folder=tmp_path, verbosity="INFO")
-    result = adapt("second.yaml", values, "stage2", tmp_path / "stage1" / "merged", options)
+    trial = Trial(SmokeOptions(overrides=[], tiny=True), Machine(False, False), tmp_path)
+    result = adapt("second.yaml", values, "stage2", tmp_path / "stage1" / "merged", trial)
     assert result["model_name_or_path"] == str(tmp_path / "stage1" / "merged")
     assert "adapter_name_or_path" not in result
     assert result["output_dir"] == str(tmp_path / "stage2" / "trained")

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Annotated, Any
 
-from simulmask_plugin.config.block import SimulMaskConfig, block_keys, keys_of
+from simulmask_plugin.commands.parsing import Argument, Keys, Option, add_fields, made
+from simulmask_plugin.config.block import Unit, block_keys, keys_of
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import Layout
-from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES, Policy
 
-UNIT_KEYS = ("source_units", "target_units")
+Overrides = Annotated[list[str], Argument("replaces a key, e.g. simulmask.k=5", "key=value")]
+Text = Annotated[str | None, Option(metavar="TEXT")]
+SourceLang = Annotated[str | None, Option("of a model trained on several language pairs", "NAME")]
+TargetLang = Annotated[str | None, Option(metavar="NAME")]
+Index = Annotated[int | None, Option("only this one, from 0; default: the mean of all")]
+Json = Annotated[bool, Option("print the numbers, and nothing else")]
 
 
-def _add_config(
-    parser: ArgumentParser,
-    *,
-    metavar: str = "CONFIG.yaml",
-    example: str = "simulmask.k=5",
-    optional: str | None = None,
-) -> None:
-    """Add a YAML and overrides of its keys; `optional` is the help of a YAML that may be left out."""
-    if optional is None:
-        parser.add_argument("config", metavar=metavar)
-    else:
-        parser.add_argument("config", metavar=metavar, nargs="?", help=optional)
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help=f"replaces a key, e.g. {example}")
-
-
-def _add_languages(parser: ArgumentParser) -> None:
-    parser.add_argument("--source-lang", metavar="NAME", help="of a model trained on several language pairs")
-    parser.add_argument("--target-lang", metavar="NAME")
-
-
-def _block_keys() -> dict[str, list[type[Policy] | type[Layout]]]:
-    """The keys of a block that `simulmask show` takes as options, each with the dataclasses that have it."""
+def _keys_of_blocks() -> dict[str, list[type[Policy] | type[Layout]]]:
+    """The keys that policies and layouts bring into a block, each with the classes that have it."""
     owners: dict[str, list[type[Policy] | type[Layout]]] = {}
     for policy in POLICIES.values():
         for key in block_keys(policy):
@@ -47,232 +34,168 @@ def _block_keys() -> dict[str, list[type[Policy] | type[Layout]]]:
     return owners
 
 
-def _schedule_keys() -> dict[str, type[Policy]]:
-    """The parameters of the policies that make a schedule without a model."""
-    policies = [policy for policy in POLICIES.values() if policy.streams and not policy.asks_model]
-    return {key: policy for policy in policies for key in policy.parameters()}
+def _scheduled() -> dict[str, type[Policy]]:
+    """The policies that make a schedule without a model."""
+    return {name: policy for name, policy in POLICIES.items() if policy.streams and not policy.asks_model}
 
 
-def _given(options: Namespace, keys: Iterable[str]) -> dict[str, Any]:
-    """The options of these keys that somebody has given."""
-    values = vars(options)
-    return {key: values[key] for key in keys if values[key] is not None}
+def _parameters_of_schedules() -> dict[str, list[type[Policy]]]:
+    """The parameters of these policies."""
+    return {key: [policy] for policy in _scheduled().values() for key in policy.parameters()}
 
 
-def _add_validate(parser: ArgumentParser) -> None:
-    _add_config(parser)
-    parser.set_defaults(run=_validate)
+@dataclass(frozen=True, kw_only=True)
+class YamlOptions:
+    """A YAML, and ``key=value`` for keys of it."""
+
+    config: Annotated[str, Argument(metavar="CONFIG.yaml")]
+    overrides: Overrides = field(default_factory=list)
 
 
-def _validate(options: Namespace) -> int:
-    from simulmask_plugin.commands.validate import run_validate
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options of ``simulmask compare``."""
 
-    return run_validate(options.config, options.overrides)
-
-
-def _add_smoke(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "overrides",
-        metavar="TRAIN.yaml | key=value",
-        nargs="+",
-        help="the stages of a recipe in their order, and keys to replace in all of them",
-    )
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model in the place of the recipe's own")
-    parser.add_argument("--steps", type=int, default=3, metavar="N", help="of each training (default: %(default)s)")
-    parser.add_argument("--output", metavar="DIR", help="keep what is made in this new folder; default: keep nothing")
-    parser.set_defaults(run=_smoke)
-
-
-def _smoke(options: Namespace) -> int:
-    from simulmask_plugin.commands.smoke import run_smoke
-
-    return run_smoke(options.overrides, tiny=options.tiny, steps=options.steps, output=options.output)
-
-
-def _add_show(parser: ArgumentParser) -> None:
-    _add_config(parser, optional="training YAML: its block, tokenizer and first row of data")
-    parser.add_argument("--policy", choices=tuple(POLICIES), help="default: wait_k with k = 3")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="default: prefix")
-    for key, owners in _block_keys().items():
-        about = "of " + ", ".join(owner.name for owner in owners)
-        add_option(parser, key.replace("_", "-"), owners, key, about, several=owners[0] in POLICIES.values())
-    for key in UNIT_KEYS:
-        add_option(parser, key.replace("_", "-"), [SimulMaskConfig], key, "in which the policy counts")
-    parser.add_argument("--schedule", metavar="1,2,3", help="g per target unit, for policy schedule or model_driven")
-    parser.add_argument("--source", metavar="TEXT", help="default: the first row of the data, or a short sentence")
-    parser.add_argument("--target", metavar="TEXT")
-    _add_languages(parser)
-    parser.add_argument("--instruction", metavar="TEXT", help="text before the source, where every word is a token")
-    parser.add_argument("--tokenizer", metavar="DIR", help="folder of a tokenizer; default: every word is a token")
-    parser.add_argument("--png", metavar="FILE", help="draw the mask into this file")
-    parser.add_argument("--json", action="store_true", help="print the numbers, and nothing else")
-    parser.set_defaults(run=_show)
-
-
-def _show(options: Namespace) -> int:
-    from simulmask_plugin.commands.show import run_show
-
-    return run_show(
-        options.config,
-        options.overrides,
-        given=_given(options, ("policy", "layout", *_block_keys(), *UNIT_KEYS)),
-        source=options.source,
-        target=options.target,
-        languages=(options.source_lang, options.target_lang),
-        schedule=options.schedule,
-        tokenizer_dir=options.tokenizer,
-        instruction=options.instruction,
-        png=options.png,
-        as_json=options.json,
+    config: Annotated[str, Argument(metavar="STUDY.yaml")]
+    overrides: Annotated[list[str], Argument("replaces a key, e.g. evaluation.limit=50", "key=value")] = field(
+        default_factory=list
     )
 
 
-def _add_parity(parser: ArgumentParser) -> None:
-    _add_config(parser, optional="training YAML: its model and block")
-    parser.add_argument("--model", metavar="DIR", help="a trained model with its simulmask.json")
-    _add_languages(parser)
-    parser.add_argument("--family", metavar="NAME", nargs="+", default=[], help="tiny random models; default: all")
-    parser.add_argument("--matrix", action="store_true", help="every layout, positions and rows")
-    parser.add_argument("--examples", type=int, default=4, metavar="N", help="a cell (default: %(default)s)")
-    parser.add_argument(
-        "--length", type=int, default=256, metavar="TOKENS", help="of one long example a model (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of models and examples (default: %(default)s)")
-    parser.add_argument("--float64", action="store_true", help="compute in float64, where rounding is no excuse")
-    parser.add_argument("--json", action="store_true", help="print a list of records")
-    parser.set_defaults(run=_parity)
+@dataclass(frozen=True, kw_only=True)
+class SmokeOptions:
+    """Options of ``simulmask smoke``."""
+
+    overrides: Annotated[
+        list[str],
+        Argument("the stages of a recipe in their order, and keys to replace in all of them", "TRAIN.yaml | key=value"),
+    ]
+    tiny: Annotated[bool, Option("train a tiny random model instead of the recipe's own")] = False
+    steps: Annotated[int, Option("of each training (default: %(default)s)", "N")] = 3
+    output: Annotated[str | None, Option("keep what is made in this new folder; default: keep nothing", "DIR")] = None
 
 
-def _parity(options: Namespace) -> int:
-    from simulmask_plugin.commands.parity import run_parity
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Options of ``simulmask show``."""
 
-    return run_parity(
-        options.config,
-        options.overrides,
-        model_dir=options.model,
-        languages=(options.source_lang, options.target_lang),
-        families=options.family,
-        matrix=options.matrix,
-        examples=options.examples,
-        length=options.length,
-        seed=options.seed,
-        float64=options.float64,
-        as_json=options.json,
-    )
+    config: Annotated[
+        str | None, Argument("training YAML: its block, tokenizer and first row of data", "CONFIG.yaml")
+    ] = None
+    overrides: Overrides = field(default_factory=list)
+    policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=POLICIES.keys)] = None
+    layout: Annotated[str | None, Option("default: prefix", choices=LAYOUTS.keys)] = None
+    keys: Annotated[Mapping[str, Any], Keys(_keys_of_blocks, drawn=True)] = field(default_factory=dict)
+    source_units: Annotated[Unit | None, Option("in which the policy counts")] = None
+    target_units: Annotated[Unit | None, Option("in which the policy counts")] = None
+    schedule: Annotated[str | None, Option("g per target unit, for policy schedule or model_driven", "1,2,3")] = None
+    source: Annotated[str | None, Option("default: the first row of the data, or a short sentence", "TEXT")] = None
+    target: Text = None
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    instruction: Annotated[str | None, Option("text before the source, where every word is a token", "TEXT")] = None
+    tokenizer: Annotated[str | None, Option("folder of a tokenizer; default: every word is a token", "DIR")] = None
+    png: Annotated[str | None, Option("draw the mask into this file", "FILE")] = None
+    json: Json = False
 
-
-def _add_attention(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder of a trained model with its simulmask.json")
-    parser.add_argument("--source", metavar="TEXT", required=True)
-    parser.add_argument("--target", metavar="TEXT", required=True, help="what is written, in training and in streaming")
-    _add_languages(parser)
-    parser.add_argument(
-        "--policy",
-        choices=[name for name, policy in POLICIES.items() if policy.streams and not policy.asks_model],
-        help="default: as trained",
-    )
-    for key, policy in _schedule_keys().items():
-        add_option(parser, key.replace("_", "-"), [policy], key, f"of {policy.name}")
-    parser.add_argument(
-        "--latency", metavar="NAME", help="interleaved: for the prompt; default: offline, if that was trained"
-    )
-    parser.add_argument(
-        "--schedule",
-        metavar="1,2,3",
-        help="g per target unit, in place of a policy; default where the model decides: one chunk",
-    )
-    parser.add_argument("--layer", type=int, help="only this one, from 0; default: the mean of all")
-    parser.add_argument("--head", type=int, help="only this one, from 0; default: the mean of all")
-    parser.add_argument("--png", metavar="FILE", help="draw both side by side into this file")
-    parser.add_argument("--json", action="store_true", help="print the numbers, and nothing else")
-    parser.set_defaults(run=_attention)
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys of a block that were given."""
+        named = {key: getattr(self, key) for key in ("policy", "layout", "source_units", "target_units")}
+        return {key: value for key, value in (named | dict(self.keys)).items() if value is not None}
 
 
-def _attention(options: Namespace) -> int:
-    from simulmask_plugin.commands.attention import run_attention
+@dataclass(frozen=True, kw_only=True)
+class ParityOptions:
+    """Options of ``simulmask parity``."""
 
-    return run_attention(
-        options.model,
-        texts=(options.source, options.target),
-        languages=(options.source_lang, options.target_lang),
-        latency=options.latency,
-        decision=_given(options, ("policy", *_schedule_keys())),
-        schedule=options.schedule,
-        layer=options.layer,
-        head=options.head,
-        png=options.png,
-        as_json=options.json,
-    )
-
-
-def _add_eval(parser: ArgumentParser) -> None:
-    _add_config(parser)
-    parser.set_defaults(run=_eval)
+    config: Annotated[str | None, Argument("training YAML: its model and block", "CONFIG.yaml")] = None
+    overrides: Overrides = field(default_factory=list)
+    model: Annotated[str | None, Option("a trained model with its simulmask.json", "DIR")] = None
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    family: Annotated[list[str], Option("tiny random models; default: all", "NAME")] = field(default_factory=list)
+    matrix: Annotated[bool, Option("every layout, positions and rows")] = False
+    examples: Annotated[int, Option("a cell (default: %(default)s)", "N")] = 4
+    length: Annotated[int, Option("of one long example a model (default: %(default)s)", "TOKENS")] = 256
+    seed: Annotated[int, Option("of models and examples (default: %(default)s)")] = 0
+    float64: Annotated[bool, Option("compute in float64, where rounding is no excuse")] = False
+    json: Annotated[bool, Option("print a list of records")] = False
 
 
-def _eval(options: Namespace) -> int:
-    from simulmask_plugin.evaluation.run import run_evaluation
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """Options of ``simulmask attention``."""
 
-    return run_evaluation(options.config, options.overrides)
-
-
-def _add_curve(parser: ArgumentParser) -> None:
-    parser.add_argument("evaluations", metavar="LABEL=FOLDER", nargs="+", help="output of `simulmask eval`")
-    parser.add_argument("--png", metavar="FILE", required=True, help="draw into this file")
-    parser.set_defaults(run=_curve)
-
-
-def _curve(options: Namespace) -> int:
-    from simulmask_plugin.evaluation.curves import run_curve
-
-    return run_curve(options.evaluations, options.png)
-
-
-def _add_compare(parser: ArgumentParser) -> None:
-    _add_config(parser, metavar="STUDY.yaml", example="evaluation.limit=50")
-    parser.set_defaults(run=_compare)
-
-
-def _compare(options: Namespace) -> int:
-    from simulmask_plugin.evaluation.run_study import run_compare
-
-    return run_compare(options.config, options.overrides)
+    model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
+    source: Annotated[str, Option(metavar="TEXT")]
+    target: Annotated[str, Option("what is written, in training and in streaming", "TEXT")]
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    policy: Annotated[str | None, Option("default: as trained", choices=_scheduled)] = None
+    parameters: Annotated[Mapping[str, Any], Keys(_parameters_of_schedules)] = field(default_factory=dict)
+    latency: Annotated[
+        str | None, Option("interleaved: for the prompt; default: offline, if that was trained", "NAME")
+    ] = None
+    schedule: Annotated[
+        str | None,
+        Option("g per target unit, in place of a policy; default where the model decides: one chunk", "1,2,3"),
+    ] = None
+    layer: Index = None
+    head: Index = None
+    png: Annotated[str | None, Option("draw both side by side into this file", "FILE")] = None
+    json: Json = False
 
 
-def _add_verify_merge(parser: ArgumentParser) -> None:
-    parser.add_argument("--base", metavar="DIR", required=True, help="what the adapter was trained on")
-    parser.add_argument("--adapter", metavar="DIR", required=True, help="output_dir of the training")
-    parser.add_argument("--merged", metavar="DIR", required=True, help="export_dir of the merge")
-    parser.add_argument("--json", action="store_true", help="print a list of checks")
-    parser.set_defaults(run=_verify_merge)
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Options of ``simulmask curve``."""
+
+    evaluations: Annotated[list[str], Argument("output of `simulmask eval`", "LABEL=FOLDER")]
+    png: Annotated[str, Option("draw into this file", "FILE")]
 
 
-def _verify_merge(options: Namespace) -> int:
-    from simulmask_plugin.commands.verify_merge import run_verify_merge
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Options of ``simulmask verify-merge``."""
 
-    return run_verify_merge(base=options.base, adapter=options.adapter, merged=options.merged, as_json=options.json)
-
-
-def _add_env(parser: ArgumentParser) -> None:
-    parser.set_defaults(run=_env)
-
-
-def _env(options: Namespace) -> int:
-    from simulmask_plugin.commands.env import run_env
-
-    return run_env()
+    base: Annotated[str, Option("what the adapter was trained on", "DIR")]
+    adapter: Annotated[str, Option("output_dir of the training", "DIR")]
+    merged: Annotated[str, Option("export_dir of the merge", "DIR")]
+    json: Annotated[bool, Option("print a list of checks")] = False
 
 
-OPTIONS: Mapping[str, Callable[[ArgumentParser], None]] = {
-    "validate": _add_validate,
-    "smoke": _add_smoke,
-    "show": _add_show,
-    "parity": _add_parity,
-    "attention": _add_attention,
-    "eval": _add_eval,
-    "curve": _add_curve,
-    "compare": _add_compare,
-    "verify-merge": _add_verify_merge,
-    "env": _add_env,
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of ``simulmask env``: it has none."""
+
+
+def _from(module: str) -> Any:
+    """A module of the package, imported now."""
+    return import_module(f"simulmask_plugin.{module}")
+
+
+COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "validate": (YamlOptions, lambda given: _from("commands.validate").run_validate(given.config, given.overrides)),
+    "smoke": (SmokeOptions, lambda given: _from("commands.smoke").run_smoke(given)),
+    "show": (ShowOptions, lambda given: _from("commands.show").run_show(given)),
+    "parity": (ParityOptions, lambda given: _from("commands.parity").run_parity(given)),
+    "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
+    "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
+    "curve": (CurveOptions, lambda given: _from("evaluation.curves").run_curve(given.evaluations, given.png)),
+    "compare": (StudyOptions, lambda given: _from("evaluation.run_study").run_compare(given.config, given.overrides)),
+    "verify-merge": (MergeOptions, lambda given: _from("commands.verify_merge").run_verify_merge(given)),
+    "env": (NoOptions, lambda given: _from("commands.env").run_env()),
 }
-"""Command -> what adds its options."""
+"""By the name of a command its options, and what runs it."""
+
+
+def add_options(parser: ArgumentParser, command: str) -> None:
+    """Add the options of a command to its parser, and ``run``, which takes what was parsed."""
+    options, run = COMMANDS[command]
+
+    def run_parsed(parsed: Namespace) -> int:
+        return run(made(options, vars(parsed)))
+
+    add_fields(parser, options)
+    parser.set_defaults(run=run_parsed)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from simulmask_plugin.attention.families import family_of
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
+from simulmask_plugin.commands.arguments import AttentionOptions
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.config.trained_on import Languages
-from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.files.loading import load_model, load_tokenizer
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.pictures.picture import (
     LOOK_AHEAD_MARK,
@@ -67,6 +67,17 @@ class Attention:
     def max_abs_diff(self) -> float:
         """The largest difference of two probabilities, over layers, heads, rows and keys."""
         return self.differences.max().item()
+
+    @property
+    def holds(self) -> bool:
+        """Whether that counts as equal."""
+        return self.max_abs_diff <= TOLERANCE
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """The mean over layers and heads, (rows, keys) each."""
+        both = {"training": self.training, "streaming": self.streaming}
+        return {name: probabilities.mean(dim=(0, 1)).numpy() for name, probabilities in both.items()}
 
     def select(self, layer: int | None, head: int | None) -> Attention:
         """Only one layer or head of both; None: all of them.
@@ -183,69 +194,44 @@ def _places(layout: SequenceLayout, orders: list[int], lane: Lane) -> dict[int, 
     return places
 
 
-def run_attention(
-    folder: str,
-    *,
-    texts: tuple[str, str],
-    languages: Languages = (None, None),
-    latency: str | None = None,
-    decision: Mapping[str, Any],
-    schedule: str | None,
-    layer: int | None,
-    head: int | None,
-    png: str | None,
-    as_json: bool,
-) -> int:
+def run_attention(options: AttentionOptions) -> int:
     """Compare, print and draw; return 1 if a model that promises parity misses it.
-
-    Args:
-        folder: of a trained model with its simulmask.json.
-        texts: source and target.
-        languages: source_lang and target_lang; None: whichever was trained, see ``ModelSettings.pair``.
-        latency: interleaved: for the prompt; None: offline unless that was never trained.
-        decision: policy, k and n to stream with, see ``ModelSettings.inference_policy``.
-        schedule: g per target unit in place of a policy; where the model decides, None: the whole source in one chunk.
-        layer: only this one; None: all.
-        head: only this one; None: all.
-        png: file to draw into.
-        as_json: print the numbers, and nothing else.
 
     Raises:
         ValueError: if the model, an option or a text is wrong.
     """
-    settings = ModelSettings.load(folder).for_pair(*languages)
-    policy, column = _decide(settings, decision, schedule)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    with weights_of(folder):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
-        ).eval()
-    row = Row(*texts, *settings.pair(), column, _latency(settings, latency))
-    attention = compare_attention(model, ExampleEncoder(tokenizer, settings), row, policy).select(layer, head)
-    picture = picture_of(tokenizer, settings, attention.layout, attention.schedule)
-    difference, read = attention.max_abs_diff, attention.schedule
+    settings = ModelSettings.load(options.model).for_pair(options.source_lang, options.target_lang)
+    policy, column = _decide(settings, options)
+    encoder = ExampleEncoder(load_tokenizer(options.model), settings)
+    model = load_model(options.model, attention="eager")
+    row = Row(options.source, options.target, *settings.pair(), column, _latency(settings, options.latency))
+    attention = compare_attention(model, encoder, row, policy).select(options.layer, options.head)
+    picture = picture_of(encoder.tokenizer, settings, attention.layout, attention.schedule)
+    read = attention.schedule
     promised = promises_parity(settings, whole_source=read.num_read[0] == read.num_source)
-    passed = difference <= TOLERANCE
-    maps = {name: getattr(attention, name).mean(dim=(0, 1)).numpy() for name in ("training", "streaming")}
-    num_fed, num_rows = int(attention.fed.sum()), len(picture.tokens)
     heading = (
-        f"{_describe('layer', layer)}, {_describe('head', head)} | largest difference {difference:.1e} "
-        f"over {num_fed} of {num_rows} rows"
+        f"{_describe('layer', options.layer)}, {_describe('head', options.head)} | "
+        f"largest difference {attention.max_abs_diff:.1e} over {int(attention.fed.sum())} of {len(picture.tokens)} rows"
     )
-    if png is not None:
-        from simulmask_plugin.pictures.drawing import save_attention_png
-
-        short, start = shorten_prompt(picture)
-        cut = {name: probabilities[start:, start:] for name, probabilities in maps.items()}
-        note = "probability" if not start else f"probability (without the first {start} tokens of the prompt)"
-        save_attention_png(short, cut, png, heading, note=note)
-    if as_json:
-        print(_to_json(picture, maps, difference, promised))
+    if options.png is not None:
+        _draw(picture, attention.maps, options.png, heading)
+    if options.json:
+        print(_to_json(picture, attention, promised))
     else:
-        _print(picture, maps, heading, promised, passed)
-        if png is not None:
-            console().print(f"Drawn into {png}")
-    return 0 if passed or not promised else 1
+        _print(picture, attention, heading, promised)
+        if options.png is not None:
+            console().print(f"Drawn into {options.png}")
+    return 0 if attention.holds or not promised else 1
+
+
+def _draw(picture: Picture, maps: Mapping[str, np.ndarray], png: str, heading: str) -> None:
+    """Draw both maps side by side, without most of the prompt."""
+    from simulmask_plugin.pictures.drawing import save_attention_png
+
+    short, start = shorten_prompt(picture)
+    cut = {name: probabilities[start:, start:] for name, probabilities in maps.items()}
+    note = "probability" if not start else f"probability (without the first {start} tokens of the prompt)"
+    save_attention_png(short, cut, png, heading, note=note)
 
 
 def _latency(settings: ModelSettings, given: str | None) -> str | None:
@@ -265,44 +251,44 @@ def _latency(settings: ModelSettings, given: str | None) -> str | None:
     return settings.trained_on.latency(given)
 
 
-def _decide(
-    settings: ModelSettings, decision: Mapping[str, Any], schedule: str | None
-) -> tuple[Policy | None, tuple[int, ...] | None]:
+def _decide(settings: ModelSettings, options: AttentionOptions) -> tuple[Policy | None, tuple[int, ...] | None]:
     """The policy or the g to stream with; neither: the model decides, and its text comes whole.
 
     Raises:
         ValueError: if both are given, or one is wrong.
     """
-    is_given = any(value is not None for value in decision.values())
-    if schedule is not None:
+    is_given = options.policy is not None or options.parameters
+    if options.schedule is not None:
         if is_given:
             raise ValueError("Give --schedule, or a policy and its k or n, not both.")
-        return None, parse_schedule(schedule)
+        return None, parse_schedule(options.schedule)
     if settings.config.policy is ModelDriven and not is_given:
         return None, None
-    return settings.inference_policy(**decision), None
+    return settings.inference_policy(options.policy, **options.parameters), None
 
 
 def _describe(name: str, index: int | None) -> str:
     return f"mean of all {name}s" if index is None else f"{name} {index}"
 
 
-def _to_json(picture: Picture, maps: Mapping[str, np.ndarray], difference: float, promised: bool) -> str:
+def _to_json(picture: Picture, attention: Attention, promised: bool) -> str:
+    maps = attention.maps
     content = {
         "tokens": picture.tokens,
         "regions": picture.regions,
         "look_ahead": [picture.is_look_ahead(row) for row in range(len(picture.tokens))],
         **{name: [None if np.isnan(line).any() else line.tolist() for line in rows] for name, rows in maps.items()},
-        "max_abs_diff": difference,
+        "max_abs_diff": attention.max_abs_diff,
         "schedule": list(picture.schedule),
         "promised": promised,
-        "holds": difference <= TOLERANCE,
+        "holds": attention.holds,
     }
     return json.dumps(content, ensure_ascii=False)
 
 
-def _print(picture: Picture, maps: Mapping[str, np.ndarray], heading: str, promised: bool, passed: bool) -> None:
+def _print(picture: Picture, attention: Attention, heading: str, promised: bool) -> None:
     """A line for each row of header and target: what share it pays to the source, and how far both are apart."""
+    maps = attention.maps
     is_source = np.array([region in ("source", "slot") for region in picture.regions])
     lines = []
     for i, (token, region) in enumerate(zip(picture.tokens, picture.regions, strict=True)):
@@ -316,4 +302,6 @@ def _print(picture: Picture, maps: Mapping[str, np.ndarray], heading: str, promi
     out.print(heading)
     columns = ("row", "part", "num_read", "to the source: training", "streaming", "difference")
     out.print(table(columns, lines))
-    out.print("Parity to", f"{TOLERANCE:g}:", verdict(passed) if promised else "no promise (docs/architecture.md)")
+    out.print(
+        "Parity to", f"{TOLERANCE:g}:", verdict(attention.holds) if promised else "no promise (docs/architecture.md)"
+    )

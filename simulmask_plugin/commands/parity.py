@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,17 @@ import torch
 from rich.progress import Progress
 from rich.text import Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from simulmask_plugin.attention.families import FAMILIES, Family, family_of, tiny_model
 from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.commands.arguments import ParityOptions
 from simulmask_plugin.commands.random_rows import LETTERS, long_row, random_row
 from simulmask_plugin.commands.verify_merge import make_room
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.config.trained_on import Languages
-from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.files.loading import load_config, load_model, load_tokenizer
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.options import choices_of
 from simulmask_plugin.pictures.terminal import console, table, verdict
@@ -75,101 +75,60 @@ class Subject:
     """Somebody's model; what stock does to itself is measured beside it."""
 
 
-def run_parity(
-    config_path: str | None,
-    overrides: list[str],
-    *,
-    model_dir: str | None,
-    languages: Languages = (None, None),
-    families: list[str],
-    matrix: bool,
-    examples: int,
-    length: int,
-    seed: int,
-    float64: bool,
-    as_json: bool,
-) -> int:
+def run_parity(options: ParityOptions) -> int:
     """Measure every cell and print the records; return 1 if one that promises parity misses it.
-
-    Args:
-        config_path: a training YAML, whose model and block are tried.
-        overrides: ``key=value`` for keys of the YAML.
-        model_dir: a model with its simulmask.json.
-        languages: source_lang and target_lang for that; None: whichever was trained, see ``ModelSettings.pair``.
-        families: names of families, of which tiny random models are made; empty for all of them.
-        matrix: try every layout, positions and rows, and not only those of the block.
-        examples: random examples per cell.
-        length: tokens of one more, longer example in the first cell of every model; 0 for none.
-        seed: of models and examples.
-        float64: compute in float64, in which rounding is no excuse.
-        as_json: print the records as JSON.
 
     Raises:
         ValueError: if the sources contradict each other or one is wrong.
     """
-    if sum(map(bool, (config_path, model_dir, families))) > 1:
+    if sum(map(bool, (options.config, options.model, options.family))) > 1:
         raise ValueError("Give one of: a training YAML, --model, --family.")
-    if model_dir is None and any(languages):
+    if options.model is None and (options.source_lang or options.target_lang):
         raise ValueError("--source-lang and --target-lang go with --model; a training YAML names its own.")
-    if examples < 1:
-        raise ValueError(f"--examples must be at least 1, got {examples}.")
-    if length < 0:
-        raise ValueError(f"--length must be at least 0, got {length}.")
-    if config_path is not None:
-        subjects = [_subject_of_yaml(config_path, overrides, matrix)]
-    elif model_dir is not None:
-        subjects = [_subject_of_model(model_dir, languages, matrix)]
-    else:
-        torch.set_num_threads(1)  # more of them only wait for each other in a model so small
-        subjects = list(_tiny_subjects(families or list(FAMILIES), matrix, seed))
-    records = list(measure(subjects, examples, seed, length=length, float64=float64))
-    if as_json:
+    if options.examples < 1:
+        raise ValueError(f"--examples must be at least 1, got {options.examples}.")
+    if options.length < 0:
+        raise ValueError(f"--length must be at least 0, got {options.length}.")
+    records = list(_measure(_subjects(options), options))
+    if options.json:
         print(json.dumps(records, indent=2))
     else:
         _print_records(records)
     return 1 if any(record["promised"] and not record["holds"] for record in records) else 0
 
 
-def measure(
-    subjects: Iterable[Subject], examples: int, seed: int, *, length: int = 0, float64: bool = False
-) -> Iterator[dict[str, Any]]:
+def _measure(subjects: Sequence[Subject], options: ParityOptions) -> Iterator[dict[str, Any]]:
     """Yield one record per cell, with a progress bar on standard error."""
-    subjects = list(subjects)
-    precision = StayInFloat64() if float64 else nullcontext()
+    precision = StayInFloat64() if options.float64 else nullcontext()
     with precision, Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("parity", total=sum(len(subject.settings) for subject in subjects))
         for subject in subjects:
             progress.update(task, description=f"{subject.family.name} {subject.attention}")
             model = subject.load()
-            if float64:
+            if options.float64:
                 model = model.double()
-            for cell, settings in enumerate(subject.settings):
-                random = np.random.default_rng((seed, cell))
-                yield measure_cell(model, subject, settings, examples, random, length if cell == 0 else 0)
+            for cell in range(len(subject.settings)):
+                yield _measure_cell(model, subject, cell, options)
                 progress.advance(task)
 
 
-def measure_cell(
-    model: PreTrainedModel,
-    subject: Subject,
-    settings: ModelSettings,
-    examples: int,
-    random: np.random.Generator,
-    length: int = 0,
-) -> dict[str, Any]:
-    """Compare training and streaming over random examples of one cell; four show every length and every k."""
-    encoder = ExampleEncoder(subject.tokenizer, settings)
-    num_policies = len(settings.config.policies)
+def _measure_cell(model: PreTrainedModel, subject: Subject, cell: int, options: ParityOptions) -> dict[str, Any]:
+    """Compare training and streaming over random examples; four show every length and every k.
+
+    The first cell of a model has a long example, too.
+    """
+    settings, random = subject.settings[cell], np.random.default_rng((options.seed, cell))
+    config, encoder = settings.config, ExampleEncoder(subject.tokenizer, settings)
+    num_policies = len(config.policies)
     shift, first = int(random.integers(len(LENGTHS))), int(random.integers(num_policies))
-    rows = [random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random) for i in range(examples)]
-    if length:
-        rows.append(long_row(encoder, length, random))
+    rows = [random_row(encoder, *LENGTHS[(shift + i) % len(LENGTHS)], random) for i in range(options.examples)]
+    if options.length and cell == 0:
+        rows.append(long_row(encoder, options.length, random))
     result, promised = ParityResult(model.dtype), promises_parity(settings)
     for i, row in enumerate(rows):
         compare(model, encoder, row, result, policy_index=(first + i) % num_policies)
     if subject.is_real or (promised and not result.holds):
         result.stock_diff = max(stock_difference(model, encoder.encode(row).input_ids) for row in rows)
-    config = settings.config
     return {
         "family": subject.family.name,
         "attention": subject.attention,
@@ -204,86 +163,68 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def _tiny_subjects(families: Iterable[str], matrix: bool, seed: int) -> Iterator[Subject]:
-    """A tiny random model of each family and attention implementation."""
-    tokenizer = byte_tokenizer()
-    for name in families:
-        if name not in FAMILIES:
-            raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
-        family = FAMILIES[name]
-        positions = "modified_alibi" if family.position == "alibi" else "group"
-        config = SimulMaskConfig.from_dict({"policy": "offline", "positions": positions})
-        settings = ModelSettings(config, resolve_prompt(config, None, tokenizer))
-        for attention in family.implementations:
-            load = partial(tiny_model, name, len(tokenizer), seed, attention)
-            cells = tuple(_cells(settings, family, matrix))
-            if matrix:
-                cells += tuple(
-                    chain.from_iterable(_cells(other, family, matrix) for other in _other_layouts(tokenizer))
-                )
-            if matrix and name in UNIT_FAMILIES and attention == family.implementations[0]:
-                cells += tuple(_unit_cells(settings))
-            yield Subject(family, attention, load, tokenizer, cells)
+def _subjects(options: ParityOptions) -> list[Subject]:
+    """The models to try: that of a training YAML, a trained one, or a tiny one of each family and attention."""
+    if options.config is not None:
+        return [_subject_of_yaml(options.config, options)]
+    if options.model is not None:
+        return [_subject_of_model(options.model, options)]
+    torch.set_num_threads(1)  # more of them only wait for each other in a model so small
+    names = options.family or list(FAMILIES)
+    return [subject for name in names for subject in _tiny_subjects(name, byte_tokenizer(), options)]
 
 
-def _other_layouts(tokenizer: Any) -> Iterator[ModelSettings]:
-    """The settings of the layouts besides `prefix`."""
-    for name, layout in LAYOUTS.items():
-        if name != "prefix":
-            policy = layout.policy or Offline
-            config = SimulMaskConfig.from_dict({"layout": name, "policy": policy.name})
-            yield ModelSettings(config, resolve_prompt(config, None, tokenizer))
+def _tiny_subjects(name: str, tokenizer: Any, options: ParityOptions) -> Iterator[Subject]:
+    """A tiny random model of a family for every attention implementation."""
+    if name not in FAMILIES:
+        raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
+    family = FAMILIES[name]
+    layouts = [{"policy": "offline", "positions": "modified_alibi" if family.position == "alibi" else "group"}]
+    if options.matrix:
+        others = {name: layout.policy or Offline for name, layout in LAYOUTS.items() if name != "prefix"}
+        layouts += [{"layout": name, "policy": policy.name} for name, policy in others.items()]
+    blocks = map(SimulMaskConfig.from_dict, layouts)
+    trained = [ModelSettings(block, resolve_prompt(block, None, tokenizer)) for block in blocks]
+    cells = tuple(cell for settings in trained for cell in _cells(settings, family, options.matrix))
+    for attention in family.implementations:
+        has_units = options.matrix and name in UNIT_FAMILIES and attention == family.implementations[0]
+        load = partial(tiny_model, name, len(tokenizer), options.seed, attention)
+        in_units = _unit_cells(trained[0]) if has_units else ()
+        yield Subject(family, attention, load, tokenizer, (*cells, *in_units))
 
 
-def _subject_of_model(folder: str, languages: Languages, matrix: bool) -> Subject:
+def _subject_of_model(folder: str, options: ParityOptions) -> Subject:
     """A trained model with its simulmask.json, in fp32."""
-    settings = ModelSettings.load(folder).for_pair(*languages)
-    model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    settings = ModelSettings.load(folder).for_pair(options.source_lang, options.target_lang)
+    model_config = load_config(folder)
     family = family_of(model_config)
-    attention = family.attention
-    check_takes_mask(model_config, attention)
-    load = partial(_load_model, folder, attention)
-    return Subject(
-        family,
-        attention,
-        load,
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
-        tuple(_cells(settings, family, matrix)),
-        is_real=True,
-    )
+    check_takes_mask(model_config, family.attention)
+    load = partial(load_model, folder, attention=family.attention)
+    cells = tuple(_cells(settings, family, options.matrix))
+    return Subject(family, family.attention, load, load_tokenizer(folder), cells, is_real=True)
 
 
-def _subject_of_yaml(path: str, overrides: list[str], matrix: bool) -> Subject:
-    """The model of a training YAML as training begins with it, and its block."""
+def _subject_of_yaml(path: str, options: ParityOptions) -> Subject:
+    """The model of a training YAML as training begins with it, in fp32, and its block."""
     from simulmask_plugin.commands.training_yaml import load_training
 
-    setup = load_training(path, overrides, to_run=False)
-    family, model_args = family_of(setup.model_config), setup.model_args
+    setup = load_training(path, options.overrides, to_run=False)
+    family = family_of(setup.model_config)
     # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
     attention = setup.attention if setup.attention in family.implementations else family.attention
     check_takes_mask(setup.model_config, attention)
-    load = partial(
-        _load_model,
-        model_args.model_name_or_path,
-        attention,
-        num_tokens=len(setup.tokenizer),
-        adapters=model_args.adapter_name_or_path or (),
-    )
-    return Subject(family, attention, load, setup.tokenizer, tuple(_cells(setup.settings, family, matrix)), True)
 
+    def load() -> PreTrainedModel:
+        model = load_model(setup.model_args.model_name_or_path, attention=attention)
+        make_room(model, len(setup.tokenizer))
+        for adapter in setup.model_args.adapter_name_or_path or ():
+            from peft import PeftModel
 
-def _load_model(path: str, attention: str, num_tokens: int = 0, adapters: Iterable[str] = ()) -> PreTrainedModel:
-    """A model in fp32, with room for so many tokens and the adapters merged into it."""
-    with weights_of(path):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
-        )
-    make_room(model, num_tokens)
-    for adapter in adapters:
-        from peft import PeftModel
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return model.eval()
 
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    return model.eval()
+    cells = tuple(_cells(setup.settings, family, options.matrix))
+    return Subject(family, attention, load, setup.tokenizer, cells, is_real=True)
 
 
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.batches.features import Row, whole_schedule
+from simulmask_plugin.commands.arguments import ShowOptions
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.config.trained_on import Languages
+from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.pictures.picture import (
     describe_schedule,
@@ -62,105 +63,111 @@ class WordTokenizer:
         return len(self.words)
 
 
-def run_show(
-    config_path: str | None,
-    overrides: list[str],
-    *,
-    given: Mapping[str, Any],
-    source: str | None,
-    target: str | None,
-    languages: Languages = (None, None),
-    schedule: str | None,
-    tokenizer_dir: str | None,
-    instruction: str | None,
-    png: str | None,
-    as_json: bool,
-) -> int:
-    """Show one example; return the exit code.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown: a row, under the settings and the seed of a training."""
 
-    Args:
-        config_path: a training YAML, whose block, tokenizer and first row of data are the defaults.
-        overrides: ``key=value`` for keys of the YAML.
-        given: keys of the ``simulmask:`` block that replace its own.
-        source: text of the source, together with ``target``.
-        target: text of the target.
-        languages: source_lang and target_lang of these texts; None: whichever was trained (`ModelSettings.pair`).
-        schedule: g, for policy ``schedule``, which is the default with it.
-        tokenizer_dir: folder of a tokenizer or model, in place of a YAML.
-        instruction: text before the source, where every word is a token; else the YAML or the model has its own.
-        png: file to draw the mask into.
-        as_json: print the numbers, and nothing else.
+    tokenizer: Tokenizer
+    settings: ModelSettings
+    row: Row
+    seed: int = 0
+
+
+def run_show(options: ShowOptions) -> int:
+    """Show one example; return the exit code.
 
     Raises:
         ValueError: if the options contradict each other or the example is wrong.
     """
-    if (source is None) != (target is None):
-        raise ValueError("Give --source and --target together, or neither.")
-    if config_path is not None and tokenizer_dir is not None:
-        raise ValueError("Give a training YAML or --tokenizer, not both; the YAML names its own tokenizer.")
-    if instruction is not None and (config_path is not None or tokenizer_dir is not None):
-        raise ValueError("--instruction needs words alone; a training YAML and a model bring their own prompt.")
-    if schedule is not None:
-        given = {"policy": _own_policy(given) or FromColumn.name} | dict(given)
-        possible = [name for name, policy in POLICIES.items() if policy.from_data]
-        if given["policy"] not in possible:
-            raise ValueError(f"--schedule goes with --policy {' or '.join(possible)}, got --policy {given['policy']}.")
-    texts = None if source is None or target is None else (source, target)
-    if config_path is not None and texts is None and any(languages):
-        raise ValueError("--source-lang and --target-lang go with --source and --target; the data has its own.")
-    tokenizer, settings, row, seed = _inputs(
-        config_path, overrides, tokenizer_dir, given, texts, languages, instruction or ""
-    )
-    if schedule is not None:
-        row = replace(row, schedule=parse_schedule(schedule))
-    elif settings.config.policy is ModelDriven and row.schedule is None:
-        row = replace(row, schedule=whole_schedule(row, settings.config))
-    picture = draw(tokenizer, settings, row, seed=seed)
-    heading = title(settings.config)
+    _check(options)
+    shown = _shown(options)
+    config, row = shown.settings.config, shown.row
+    if options.schedule is not None:
+        row = replace(row, schedule=parse_schedule(options.schedule))
+    elif config.policy is ModelDriven and row.schedule is None:
+        row = replace(row, schedule=whole_schedule(row, config))
+    picture = draw(shown.tokenizer, shown.settings, row, seed=shown.seed)
     short, left_out = shorten_prompt(picture)
+    heading = title(config)
     note = f" | without the first {left_out} tokens of the prompt" if left_out else ""
-    if png is not None:
+    if options.png is not None:
         from simulmask_plugin.pictures.drawing import save_png
 
-        save_png(short, png, heading + note)
-    if as_json:
+        save_png(short, options.png, heading + note)
+    if options.json:
         print(to_json(picture))
         return 0
     out = console()
-    out.print(f"{heading}\n{describe_schedule(picture, settings.config)}")
-    out.print(token_table(picture, tokenizer))
+    out.print(f"{heading}\n{describe_schedule(picture, config)}")
+    out.print(token_table(picture, shown.tokenizer))
     out.print(f"mask{note}")
     out.print(mask_text(short, out.width), soft_wrap=True)
-    if png is not None:
-        out.print(f"\nDrawn into {png}")
+    if options.png is not None:
+        out.print(f"\nDrawn into {options.png}")
     return 0
 
 
-def _inputs(
-    config_path: str | None,
-    overrides: list[str],
-    tokenizer_dir: str | None,
-    given: Mapping[str, Any],
-    texts: tuple[str, str] | None,
-    languages: Languages,
-    instruction: str,
-) -> tuple[Tokenizer, ModelSettings, Row, int]:
-    """Tokenizer, settings, row and seed, from the YAML, from the tokenizer's folder, or from words alone."""
-    if config_path is not None:
-        from simulmask_plugin.commands.training_yaml import load_training, read_data
+def _check(options: ShowOptions) -> None:
+    """Refuse options that contradict each other."""
+    if (options.source is None) != (options.target is None):
+        raise ValueError("Give --source and --target together, or neither.")
+    if options.config is not None and options.tokenizer is not None:
+        raise ValueError("Give a training YAML or --tokenizer, not both; the YAML names its own tokenizer.")
+    if options.instruction is not None and (options.config is not None or options.tokenizer is not None):
+        raise ValueError("--instruction needs words alone; a training YAML and a model bring their own prompt.")
+    if options.config is not None and options.source is None and (options.source_lang or options.target_lang):
+        raise ValueError("--source-lang and --target-lang go with --source and --target; the data has its own.")
+    if options.schedule is not None:
+        possible, policy = [name for name, policy in POLICIES.items() if policy.from_data], _given(options)["policy"]
+        if policy not in possible:
+            raise ValueError(f"--schedule goes with --policy {' or '.join(possible)}, got --policy {policy}.")
 
-        setup = load_training(config_path, overrides, to_run=False)
-        settings = replace(setup.settings, config=setup.settings.config.with_keys(given))
-        row = read_data(setup)[0].first if texts is None else _row(texts, settings, languages)
-        return setup.tokenizer, settings, row, setup.training_args.seed
-    if tokenizer_dir is not None:
-        tokenizer, settings = load_settings(tokenizer_dir, given)
-        return tokenizer, settings, _row(texts or EXAMPLE, settings, languages), 0
-    config = _block(given)
+
+def _given(options: ShowOptions) -> dict[str, Any]:
+    """The keys of the block that the options give; with a schedule, a policy that follows one is among them."""
+    if options.schedule is None:
+        return options.given
+    return {"policy": _own_policy(options.given) or FromColumn.name, **options.given}
+
+
+def _shown(options: ShowOptions) -> Shown:
+    """What is shown: of a training YAML, of the tokenizer's folder, or words alone."""
+    if options.config is not None:
+        return _of_yaml(options.config, options)
+    if options.tokenizer is not None:
+        return _of_folder(options.tokenizer, options)
+    return _of_words(options)
+
+
+def _of_yaml(path: str, options: ShowOptions) -> Shown:
+    from simulmask_plugin.commands.training_yaml import load_training, read_data
+
+    setup = load_training(path, options.overrides, to_run=False)
+    settings = replace(setup.settings, config=setup.settings.config.with_keys(_given(options)))
+    row = read_data(setup)[0].first if options.source is None else _row(options, settings)
+    return Shown(setup.tokenizer, settings, row, setup.training_args.seed)
+
+
+def _of_folder(folder: str, options: ShowOptions) -> Shown:
+    """With the settings in the simulmask.json beside the tokenizer, or the plain prompt if there is none."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder; expected one with a tokenizer.")
+    tokenizer = load_tokenizer(folder)
+    if Path(folder, FILE_NAME).is_file():
+        settings = ModelSettings.load(folder)
+        settings = replace(settings, config=settings.config.with_keys(_given(options)))
+    else:
+        config = _block(_given(options))
+        settings = ModelSettings(config, resolve_prompt(config, None, tokenizer))
+    return Shown(tokenizer, settings, _row(options, settings))
+
+
+def _of_words(options: ShowOptions) -> Shown:
+    config, instruction = _block(_given(options)), options.instruction or ""
     marks = config.layout.special_tokens or ARROWS[: 1 + config.layout.has_next_header]
     prompt = Prompt(escape(instruction), *marks)
     settings = ModelSettings(config, prompt)
-    row = _row(texts or EXAMPLE, settings, languages)
+    row = _row(options, settings)
     words = [
         *split_units(row.source, config.source_units),
         *prompt.header.split(),
@@ -168,7 +175,7 @@ def _inputs(
         *prompt.next_header.split(),
         *instruction.split(),
     ]
-    return WordTokenizer(words), settings, row, 0
+    return Shown(WordTokenizer(words), settings, row)
 
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
@@ -183,19 +190,7 @@ def _own_policy(given: Mapping[str, Any]) -> str | None:
     return layout.policy.name if layout is not None and layout.policy is not None else None
 
 
-def _row(texts: tuple[str, str], settings: ModelSettings, languages: Languages) -> Row:
-    return Row(*texts, *settings.pair(*languages))
-
-
-def load_settings(folder: str, given: Mapping[str, Any]) -> tuple[Any, ModelSettings]:
-    """A tokenizer and the settings in the simulmask.json beside it, or the plain prompt where there is none."""
-    from transformers import AutoTokenizer
-
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder}: no such folder; expected one with a tokenizer.")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if Path(folder, FILE_NAME).is_file():
-        settings = ModelSettings.load(folder)
-        return tokenizer, replace(settings, config=settings.config.with_keys(given))
-    config = _block(given)
-    return tokenizer, ModelSettings(config, resolve_prompt(config, None, tokenizer))
+def _row(options: ShowOptions, settings: ModelSettings) -> Row:
+    """The text of the options, or the example."""
+    source, target = EXAMPLE if options.source is None or options.target is None else (options.source, options.target)
+    return Row(source, target, *settings.pair(options.source_lang, options.target_lang))

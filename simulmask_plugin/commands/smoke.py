@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.commands import stand_ins
+from simulmask_plugin.commands.arguments import SmokeOptions
 from simulmask_plugin.commands.smoke_plan import Machine, Replacement, apply, plan
 from simulmask_plugin.commands.training_yaml import is_training, load_training, read_rows
 from simulmask_plugin.config.block import SimulMaskConfig
@@ -37,76 +38,67 @@ NUM_STREAMED, LONGEST = 2, 24
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Trial:
     """What all stages of a recipe share.
 
     Attributes:
+        options: of the command.
         machine: what there is to train on.
-        tiny: whether a tiny random model takes the place of the first stage's model.
-        steps: of each training.
         folder: everything that is made goes in here.
         verbosity: of LLaMA-Factory's logs.
     """
 
+    options: SmokeOptions
     machine: Machine
-    tiny: bool
-    steps: int
     folder: Path
-    verbosity: str
+    verbosity: str = "INFO"
 
 
-def run_smoke(words: Sequence[str], *, tiny: bool, steps: int, output: str | None) -> int:
+def run_smoke(options: SmokeOptions) -> int:
     """Train and merge each YAML of a recipe, every stage from the one before, and stream; return the exit code.
-
-    Args:
-        words: training YAMLs in the order of their stages, and ``key=value`` for all of them.
-        tiny: put a tiny random model in the place of the first stage's model.
-        steps: of each training.
-        output: folder of all that is made; None: a temporary one, which is removed in the end.
 
     Raises:
         ValueError: if a YAML is wrong, or asks for what is not here.
         ProgramFailed: if a training or a merge fails; the message holds the end of its log.
     """
-    paths = [word for word in words if "=" not in word]
+    paths = [word for word in options.overrides if "=" not in word]
     if not paths:
         raise ValueError("Name at least one training YAML; several are the stages of one recipe, in their order.")
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {steps}.")
-    recipe = [read_recipe(path, [word for word in words if "=" in word]) for path in paths]
-    folder = _new_folder(output)
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {options.steps}.")
+    recipe = [_read_recipe(path, [word for word in options.overrides if "=" in word]) for path in paths]
+    folder = _new_folder(options.output)
     disable_progress_bar()
-    verbosity = os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO")
-    options = Options(Machine.here(), tiny, steps, folder, verbosity)
-    if os.environ.get("FORCE_TORCHRUN") and not options.machine.gpu:
+    trial = Trial(options, Machine.here(), folder, os.environ.get("LLAMAFACTORY_VERBOSITY", "INFO"))
+    if os.environ.get("FORCE_TORCHRUN") and not trial.machine.gpu:
         print("FORCE_TORCHRUN: left out (it starts a process for every GPU, of which there is none here)")
     finished = False
     try:
-        _run_stages(paths, recipe, options)
+        _run_stages(paths, recipe, trial)
         finished = True
     finally:
         if not finished:
-            hint = "" if tiny else " With --tiny a tiny random model stands in for the recipe's own."
+            hint = "" if options.tiny else " With --tiny a tiny random model is trained instead of the recipe's own."
             print(f"simulmask smoke: what was made is in {folder}.{hint}", file=sys.stderr)
-    if output is None:
+    if options.output is None:
         shutil.rmtree(folder)
-    print(f"{' and '.join(paths)}: from data to translation, it runs." + (f" See {folder}." if output else ""))
+    print(f"{' and '.join(paths)}: from data to translation, it runs." + (f" See {folder}." if options.output else ""))
     return 0
 
 
-def _run_stages(paths: Sequence[str], recipe: Sequence[Mapping[str, Any]], options: Options) -> None:
+def _run_stages(paths: Sequence[str], recipe: Sequence[Mapping[str, Any]], trial: Trial) -> None:
     """Train and merge stage by stage; stream through what the last one makes."""
     model, rows = None, []
     for number, (path, values) in enumerate(zip(paths, recipe, strict=True), 1):
         name = f"stage{number}"
-        changed = adapt(path, values, name, model, options)
-        rows = _check(options.folder / f"{name}.yaml", changed)
-        model = train_and_merge(changed, name, options)
+        changed = adapt(path, values, name, model, trial)
+        rows = _check(trial.folder / f"{name}.yaml", changed)
+        model = train_and_merge(changed, name, trial)
     assert model is not None
     _stream(model, rows, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def read_recipe(path: str, overrides: list[str]) -> dict[str, Any]:
+def _read_recipe(path: str, overrides: list[str]) -> dict[str, Any]:
     """The keys of a training YAML.
 
     Raises:
@@ -131,7 +123,7 @@ def _new_folder(output: str | None) -> Path:
     return folder
 
 
-def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, options: Options) -> dict[str, Any]:
+def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, trial: Trial) -> dict[str, Any]:
     """Say what is replaced in a training YAML, line by line, and return its keys with that in place.
 
     Args:
@@ -139,18 +131,18 @@ def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, o
         values: its keys.
         name: of the stage.
         start: the model of the stage before.
-        options: of the command.
+        trial: what all stages share.
     """
-    folder = options.folder / name
+    folder = trial.folder / name
     folder.mkdir()
     replaced = [
-        *plan(values, options.machine, steps=options.steps),
+        *plan(values, trial.machine, steps=trial.options.steps),
         *stand_ins.data(values, folder / "data"),
     ]
     if start is not None:
         replaced.append(Replacement("model_name_or_path", str(start), "what the stage before has made"))
         replaced.append(Replacement("adapter_name_or_path", None, "it is merged into that"))
-    elif options.tiny:
+    elif trial.options.tiny:
         replaced += stand_ins.model(apply(values, replaced), folder / "tiny")
     replaced.append(Replacement("output_dir", str(folder / "trained"), "yours stays as it is"))
     print(f"{path}: what is replaced")
@@ -176,13 +168,13 @@ def _check(config: Path, values: Mapping[str, Any]) -> list[Row]:
     return read_rows(setup, NUM_STREAMED)
 
 
-def train_and_merge(values: Mapping[str, Any], name: str, options: Options) -> Path:
+def train_and_merge(values: Mapping[str, Any], name: str, trial: Trial) -> Path:
     """Run LLaMA-Factory's training, and its export where that makes an adapter; return the folder of the model.
 
     Raises:
         ProgramFailed: if one of them fails.
     """
-    _run("train", values, name, options)
+    _run("train", values, name, trial)
     trained = values["output_dir"]
     print(f"{name}: loss {', '.join(f'{loss:.3g}' for loss in _losses(Path(trained)))}", flush=True)
     if values.get("finetuning_type", "lora") in ("full", "freeze"):
@@ -193,12 +185,12 @@ def train_and_merge(values: Mapping[str, Any], name: str, options: Options) -> P
         "adapter_name_or_path": ",".join([before, trained] if before else [trained]),
         "finetuning_type": values.get("finetuning_type", "lora"),
         "template": values.get("template"),
-        "export_dir": str(options.folder / name / "merged"),
+        "export_dir": str(trial.folder / name / "merged"),
         "infer_dtype": "float32",
     }
-    config = options.folder / f"{name}_merge.yaml"
+    config = trial.folder / f"{name}_merge.yaml"
     config.write_text(yaml.safe_dump(apply(merge, ()), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    _run("export", merge, f"{name}_merge", options)
+    _run("export", merge, f"{name}_merge", trial)
     return Path(merge["export_dir"])
 
 
@@ -215,7 +207,7 @@ def _losses(trained: Path) -> list[float]:
     return losses
 
 
-def _run(kind: str, values: Mapping[str, Any], name: str, options: Options) -> None:
+def _run(kind: str, values: Mapping[str, Any], name: str, trial: Trial) -> None:
     title = f"{name}: llamafactory-cli {kind}"
     print(f"{title} ...", flush=True)
     start = time.monotonic()
@@ -223,10 +215,10 @@ def _run(kind: str, values: Mapping[str, Any], name: str, options: Options) -> N
         # LLaMA-Factory looks for torchrun in PATH; DeepSpeed needs it, and without a GPU it would start no process
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
         "FORCE_TORCHRUN": "1" if values.get("deepspeed") else "0",
-        "LLAMAFACTORY_VERBOSITY": options.verbosity,
+        "LLAMAFACTORY_VERBOSITY": trial.verbosity,
     }
-    command = [sys.executable, "-m", "llamafactory.cli", kind, str(options.folder / f"{name}.yaml")]
-    run_program(title, command, options.folder / f"{name}.log", environment)
+    command = [sys.executable, "-m", "llamafactory.cli", kind, str(trial.folder / f"{name}.yaml")]
+    run_program(title, command, trial.folder / f"{name}.log", environment)
     print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from simulmask_plugin.attention.families import FAMILIES, family_of, tiny_model
 from simulmask_plugin.commands.smoke_plan import ROWS, Replacement
-from simulmask_plugin.commands.training_yaml import check_location, first_rows
+from simulmask_plugin.commands.training_yaml import first_rows
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
 from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.files.loading import check_location, load_tokenizer
 from simulmask_plugin.policies import FromColumn
 from simulmask_plugin.text.prompts import LATENCIES
 from simulmask_plugin.text.units import split_units
@@ -148,7 +149,7 @@ def find_tokenizer(path: str) -> Any | None:
     """The tokenizer of a model where it can be had, on this machine or from the hub."""
     try:
         check_location("model_name_or_path", path)
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return load_tokenizer(path)
     except (OSError, ValueError):  # not here, not on the hub, or the hub cannot be reached
         return None
 

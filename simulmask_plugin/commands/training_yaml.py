@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from simulmask_plugin.batches.features import Row, row_of
 from simulmask_plugin.commands.env import check_hook
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.loading import check_location
 from simulmask_plugin.options import read_yaml
 from simulmask_plugin.training import llamafactory_seams as factory
 from simulmask_plugin.training.arguments import attention_of
@@ -133,17 +133,6 @@ def load_model_config(model_args: Any) -> Any:
         raise ValueError(
             f"model_name_or_path: {path} is neither a folder with a config.json nor to be had from the hub: {error}"
         ) from error
-
-
-def check_location(key: str, path: str) -> None:
-    """Refuse a local path that does not exist at once, since the hub would be asked for it for a minute.
-
-    Raises:
-        ValueError: if ``path`` is no folder, and no name that the hub could know.
-    """
-    is_hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) and not Path(path.partition("/")[0]).is_dir()
-    if not Path(path).is_dir() and not is_hub_name:
-        raise ValueError(f"{key}: {path}: no such folder.")
 
 
 def read_data(setup: TrainingSetup, num_rows: int = FIRST_ROWS) -> list[DataSample]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
-from simulmask_plugin.commands.training_yaml import check_location
+from simulmask_plugin.commands.arguments import MergeOptions
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.files.loading import check_location, load_tokenizer, weights_of
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.pictures.terminal import console, table, verdict
 from simulmask_plugin.policies import WaitK, roll_out
@@ -77,18 +77,20 @@ class Inputs:
     layouts: list[SequenceLayout]
 
 
-def run_verify_merge(*, base: str, adapter: str, merged: str, as_json: bool) -> int:
+def run_verify_merge(options: MergeOptions) -> int:
     """Compare the merged model with base and adapter, print the checks; return 1 if one fails.
 
     Raises:
         ValueError: if a directory is missing, or the adapter was not trained with a ``simulmask:`` block.
     """
-    checks = list(verify_merge(base, adapter, merged))
-    if as_json:
+    checks = list(verify_merge(options.base, options.adapter, options.merged))
+    if options.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     else:
         rows = [(check.name, verdict(check.passed), check.detail) for check in checks]
-        console().print(table(("check", "", "detail"), rows, title=f"{merged} = {base} + {adapter}?"))
+        console().print(
+            table(("check", "", "detail"), rows, title=f"{options.merged} = {options.base} + {options.adapter}?")
+        )
     return 0 if all(check.passed for check in checks) else 1
 
 
@@ -99,13 +101,13 @@ def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
         if not Path(folder, file).is_file():
             raise ValueError(f"{folder} has no {file}; expected --base MODEL --adapter ADAPTER --merged MODEL.")
     settings = ModelSettings.load(adapter)
-    tokenizer = _tokenizer(adapter if Path(adapter, "tokenizer_config.json").is_file() else base)
+    tokenizer = load_tokenizer(adapter if Path(adapter, "tokenizer_config.json").is_file() else base)
     yield check_settings(settings, merged)
-    yield check_tokenizer(tokenizer, _tokenizer(merged))
+    yield check_tokenizer(tokenizer, load_tokenizer(merged))
 
     model, expected = load_model(base)
     # a published tokenizer may have tokens without a row, of which no training and no stream has any
-    has_new_tokens = len(tokenizer) > len(_tokenizer(base))
+    has_new_tokens = len(tokenizer) > len(load_tokenizer(base))
     num_tokens = len(tokenizer) if has_new_tokens else min(len(tokenizer), expected.num_rows)
     inputs = make_inputs(settings, tokenizer, num_tokens)
     before = special_rows(model, settings, tokenizer)
@@ -265,12 +267,6 @@ def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:
     make_room(model, num_tokens)
     adapted: Any = PeftModel.from_pretrained(model, adapter).eval().get_base_model()
     return adapted
-
-
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from sacrebleu.metrics import BLEU
-from transformers import AutoTokenizer
 
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
+from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, read, read_yaml
 from simulmask_plugin.policies import POLICIES
@@ -112,9 +112,7 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
 
 def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Raise a ValueError that names the line, if the model's tokenizer cannot encode a line of the source."""
-    units = UnitTokenizer(
-        AutoTokenizer.from_pretrained(config.model, trust_remote_code=False), settings.config.source_units
-    )
+    units = UnitTokenizer(load_tokenizer(config.model), settings.config.source_units)
     for line, where in islice(numbered_lines(Path(config.source)), config.limit):
         try:
             units.encode_all(line, spaced=True)

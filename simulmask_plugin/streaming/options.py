@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from simulmask_plugin.attention.families import check_attention, family_of
 from simulmask_plugin.attention.rope import check_rope
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.files.loading import load_config
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
@@ -190,7 +191,7 @@ def streaming_attention(model: str, given: str | None) -> str:
         ValueError: if the model's family is not supported, does not take our mask with the given one, or rotates
             positions by the length of the text.
     """
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    config = load_config(model)
     check_rope(config)
     attention = given or family_of(config).attention
     check_attention(config, attention)

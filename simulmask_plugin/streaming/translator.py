@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import weights_of
+from simulmask_plugin.files.loading import load_model, load_tokenizer
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, Session, open_session, streaming_attention
 from simulmask_plugin.text.units import split_units
@@ -136,12 +135,5 @@ def load(
     """
     settings = ModelSettings.load(folder)
     attention = streaming_attention(folder, attn_implementation)
-    with weights_of(folder):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=False,
-        )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return Translator(model.to(device).eval(), ExampleEncoder(tokenizer, settings))
+    model = load_model(folder, attention=attention, dtype=dtype)
+    return Translator(model.to(device), ExampleEncoder(load_tokenizer(folder), settings))

@@ -152,7 +152,7 @@ FILES = {
 def test_models_made_from_other_files_at_the_same_path_are_refused(study, data, tmp_path, path, text, name):
     study(**data[1])
     (tmp_path / path).write_text(text)
-    with pytest.raises(ValueError, match=rf"stage1 was trained on other files \({name} changed since\); take another"):
+    with pytest.raises(ValueError, match=rf"trained on other files \({name} changed since stage1\.files\.json\); take"):
         study(**data[1])
 
 

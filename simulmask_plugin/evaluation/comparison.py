@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from simulmask_plugin.evaluation.scores import Score
 from simulmask_plugin.streaming.options import Decision
 
 COLUMNS = ("bleu", "chrf", "laal", "al", "calls_per_token", "gflops_per_sentence")
-"""The measures of a run that stand in the table."""
+"""The measures of a run that the table has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def make_table(comparison: Comparison) -> pandas.DataFrame:
                 "system": run.system,
                 "policy": run.score.name,
                 **{MEASURES[key].title: getattr(run.score, key) for key in COLUMNS},
-                "p (BLEU)": p,
+                "p (BLEU)": math.nan if p is None else p,
                 "epochs": training.epochs,
                 "M tokens": training.tokens / 1e6,
                 "time / epoch": training.seconds / training.epochs / (plain.seconds / plain.epochs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from textwrap import fill
 
@@ -35,8 +35,8 @@ DASHES = ("solid", (0, (5, 1)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MOST_LABELS = 16
 """Points that leave room for labels of their own; the legend has the values in any case."""
 
-ROUNDS, SPACING = 300, 5
-"""How often the labels are moved, and how many pixels apart the places are that they keep off a line."""
+ROUNDS, STEPS = 300, 100
+"""How often the labels are moved, and between two points of a line the number of places that they keep off."""
 
 LEGEND_WIDTH, TITLE_WIDTH = 52, 72
 """In letters; longer texts are wrapped."""
@@ -101,7 +101,7 @@ def curve_figure(systems: Mapping[str, Sequence[Score]], title: str) -> Figure:
 
     Args:
         systems: name -> scores.
-        title: of the figure; under it stands the number of sentences.
+        title: of the figure; the number of sentences is under it.
     """
     with text_style():
         figure = Figure(figsize=(7, 4.6))
@@ -177,10 +177,8 @@ def _add_legend(axes: Axes, entries: Mapping[str, Artist]) -> None:
         fontsize=8,
         frameon=False,
     )
-    for text, entry in zip(legend.get_texts(), entries, strict=True):
-        text.set_text(
-            fill(entry, LEGEND_WIDTH, break_on_hyphens=False)
-        )  # matplotlib itself would leave out names that begin with "_"
+    for text, entry in zip(legend.get_texts(), entries, strict=True):  # matplotlib leaves out those that begin with "_"
+        text.set_text(fill(entry, LEGEND_WIDTH, break_on_hyphens=False))
 
 
 def _label_points(axes: Axes, labels: Sequence[tuple[Score, str, str]]) -> None:
@@ -193,14 +191,12 @@ def _label_points(axes: Axes, labels: Sequence[tuple[Score, str, str]]) -> None:
 def _pixels(line: Line2D) -> np.ndarray:
     """Places that a line covers, in pixels: along it, and all around its markers."""
     ends = line.get_transform().transform(line.get_xydata())
-    along = [ends]
-    for start, end in pairwise(ends):
-        steps = max(2, int(np.hypot(*(end - start)) / SPACING))
-        along.append(np.linspace(start, end, steps))
+    shares = np.linspace(0, 1, STEPS).reshape(-1, 1, 1)
+    places = [ends, (ends[:-1] + shares * np.diff(ends, axis=0)).reshape(-1, 2)]
     if line.get_marker() != "None":
         radius = line.get_markersize() / 72 * line.figure.dpi / 2
-        along += [ends + radius * np.array(side) for side in product((-1, 0, 1), repeat=2)]
-    return np.concatenate(along)
+        places += [ends + radius * np.array(side) for side in product((-1, 0, 1), repeat=2)]
+    return np.concatenate(places)
 
 
 def run_curve(evaluations: list[str], png: str) -> int:
@@ -216,8 +212,6 @@ def run_curve(evaluations: list[str], png: str) -> int:
             raise ValueError(f"Evaluations have the form LABEL=FOLDER, got {evaluation!r}.")
         if label in systems:
             raise ValueError(f"Two evaluations have the label {label!r}; name them differently.")
-        if label in systems:
-            raise ValueError(f"Two evaluations have the label {label!r}; give each its own.")
         systems[label] = read_scores(folder)
     draw_curve(Path(png), systems)
     print(f"Drawn into {png}")

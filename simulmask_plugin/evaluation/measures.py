@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -37,13 +37,20 @@ MEASURES: Mapping[str, Measure] = {
 """Fields of a `Score`, in the order of a table."""
 
 
+EXTRA_DIGITS = 4
+"""Of the scores of other programs, some of which lie in 0..1."""
+
+
+def meanings(keys: Iterable[str], unit: str) -> list[str]:
+    """What measures mean, each with its title in front; lags are in this unit of the source."""
+    return [f"{MEASURES[key].title}: {MEASURES[key].meaning.format(unit=unit)}" for key in keys]
+
+
 def number_text(value: float, digits: int = 2) -> str:
     """The number with this many decimals; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def p_text(p: float | None) -> str:
+def p_text(p: float) -> str:
     """A p-value with three digits; what rounds to nothing is less than 0.001."""
-    if p is None or math.isnan(p):
-        return ""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if p < 0.001 else number_text(p, 3)

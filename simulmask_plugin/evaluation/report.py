@@ -12,16 +12,12 @@ from typing import Any
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
-from simulmask_plugin.evaluation.measures import MEASURES, number_text
+from simulmask_plugin.evaluation.measures import EXTRA_DIGITS, MEASURES, meanings, number_text
 from simulmask_plugin.evaluation.scores import Score
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
-from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.languages import UNSPACED
 from simulmask_plugin.text.units import CHARACTER
-
-EXTRA_DIGITS = 4
-"""Of the scores of other programs, some of which lie in 0..1."""
 
 NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
 """Values of an evaluation's keys that say nothing, besides None."""
@@ -32,8 +28,7 @@ UNSAID: Mapping[str, Any] = asdict(TrainedOn())
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     """Name the runs that were streamed with another slot_length than trained with; empty where there are none."""
-    decisions = [Decision.from_dict(policy) for policy in config.policies]
-    others = [decision.name for decision in decisions if decision.streamed_with(settings) != settings]
+    others = [decision.name for decision in config.decisions if decision.streamed_with(settings) != settings]
     trained = settings.config.keys().get("slot_length")
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
 
@@ -63,16 +58,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def score_table(scores: Sequence[Score]) -> str:
     """Return the scores as a Markdown table."""
-    extra = list(scores[0].extra)
+    extra = scores[0].extra
     columns = ["policy", *(f"{measure.title}:" for measure in MEASURES.values()), *(f"{name}:" for name in extra)]
-    rows = (
-        [
-            score.name,
-            *(number_text(getattr(score, key), measure.digits) for key, measure in MEASURES.items()),
-            *(number_text(score.extra[name], EXTRA_DIGITS) for name in extra),
-        ]
-        for score in scores
-    )
+    digits = [measure.digits for measure in MEASURES.values()] + [EXTRA_DIGITS] * len(extra)
+    rows = []
+    for score in scores:
+        values = [*(getattr(score, key) for key in MEASURES), *(score.extra[name] for name in extra)]
+        rows.append([score.name, *map(number_text, values, digits)])
     return markdown_table(columns, rows)
 
 
@@ -100,12 +92,13 @@ def write_report(
     Args:
         path: of the file.
         name: of the evaluation.
-        config: the evaluation, resolved: what was really used stands in the report, whoever decided on it.
+        config: the evaluation, resolved: the report says what was really used, whoever decided on it.
         settings: of the model.
         scores: the table.
         signatures: of the scores, and versions.
     """
     trained = settings.config.said() | asdict(settings.prompt) | asdict(settings.trained_on)
+    evaluated = asdict(config) | {"policies": ", ".join(decision.name for decision in config.decisions)}
     sections = [
         f"# {name}",
         f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
@@ -115,12 +108,12 @@ def write_report(
         score_table(scores),
         slot_length_note(config, settings),
         tokenizer_note(config, settings),
-        _meanings(config, settings),
+        "\n".join(f"- {meaning}" for meaning in meanings(MEASURES, _unit(config, settings))),
         "![BLEU against LAAL](curve.png)",
         "## Signatures and versions",
         _settings_table(signatures),
         "## How it was evaluated",
-        _settings_table(settings_that_matter(asdict(config) | {"policies": _names(config)}, NOTHING)),
+        _settings_table(settings_that_matter(evaluated, NOTHING)),
         "## How the model was trained",
         "From its simulmask.json; a key of the block that is not listed has its default.",
         _settings_table(settings_that_matter(trained, UNSAID)),
@@ -128,13 +121,8 @@ def write_report(
     write_text(path, "\n\n".join(section for section in sections if section) + "\n")
 
 
-def _names(config: EvaluationConfig) -> str:
-    return ", ".join(Decision.from_dict(policy).name for policy in config.policies)
-
-
-def _meanings(config: EvaluationConfig, settings: ModelSettings) -> str:
-    """The units of the columns."""
+def _unit(config: EvaluationConfig, settings: ModelSettings) -> str:
+    """In which lags are measured."""
     source = "characters" if settings.config.source_units == CHARACTER else "words"
-    target = {"word": "words", "char": "characters"}[str(config.latency_unit)]
-    unit = f"source {source} (the target is counted in {target})"
-    return "\n".join(f"- {m.title}: {m.meaning.format(unit=unit)}" for m in MEASURES.values())
+    target = "characters" if config.latency_unit == "char" else "words"
+    return f"source {source} (the target is counted in {target})"

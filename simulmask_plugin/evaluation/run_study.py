@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -24,14 +24,15 @@ from simulmask_plugin.evaluation.comparison import Comparison, Run, Training
 from simulmask_plugin.evaluation.config import resolve
 from simulmask_plugin.evaluation.digests import Digests
 from simulmask_plugin.evaluation.programs import run_program
+from simulmask_plugin.evaluation.records import differences, save
 from simulmask_plugin.evaluation.run import evaluate
+from simulmask_plugin.evaluation.runs import INSTANCES
 from simulmask_plugin.evaluation.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.evaluation.study import Stage, Study, load_study, model_folder, stage_content
 from simulmask_plugin.evaluation.study_report import write_comparison
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.files.texts import numbered_lines, read_text
-from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.training.checkpoints import TRAINER_STATE, newest_whole
 from simulmask_plugin.training.machine import check_device
 
@@ -46,6 +47,8 @@ TRAINED = (
 )
 """Of the stages of a model, for the report."""
 
+_say = partial(print, flush=True)
+
 
 def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     """Run what is missing of a study, and write its comparison; return the exit code.
@@ -57,37 +60,33 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     study = load_study(path, overrides)
     for system in study.systems.values():
         check_device(system.evaluation.device)
-    failed = Event()
     environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for environment in _environments(study):
         environments.put(environment)
+    trainings: dict[str, Training] = {}
+    runs: list[Run] = []
+    failed = Event()
 
-    def run(name: str) -> tuple[Training, list[Run]]:
+    def run(name: str) -> None:
         if failed.is_set():
-            raise CancelledError
+            return
         environment = environments.get()
         try:
-            return _run_model(study, name, environment)
-        except KeyboardInterrupt:
+            trainings[name] = _train(study, name, environment)
+            runs.extend(_stream(study, name, environment))
+        except BaseException as error:
             failed.set()
-            raise
-        except Exception as error:
-            failed.set()
-            reason = (str(error) or repr(error)).splitlines()[0]
-            print(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.", flush=True)
+            if isinstance(error, Exception):
+                reason = (str(error) or repr(error)).splitlines()[0]
+                _say(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.")
             raise
         finally:
             environments.put(environment)
 
     with ThreadPoolExecutor(study.jobs) as pool:
-        futures = {name: pool.submit(run, name) for name in study.models}
-    errors = [future.exception() for future in futures.values()]
-    for error in errors:
-        if error is not None and not isinstance(error, CancelledError):
-            raise error
-    results = {name: future.result() for name, future in futures.items()}
-    trainings = {name: training for name, (training, _) in results.items()}
-    runs = [run for _, of_model in results.values() for run in of_model]
+        futures = [pool.submit(run, name) for name in study.models]
+    for future in futures:
+        future.result()
     written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs))
     print(f"Comparison: {', '.join(map(str, written))}")
     return 0
@@ -134,39 +133,36 @@ def _environments(study: Study) -> list[dict[str, str]]:
     return [{**variables, "CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
-def _run_model(study: Study, name: str, environment: Mapping[str, str]) -> tuple[Training, list[Run]]:
-    """Train one model, and stream it as every system does that has it."""
+def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
+    """Run the stages of one model, each from what the one before it made; return what the trainings took."""
+    stages = study.models[name]
     training = Training()
     digests = Digests(model_folder(Path(study.output), name, 1).with_name("digests.json"))
-    base: Path | None = None
-    adapter: Path | None = None
-    for number, stage in enumerate(study.models[name], 1):
+    start: dict[str, str] = {}
+    for number, stage in enumerate(stages, 1):
         folder = model_folder(Path(study.output), name, number)
-        values = dict(stage.values)
-        if base is not None:
-            values["model_name_or_path"] = str(base)
-        if adapter is not None:
-            values["adapter_name_or_path"] = str(adapter)
-        title = f"{name}: stage {number} of {len(study.models[name])} ({stage.kind})"
-        _run_stage(replace(stage, values=values), folder, title, environment, digests)
+        values = {**stage.values, **start}
+        title = f"{name}: stage {number} of {len(stages)} ({stage.kind})"
+        _run_stage(Stage(stage.kind, values), folder, title, environment, digests)
         if stage.kind == "train":
             training += _training(folder)
-        adapter = folder if stage.makes_adapter else None
-        if not stage.makes_adapter:
-            base = folder
-        elif base is None:
+        start = {"model_name_or_path": str(folder)}
+        if stage.makes_adapter:
             base = Path(values["model_name_or_path"])
-    runs = []
+            start = {"model_name_or_path": str(base), "adapter_name_or_path": str(folder)}
+    return training
+
+
+def _stream(study: Study, name: str, environment: Mapping[str, str]) -> Iterator[Run]:
+    """Stream one model as every system does that has it."""
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
         # of several jobs each would draw its bars over those of the others
         scores = evaluate(settings.evaluation, system, f"{system} ", environment, has_bars=study.jobs == 1)
-        for policy, score in zip(settings.evaluation.policies, scores, strict=True):
-            folder = Path(settings.evaluation.output, score.name)
-            predictions, references = translations(read_jsonl(folder / "instances.log"))
-            runs.append(Run(system, name, Decision.from_dict(policy), score, predictions, references))
-    return training, runs
+        for decision, score in zip(settings.evaluation.decisions, scores, strict=True):
+            log = Path(settings.evaluation.output, score.name, INSTANCES)
+            yield Run(system, name, decision, score, *translations(read_jsonl(log)))
 
 
 def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str], digests: Digests) -> None:
@@ -175,36 +171,33 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
     Raises:
         ValueError: if the folder was made with other settings, or from other files.
     """
-    config, log = (folder.with_name(f"{folder.name}.{ending}") for ending in ("yaml", "log"))
-    values = {**stage.values, ("output_dir" if stage.kind == "train" else "export_dir"): str(folder)}
-    if stage.kind == "train":
+    config, log, unfinished = (folder.with_name(f"{folder.name}.{end}") for end in ("yaml", "log", "unfinished"))
+    is_training = stage.kind == "train"
+    values = {**stage.values, ("output_dir" if is_training else "export_dir"): str(folder)}
+    if is_training:
         # packs have no padding to speak of, and their attention mask counts no tokens
         count = "all" if values.get("packing") or values.get("neat_packing") else "non_padding"
         values |= {"include_num_input_tokens_seen": count, "overwrite_output_dir": False}
-    may_go_on = stage.kind == "train" and not values.get("save_only_model")
+    may_go_on = is_training and not values.get("save_only_model")
     checkpoint, faults = newest_whole(folder) if may_go_on else (None, [])
-    is_needed = log.is_file() or checkpoint is not None
-    _write_config(values, config, is_needed=is_needed)
-    _check_content(stage_content(values, digests), folder, title, is_needed=is_needed)
-    digests.save()
+    _note(values, config, title, digests, is_needed=log.is_file() or checkpoint is not None)
     if log.is_file():
-        print(f"{title}: done before", flush=True)
+        _say(f"{title}: done before")
         return
     for fault in faults:
-        print(f"{title}: {fault}", flush=True)
+        _say(f"{title}: {fault}")
     going_on = f" goes on from {checkpoint.name}" if checkpoint is not None else ""
-    print(f"{title}{going_on} ...", flush=True)
+    _say(f"{title}{going_on} ...")
     start = time.monotonic()
-    unfinished = log.with_suffix(".unfinished")
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
     if checkpoint is not None:
         _resumed(folder).touch()
         command.append(f"resume_from_checkpoint={checkpoint}")
-    elif stage.kind == "train" and folder.is_dir():
+    elif is_training and folder.is_dir():
         command.append("overwrite_output_dir=true")  # begun and killed, with nothing that one could go on with
     run_program(title, command, unfinished, environment)
     unfinished.replace(log)
-    print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
+    _say(f"{title}: {time.monotonic() - start:.0f} s")
 
 
 def _resumed(folder: Path) -> Path:
@@ -212,50 +205,46 @@ def _resumed(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.resumed")
 
 
-def _write_config(values: Mapping[str, Any], config: Path, *, is_needed: bool) -> None:
-    """Write the YAML of a stage; one that a model or a checkpoint was made with stays as it is.
+def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests, *, is_needed: bool) -> None:
+    """Write the YAML of a stage, and what it is made from, by content.
+
+    Where a model or a checkpoint was made with them, they must be the same, and stay as they are.
 
     Raises:
-        ValueError: if that one says otherwise.
+        ValueError: naming the keys or the files that have changed.
     """
-    if not is_needed:
-        config.parent.mkdir(parents=True, exist_ok=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    files = config.with_suffix(".files.json")
+    if is_needed:
+        _check_same(_yaml_of(config), values, "with other settings", config)
+    else:
         write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        return
+    content = stage_content(values, digests)
+    if is_needed and files.is_file():
+        _check_same(read_json(files), content, "on other files", files)
+    else:
+        if is_needed:
+            _say(f"{title}: no {files.name}; what it was made from is taken for what is there now")
+        save(files, content)
+    digests.save()
+
+
+def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str, record: Path) -> None:
+    if changed := differences(before, now):
+        raise ValueError(
+            f"{record.parent} was trained {what} ({', '.join(changed)} changed since {record.name}); take another "
+            "output, or delete this folder."
+        )
+
+
+def _yaml_of(config: Path) -> dict[str, Any]:
     try:
-        before = yaml.safe_load(read_text(config)) or {}
+        return yaml.safe_load(read_text(config)) or {}
     except yaml.YAMLError as error:
         raise ValueError(
             f"{config} is damaged, so that nobody knows what {config.stem} was trained with; delete {config.parent} to "
             "train it again."
         ) from error
-    changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))
-    if changed:
-        raise ValueError(
-            f"{config.parent} was trained with other settings ({', '.join(changed)} changed since {config.name}); "
-            "take another output, or delete this folder."
-        )
-
-
-def _check_content(now: Mapping[str, str], folder: Path, title: str, *, is_needed: bool) -> None:
-    """Note what a stage is made from, by content; a model or a checkpoint must have been made from the same.
-
-    Raises:
-        ValueError: naming the files that have changed.
-    """
-    store = folder.with_name(f"{folder.name}.files.json")
-    if is_needed and not store.is_file():
-        print(f"{title}: no {store.name}; what it was made from is taken for what is there now", flush=True)
-    if not is_needed or not store.is_file():
-        write_text(store, json.dumps(now, indent=2) + "\n")
-        return
-    before = read_json(store)
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
-        raise ValueError(
-            f"{folder} was trained on other files ({', '.join(changed)} changed since); take another output, or "
-            f"delete {folder.parent}."
-        )
 
 
 def _training(folder: Path) -> Training:

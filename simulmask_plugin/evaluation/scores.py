@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
@@ -16,6 +16,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from simulmask_plugin import __version__
 from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.extra_metrics import run_metrics
+from simulmask_plugin.evaluation.runs import LATENCY_METRICS, LOGS, SCORES
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import parse_json
 from simulmask_plugin.files.texts import numbered_lines
@@ -44,6 +45,10 @@ class Score:
     """Scores of `extra_metrics`; columns of their own."""
 
 
+OWN = tuple(field.name for field in fields(Score) if field.name != "extra")
+"""The columns that every scores.tsv has."""
+
+
 def score(config: EvaluationConfig, directory: Path) -> Score:
     """Score one finished run: BLEU and chrF by sacrebleu, latency by SimulEval, cost by our own log.
 
@@ -51,8 +56,8 @@ def score(config: EvaluationConfig, directory: Path) -> Score:
         config: the evaluation, resolved.
         directory: of the run, with instances.log and scores.tsv of SimulEval, and sessions.jsonl of our agent.
     """
-    instances, sessions = (read_jsonl(directory / name) for name in ("instances.log", "sessions.jsonl"))
-    latency = pandas.read_csv(directory / "scores.tsv", sep="\t").iloc[0]
+    instances, sessions = (read_jsonl(directory / name) for name in LOGS)
+    latency = pandas.read_csv(directory / SCORES, sep="\t").iloc[0]
     predictions, references = translations(instances)
     bleu, chrf = metrics(config)
     written = sum(session["written_tokens"] for session in sessions)
@@ -61,10 +66,7 @@ def score(config: EvaluationConfig, directory: Path) -> Score:
         sentences=len(instances),
         bleu=bleu.corpus_score(predictions, references).score,
         chrf=chrf.corpus_score(predictions, references).score,
-        al=float(latency["AL"]),
-        laal=float(latency["LAAL"]),
-        ap=float(latency["AP"]),
-        dal=float(latency["DAL"]),
+        **{metric.lower(): float(latency[metric]) for metric in LATENCY_METRICS},
         seconds_per_sentence=mean(session["seconds"] for session in sessions),
         calls_per_token=sum(session["calls"] for session in sessions) / max(written, 1),
         gflops_per_sentence=mean(session["flops"] for session in sessions) / 1e9,
@@ -108,7 +110,7 @@ def _version(package: str) -> str:
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
     """Write scores.tsv."""
-    rows = [{k: v for k, v in asdict(score).items() if k != "extra"} | dict(score.extra) for score in scores]
+    rows = [{name: getattr(score, name) for name in OWN} | dict(score.extra) for score in scores]
     write_text(path, pandas.DataFrame(rows).to_csv(sep="\t", index=False, float_format="%.4f", na_rep="nan"))
 
 
@@ -118,13 +120,12 @@ def read_scores(folder: str | Path) -> list[Score]:
     Raises:
         ValueError: if the folder has none, or it is damaged.
     """
-    path = Path(folder, "scores.tsv")
+    path = Path(folder, SCORES)
     if not path.is_file():
         raise ValueError(f"{folder} has no scores.tsv; expected the output of `simulmask eval`.")
-    names = [field.name for field in fields(Score) if field.name != "extra"]
     try:
         rows = pandas.read_csv(path, sep="\t", dtype={"name": str}).to_dict("records")
-        scores = [Score(**{name: row.pop(name) for name in names}, extra=row) for row in rows]
+        scores = [Score(**{name: row.pop(name) for name in OWN}, extra=row) for row in rows]
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); run `simulmask eval` again, which writes it anew.") from error
     if not scores:

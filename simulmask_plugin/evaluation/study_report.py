@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -13,18 +14,17 @@ from sacrebleu.metrics import CHRF
 
 from simulmask_plugin.evaluation.comparison import COLUMNS, Comparison, Run, make_table
 from simulmask_plugin.evaluation.curves import draw_curve
-from simulmask_plugin.evaluation.measures import MEASURES, number_text, p_text
-from simulmask_plugin.evaluation.report import EXTRA_DIGITS, UNSAID, settings_that_matter
+from simulmask_plugin.evaluation.measures import EXTRA_DIGITS, MEASURES, meanings, number_text, p_text
+from simulmask_plugin.evaluation.report import UNSAID, settings_that_matter
 from simulmask_plugin.evaluation.scores import Score
 from simulmask_plugin.files.atomic import write_text
 
-TEXTS = ("system", "policy")
-P_VALUE = "p (BLEU)"
-DIGITS: Mapping[str, int] = {
-    **{MEASURES[key].title: MEASURES[key].digits for key in COLUMNS},
-    **{"epochs": 2, "M tokens": 2, "time / epoch": 2, "tokens / epoch": 2},
+FORMATS: Mapping[str, Callable[[Any], str]] = {
+    **{"system": str, "policy": str, "p (BLEU)": p_text},
+    **{MEASURES[key].title: partial(number_text, digits=MEASURES[key].digits) for key in COLUMNS},
+    **dict.fromkeys(("epochs", "M tokens", "time / epoch", "tokens / epoch"), number_text),
 }
-"""Of the columns that are numbers; those of other programs have `EXTRA_DIGITS`."""
+"""How the cells of a column are written; those of other programs are numbers with `EXTRA_DIGITS`."""
 
 QUANTILES = {"the worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "the best": 1.0}
 """Which sentences are shown: their places among all, ordered by the mean chrF of their translations."""
@@ -40,7 +40,9 @@ REPORT = """<!doctype html>
   table { border-collapse: collapse; margin: .5rem 0 1rem }
   caption { text-align: left; font-weight: bold }
   th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-  td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+  .number, .results :is(td, th):nth-child(n + 3) {
+    text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums
+  }
   tr.text td { background: #f4f4f4 }
   img { max-width: 100% }
   .note { color: #555; font-size: 90% }
@@ -49,15 +51,8 @@ REPORT = """<!doctype html>
 <p>{{ num_systems }} systems, made of {{ num_models }} models, stream the same {{ sentences }} sentences. Report of
 {{ date }}.</p>
 <h2>Results</h2>
-<div class="wide"><table>
-<tr>{% for column in columns %}<th{% if column not in texts %} class="number"{% endif %}>{{ column }}</th>{% endfor %}
-</tr>
-{% for row in rows %}
-<tr>{% for column, cell in row.items() %}<td{% if column not in texts %} class="number"{% endif %}>{{ cell }}</td>
-{%- endfor %}</tr>
-{% endfor %}
-</table></div>
-<p class="note">{% for line in meanings %}{{ line }}<br>{% endfor %}
+<div class="wide">{{ table | safe }}</div>
+<p class="note">{% for line in meanings %}{{ line }}.<br>{% endfor %}
 p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.<br>
 Time and tokens of training: one epoch as a multiple of one of {{ plain }}; an epoch is a pass over all rows, of prefix
 pairs over all pairs, and of chunks over every latency of a sentence. No time: the training was interrupted.</p>
@@ -121,6 +116,7 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
         systems.setdefault(run.system, []).append(run.score)
     draw_curve(png, systems, comparison.title)
     system, name = comparison.reference
+    formats = {column: FORMATS.get(column, partial(number_text, digits=EXTRA_DIGITS)) for column in table}
     text = (
         Environment(autoescape=True, trim_blocks=True)
         .from_string(REPORT)
@@ -130,12 +126,10 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
             num_systems=len(systems),
             num_models=len(comparison.trainings),
             sentences=comparison.runs[0].score.sentences,
-            columns=list(table),
-            texts=TEXTS,
-            rows=[{column: _cell(column, value) for column, value in row.items()} for row in table.to_dict("records")],
-            meanings=[
-                f"{MEASURES[key].title}: {MEASURES[key].meaning.format(unit='source units')}." for key in COLUMNS
-            ],
+            table=table.to_html(
+                index=False, border=0, justify="left", classes="results", na_rep="", formatters=formats
+            ),
+            meanings=meanings(COLUMNS, "source units"),
             reference=f"{system}, {name}" if name else f"{system} with the same policy",
             plain=comparison.plain,
             figure=base64.b64encode(png.read_bytes()).decode(),
@@ -153,12 +147,6 @@ def _model(comparison: Comparison, name: str) -> dict[str, str]:
     """The stages and the settings of a model."""
     stages = {f"stage {number}": stage for number, stage in enumerate(comparison.stages[name], 1)}
     return stages | settings_that_matter(comparison.blocks[name], UNSAID)
-
-
-def _cell(column: str, value: Any) -> str:
-    if column in TEXTS:
-        return str(value)
-    return p_text(value) if column == P_VALUE else number_text(value, DIGITS.get(column, EXTRA_DIGITS))
 
 
 def samples(sources: Sequence[str], runs: Sequence[Run]) -> list[Sample]:

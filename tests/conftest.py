@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 # The modules that hold tensors have their shapes and types checked while the tests run. pytest's own
@@ -62,23 +62,6 @@ def add_ends(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [READ_END, WRITE_END]})
     return tokenizer
-
-
-@pytest.fixture(scope="session")
-def llama_3():
-    """Byte-level BPE with the pattern of Llama 3 and Qwen, which keeps spaces apart from numbers."""
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    return train_byte_level(tokenizer)
 
 
 def train_byte_level(tokenizer):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from driving import Asks, encoder_of
+from driving import Asks, encoder_of, steps
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
@@ -43,19 +43,10 @@ def stream(model, encoder, probability, *, ahead=False):
     session = open_session(model, encoder, WAIT_1, max_target_tokens=120)
     session.policy, session.max_unit_tokens = Asks(answer=confidence), 3
     session.trace = lambda *row: rows.__setitem__(row[:-1], row[-1])
-    words = list(WORDS)
-    while not session.finished:
-        if words and (ahead or session.action() is Action.READ):
-            session.read(words.pop(0))
-            if not words:
-                session.finish_source()
-        else:
-            before = len(session.target_ids)
-            session.write()
-            if len(session.target_ids) > before:
-                writes.append((session.num_read, len(session.target_ids) - before))
-            elif words and not ahead:
-                assert session.action() is Action.READ
+    for _ in steps(session, WORDS, ahead=ahead):
+        num_tokens = len(session.target_ids) - sum(num for _, num in writes)
+        if num_tokens:
+            writes.append((session.num_read, num_tokens))
     return session, confidence.answers, rows, writes
 
 

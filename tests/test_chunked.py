@@ -150,25 +150,16 @@ def test_chunk_without_source_is_refused(g):
         lay_out([1, 1], [1] * (len(g) - 1), g, Interleaved())
 
 
-options = st.sampled_from([("interleaved", "all"), ("interleaved", "target"), ("turns", "all")])
-
-
-@given(reference.scheduled_pieces(num_next_header=2, least=1), options)
-def test_labels_are_the_tokens_themselves(scheduled, option):
-    """Every target token and the end of sentence are learned once; source only where the loss is on all."""
+@given(reference.scheduled_pieces(num_next_header=2, least=1))
+def test_source_is_learned_or_the_decision_after_each_of_its_units(scheduled):
+    """To go on, or the read end, which is a label of its own."""
     pieces, g = scheduled
-    layout = laid_out(pieces, g, Turns() if option[0] == "turns" else Interleaved(loss_on=option[1]))
-    not_ends = 0
-    for token, part, label in zip(layout.input_ids.tolist(), layout.parts, layout.labels.tolist(), strict=True):
-        assert label in (token, IGNORE_INDEX, NOT_READ_END)
-        assert (label == token) or part != "target"
-        assert label == IGNORE_INDEX or part != "prompt"
-        if part == "source":
-            assert (label == token) == (option == ("interleaved", "all"))
-        not_ends += label == NOT_READ_END
-    # One decision after every unit that has been read: to go on, or the read end.
+    everything, target = (laid_out(pieces, g, Interleaved(loss_on=loss_on)) for loss_on in ("all", "target"))
+    is_source = everything.source_unit >= 0
+    assert (everything.labels == everything.input_ids)[is_source].all()
+    assert set(target.labels[is_source]) <= {IGNORE_INDEX, NOT_READ_END}
     num_chunks = len(chunks_of(ReadSchedule(g, len(pieces.source))))
-    assert not_ends == (g[-1] - num_chunks if option == ("interleaved", "target") else 0)
+    assert (target.labels == NOT_READ_END).sum() == g[-1] - num_chunks
 
 
 @given(reference.scheduled_pieces(num_next_header=1, least=1), st.sampled_from([Interleaved(), Turns()]))

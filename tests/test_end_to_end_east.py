@@ -3,8 +3,7 @@
 import json
 
 import pytest
-import torch
-from end_to_end import NUM_TEST, ROOT, SCRIPTS, STAGE1, losses
+from end_to_end import NUM_TEST, ROOT, SCRIPTS, losses
 
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
@@ -73,41 +72,6 @@ def test_lora_trains_the_tokens_and_the_merge_keeps_them(workshop, stage1, stage
     assert "were trained" in workshop.run("east_verify", *command)
 
 
-def test_untied_heads_survive_as_well(workshop):
-    """A Llama with a head of its own, whose rows LoRA trains, too."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    base = workshop.folder / "untied"
-    if not base.exists():
-        tied = workshop.folder / "tied_llama"
-        workshop.run(
-            "tied_llama",
-            *("python", "data/make_model.py", "--text", workshop.folder / "data" / "train.jsonl", "--output", tied),
-            *(*LLAMA, "--layers", 1, "--hidden", 32, "--heads", 2, "--vocab-size", 400),
-        )
-        model = AutoModelForCausalLM.from_pretrained(tied, dtype=torch.float32)
-        config = model.config
-        config.tie_word_embeddings = False
-        torch.manual_seed(0)
-        type(model)(config).save_pretrained(base)
-        AutoTokenizer.from_pretrained(tied).save_pretrained(base)
-    first = workshop.train("untied_stage1", f"model_name_or_path={base}", "max_steps=2", config=EAST_STAGE1)
-    second = workshop.train("untied_stage2", f"model_name_or_path={first}", "max_steps=3", config=EAST_STAGE2)
-    output = workshop.folder / "untied_merged"
-    workshop.run(
-        "untied_merge",
-        *(SCRIPTS / "llamafactory-cli", "export", "yaml_configs/toy_east_merge.yaml"),
-        *(f"model_name_or_path={first}", f"adapter_name_or_path={second}", f"export_dir={output}"),
-    )
-    command = (SCRIPTS / "simulmask", "verify-merge", "--base", first, "--adapter", second, "--merged", output)
-    log = workshop.run("untied_verify", *command)
-    assert "input and output embedding: separate" in log and "were trained" in log
-    (before, old), (after, new) = embeddings(first), embeddings(output)
-    heads = [model.get_output_embeddings().weight for model in (old, new)]
-    assert (before - after).abs().max() > 1e-3
-    assert (heads[0] - heads[1]).abs().max() > 1e-3
-
-
 def test_sweep_over_latency_prompts_and_thresholds(workshop, merged):
     data, output = workshop.folder / "data", workshop.folder / "east_eval"
     workshop.run(
@@ -155,8 +119,3 @@ def test_packed_training_is_that_of_single_examples(workshop, loss_on):
     )
     (one,), (other,) = losses(single).values(), losses(packed).values()
     assert one == pytest.approx(other, abs=1e-4)
-
-
-def test_packing_is_still_refused_where_a_mask_is_needed(workshop):
-    with pytest.raises(AssertionError, match="packing does not work with the simulmask: block"):
-        workshop.train("refused_packing", "packing=true", config=STAGE1)

@@ -61,16 +61,6 @@ def test_languages_of_the_row_come_before_those_of_the_block(byte_level, row_lan
     assert byte_level.decode(before) == f"{used}:"
 
 
-@pytest.mark.parametrize("unit", ["word", "character", "token"])
-def test_source_that_arrives_piece_by_piece_has_the_tokens_of_training(tokenizer, unit):
-    encoder = encoder_of(tokenizer, policy="offline", source_units=unit)
-    pieces = ["the", "dog"]  # a run is one unit of characters
-    arrived = [ids for i, piece in enumerate(pieces) for ids in encoder.source_units(piece, before="".join(pieces[:i]))]
-    example = encoder.encode(ROW)
-    assert sum(arrived, []) == example.input_ids[example.num_prompt : example.source_end].tolist()
-    assert [len(ids) for ids in arrived] == example.source_lengths.tolist()
-
-
 @pytest.mark.parametrize("side, row", [("source", ("  ", "a")), ("target", ("a", "\n"))])
 def test_empty_side_is_refused(byte_level, side, row):
     with pytest.raises(ValueError, match=f"The {side} is empty .*; remove the row or give it a text"):

@@ -159,18 +159,16 @@ def three_by_three(g, rows):
     return reference.package_mask([reference.package_rows(pieces, g, rows=rows)])[0]
 
 
-def test_golden_wait_1_lays_out_a_pair_per_read():
-    assert three_by_three((1, 2, 3, 3), "look_ahead") == grid(WAIT_1_LOOK_AHEAD)
+THREE_BY_THREE = {
+    (1, 2, 3, 3): {"look_ahead": WAIT_1_LOOK_AHEAD},
+    (2, 3, 3, 3): WAIT_2,
+    (2, 2, 3, 3): READ_2,
+}
 
 
-@pytest.mark.parametrize("rows", CONVENTIONS)
-def test_golden_wait_2(rows):
-    assert three_by_three((2, 3, 3, 3), rows) == grid(WAIT_2[rows])
-
-
-@pytest.mark.parametrize("rows", CONVENTIONS)
-def test_golden_read_2(rows):
-    assert three_by_three((2, 2, 3, 3), rows) == grid(READ_2[rows])
+@pytest.mark.parametrize("g, rows", [(g, rows) for g, grids in THREE_BY_THREE.items() for rows in grids])
+def test_golden_masks_of_units_of_one_token(g, rows):
+    assert three_by_three(g, rows) == grid(THREE_BY_THREE[g][rows])
 
 
 @pytest.mark.parametrize("rows", CONVENTIONS)

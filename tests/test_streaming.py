@@ -141,27 +141,6 @@ def test_row_that_asked_too_early_is_fed_again(llama, byte_level):
     assert byte_level.decode(session.lane.kept_ids()) == "Tr: the dog abc\nAs: cat"
 
 
-def test_end_of_sentence_after_the_source_has_ended_is_the_end(llama, byte_level):
-    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None))
-    session.read("a")
-    session.finish_source()
-    assert session.write() is None
-    assert session.finished
-    assert session.target_ids == []
-
-
-def test_source_that_ends_without_a_further_word_is_asked_once_more(llama, byte_level):
-    """SimulEval may tell the end later than the last word."""
-    session = session_of(llama, encoder_of(byte_level, **WAIT_1), choose=Script(byte_level, None, None))
-    session.read("a")
-    assert session.write() is None
-    assert session.action() is Action.READ
-    session.finish_source()
-    assert session.action() is Action.WRITE
-    assert session.write() is None
-    assert session.finished
-
-
 class EagerToStop:
     """Greedy, with a model that likes to end the sentence."""
 

@@ -121,19 +121,6 @@ def test_simulmask_json_carries_what_was_trained(tmp_path, trained_on):
     assert ModelSettings.load(tmp_path) == settings
 
 
-def test_simulmask_json_of_an_earlier_version_is_streamed_as_before(tmp_path):
-    trained(TrainedOn()).save(tmp_path)
-    content = json.loads((tmp_path / FILE_NAME).read_text())
-    del content["trained_on"], content["sha256"]
-    (tmp_path / FILE_NAME).write_text(json.dumps(content))
-    settings = ModelSettings.load(tmp_path)
-    assert (settings.pair(), settings.pair("a", "b"), settings.trained_on.latency(None)) == (
-        DEFAULT,
-        ("a", "b"),
-        "medium",
-    )
-
-
 @pytest.mark.parametrize(
     "damage",
     [

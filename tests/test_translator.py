@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from driving import encoder_of
+from driving import encoder_of, steps
 
 import simulmask_plugin
 from simulmask_plugin.policies import Action
@@ -27,16 +27,9 @@ def saved(request, model_of, with_ends, tmp_path):
 
 def driven(model, encoder, words):
     """What a session does by itself, and all that it writes."""
-    session, steps, left = open_session(model, encoder, Decision(), max_target_tokens=12), [], list(words)
-    while not session.finished:
-        if session.action() is READ:
-            session.read(left[0])
-            steps.append((READ, left.pop(0)))
-            if not left:
-                session.finish_source()
-        elif text := session.write():
-            steps.append((WRITE, text))
-    return steps, encoder.target.text(session.target_ids)
+    session = open_session(model, encoder, Decision(), max_target_tokens=12)
+    done = [(action, text) for action, text in steps(session, words) if text]
+    return done, encoder.target.text(session.target_ids)
 
 
 def test_a_loaded_model_streams_as_its_session_does(saved):

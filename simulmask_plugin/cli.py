@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of a command; key=value may stand anywhere, where argparse wants all positional ones in one place."""
+    """The options of a command; key=value may be anywhere, while argparse wants all positional ones in one place."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and ("overrides" not in options or any(one.startswith("-") or "=" not in one for one in rest)):

@@ -39,7 +39,7 @@ def error(capsys, *words):
         (["yaml_configs/toy_eval.yaml"], "toy_eval.yaml is no training YAML"),
         (["yaml_configs/toy_slots_full.yaml", "simulmask.kk=1"], "simulmask: unknown key 'kk'"),
         (["yaml_configs/toy_slots_full.yaml", "--steps", "0"], "--steps must be at least 1, got 0"),
-        (["yaml_configs/toy_slots_full.yaml", "--output", "yaml_configs"], "yaml_configs is there and not empty"),
+        (["yaml_configs/toy_slots_full.yaml", "--output", "yaml_configs"], "yaml_configs exists and is not empty"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(capsys, words, message):

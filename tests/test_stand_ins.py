@@ -47,7 +47,7 @@ def test_data_that_is_not_there_is_written_with_the_columns_of_the_block(tmp_pat
     values = values_of(tmp_path / "nowhere", dataset="first,second", simulmask=block)
     (replaced,) = stand_ins.data(values, tmp_path / "new")
     assert (replaced.key, replaced.value) == ("dataset_dir", str(tmp_path / "new"))
-    assert replaced.why == "not there: first, second; 8 toy sentences stand in"
+    assert replaced.why == "not found: first, second; 8 toy sentences are used instead"
     entries = json.loads((tmp_path / "new" / "dataset_info.json").read_text())
     for name, expected in zip(("first", "second"), columns, strict=True):
         assert {*entries[name]["columns"]} == expected
@@ -58,7 +58,7 @@ def test_one_data_set_that_is_missing_is_named(tmp_path):
     (tmp_path / "mine.jsonl").touch()
     (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "mine.jsonl"}}))
     (replaced,) = stand_ins.data(values_of(tmp_path, dataset=["mine", "yours"]), tmp_path / "new")
-    assert replaced.why.startswith("not there: yours;")
+    assert replaced.why.startswith("not found: yours;")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_tokenizer_that_is_not_here_is_trained_on_the_data(tmp_path, adds):
     values = values_of(tmp_path / "nowhere", simulmask={"layout": "interleaved"}, add_special_tokens=adds)
     (data,) = stand_ins.data(values, tmp_path / "data")
     model, _ = stand_ins.model({**values, "dataset_dir": data.value}, tmp_path / "tiny")
-    assert "whose own tokenizer cannot be had: one is trained on the data" in model.why
+    assert "whose own tokenizer is not available: one is trained on the data" in model.why
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny")
     assert len(tokenizer.encode(" Hund")) < len(" Hund")
     assert (len(tokenizer.encode(READ_END)) == 1) == (adds is None)

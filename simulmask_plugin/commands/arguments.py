@@ -85,7 +85,7 @@ class ShowOptions:
     overrides: Overrides = field(default_factory=list)
     policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=POLICIES.keys)] = None
     layout: Annotated[str | None, Option("default: prefix", choices=LAYOUTS.keys)] = None
-    keys: Annotated[Mapping[str, Any], Keys(_keys_of_blocks, drawn=True)] = field(default_factory=dict)
+    keys: Annotated[Mapping[str, Any], Keys(_keys_of_blocks, ranges=True)] = field(default_factory=dict)
     source_units: Annotated[Unit | None, Option("in which the policy counts")] = None
     target_units: Annotated[Unit | None, Option("in which the policy counts")] = None
     schedule: Annotated[str | None, Option("g per target unit, for policy schedule or model_driven", "1,2,3")] = None
@@ -139,7 +139,7 @@ class AttentionOptions:
     ] = None
     schedule: Annotated[
         str | None,
-        Option("g per target unit, in place of a policy; default where the model decides: one chunk", "1,2,3"),
+        Option("g per target unit, instead of a policy; default if the model decides: one chunk", "1,2,3"),
     ] = None
     layer: Index = None
     head: Index = None

@@ -105,7 +105,7 @@ def compare_attention(
         model: a causal language model in evaluation mode with eager attention.
         encoder: of the model.
         row: the example.
-        policy: gives the schedule where the row has none; None: all of the source is read first.
+        policy: gives the schedule if the row has none; None: all of the source is read first.
 
     Raises:
         ValueError: if there is no such comparison, the family returns no attention, or the text or schedule is wrong.
@@ -185,7 +185,7 @@ def _places(layout: SequenceLayout, orders: list[int], lane: Lane) -> dict[int, 
     """The place in the training sequence of every row that streaming may have fed, by its order.
 
     A look-ahead row that stayed in the cache was an inner token of its unit: it is the kept row of training, and the
-    one that was fed beside it is none.
+    one that was fed with it has no place.
     """
     places = {order: place for place, order in enumerate(orders)}
     for order in lane.keys[ORDER, : lane.num_keys].tolist():

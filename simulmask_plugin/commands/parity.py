@@ -57,7 +57,7 @@ POLICY_KEYS: tuple[Mapping[str, Any], ...] = (
     {"policy": FromColumn.name},
 )
 UNIT_PAIRS = ((CHARACTER, WORD), (WORD, CHARACTER), (CHARACTER, CHARACTER), (TOKEN, WORD), (WORD, TOKEN))
-"""Units of source and target besides words, which the matrix tries on the families of `UNIT_FAMILIES`."""
+"""Units of source and target other than words, which the matrix tries on the families of `UNIT_FAMILIES`."""
 
 UNIT_FAMILIES = ("llama", "falcon")
 
@@ -72,7 +72,7 @@ class Subject:
     tokenizer: Any
     settings: tuple[ModelSettings, ...]
     is_real: bool = False
-    """Somebody's model; what stock does to itself is measured beside it."""
+    """A user's model; how much stock differs from itself is measured, too."""
 
 
 def run_parity(options: ParityOptions) -> int:
@@ -165,10 +165,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def _subjects(options: ParityOptions) -> list[Subject]:
     """The models to try: that of a training YAML, a trained one, or a tiny one of each family and attention."""
-    if options.config is not None:
-        return [_subject_of_yaml(options.config, options)]
-    if options.model is not None:
-        return [_subject_of_model(options.model, options)]
+    if options.config is not None or options.model is not None:
+        return [_real_subject(options)]
     torch.set_num_threads(1)  # more of them only wait for each other in a model so small
     names = options.family or list(FAMILIES)
     return [subject for name in names for subject in _tiny_subjects(name, byte_tokenizer(), options)]
@@ -179,11 +177,11 @@ def _tiny_subjects(name: str, tokenizer: Any, options: ParityOptions) -> Iterato
     if name not in FAMILIES:
         raise ValueError(f"Unknown family {name!r}; expected one of {', '.join(FAMILIES)}.")
     family = FAMILIES[name]
-    layouts = [{"policy": "offline", "positions": "modified_alibi" if family.position == "alibi" else "group"}]
+    keys = [{"policy": "offline", "positions": "modified_alibi" if family.position == "alibi" else "group"}]
     if options.matrix:
-        others = {name: layout.policy or Offline for name, layout in LAYOUTS.items() if name != "prefix"}
-        layouts += [{"layout": name, "policy": policy.name} for name, policy in others.items()]
-    blocks = map(SimulMaskConfig.from_dict, layouts)
+        others = [layout for layout in LAYOUTS.values() if layout.name != "prefix"]
+        keys += [{"layout": layout.name, "policy": (layout.policy or Offline).name} for layout in others]
+    blocks = map(SimulMaskConfig.from_dict, keys)
     trained = [ModelSettings(block, resolve_prompt(block, None, tokenizer)) for block in blocks]
     cells = tuple(cell for settings in trained for cell in _cells(settings, family, options.matrix))
     for attention in family.implementations:
@@ -193,38 +191,34 @@ def _tiny_subjects(name: str, tokenizer: Any, options: ParityOptions) -> Iterato
         yield Subject(family, attention, load, tokenizer, (*cells, *in_units))
 
 
-def _subject_of_model(folder: str, options: ParityOptions) -> Subject:
-    """A trained model with its simulmask.json, in fp32."""
-    settings = ModelSettings.load(folder).for_pair(options.source_lang, options.target_lang)
-    model_config = load_config(folder)
+def _real_subject(options: ParityOptions) -> Subject:
+    """The model of a training YAML as training begins with it, or a trained one with its simulmask.json; in fp32."""
+    if options.config is not None:
+        from simulmask_plugin.commands.training_yaml import load_training
+
+        setup = load_training(options.config, options.overrides, to_run=False)
+        settings, tokenizer, model_config, wanted = setup.settings, setup.tokenizer, setup.model_config, setup.attention
+        folder, adapters = setup.model_args.model_name_or_path, setup.model_args.adapter_name_or_path or ()
+        num_tokens = len(tokenizer)
+    else:
+        folder, adapters, wanted, num_tokens = str(options.model), (), None, 0
+        settings = ModelSettings.load(folder).for_pair(options.source_lang, options.target_lang)
+        tokenizer, model_config = load_tokenizer(folder), load_config(folder)
     family = family_of(model_config)
-    check_takes_mask(model_config, family.attention)
-    load = partial(load_model, folder, attention=family.attention)
-    cells = tuple(_cells(settings, family, options.matrix))
-    return Subject(family, family.attention, load, load_tokenizer(folder), cells, is_real=True)
-
-
-def _subject_of_yaml(path: str, options: ParityOptions) -> Subject:
-    """The model of a training YAML as training begins with it, in fp32, and its block."""
-    from simulmask_plugin.commands.training_yaml import load_training
-
-    setup = load_training(path, options.overrides, to_run=False)
-    family = family_of(setup.model_config)
     # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
-    attention = setup.attention if setup.attention in family.implementations else family.attention
-    check_takes_mask(setup.model_config, attention)
+    attention = wanted if wanted in family.implementations else family.attention
+    check_takes_mask(model_config, attention)
 
     def load() -> PreTrainedModel:
-        model = load_model(setup.model_args.model_name_or_path, attention=attention)
-        make_room(model, len(setup.tokenizer))
-        for adapter in setup.model_args.adapter_name_or_path or ():
+        model = load_model(folder, attention=attention)
+        make_room(model, num_tokens)
+        for adapter in adapters:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         return model.eval()
 
-    cells = tuple(_cells(setup.settings, family, options.matrix))
-    return Subject(family, attention, load, setup.tokenizer, cells, is_real=True)
+    return Subject(family, attention, load, tokenizer, tuple(_cells(settings, family, options.matrix)), is_real=True)
 
 
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:

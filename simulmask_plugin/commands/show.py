@@ -149,7 +149,7 @@ def _of_yaml(path: str, options: ShowOptions) -> Shown:
 
 
 def _of_folder(folder: str, options: ShowOptions) -> Shown:
-    """With the settings in the simulmask.json beside the tokenizer, or the plain prompt if there is none."""
+    """The settings are those of the simulmask.json in it, or the plain prompt if there is none."""
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder; expected one with a tokenizer.")
     tokenizer = load_tokenizer(folder)

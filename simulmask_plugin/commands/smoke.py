@@ -26,7 +26,7 @@ from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 from simulmask_plugin.files.json_files import read_json
-from simulmask_plugin.options import read_yaml
+from simulmask_plugin.options import read_yaml, yaml_text
 from simulmask_plugin.pictures.terminal import console
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision
@@ -118,7 +118,7 @@ def _new_folder(output: str | None) -> Path:
         return Path(mkdtemp(prefix="simulmask_smoke_"))
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--output: {folder} is there and not empty; take another folder.")
+        raise ValueError(f"--output: {folder} exists and is not empty; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -149,15 +149,9 @@ def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, t
     for one in replaced:
         before, now = values.get(one.key), one.value
         if before != now:
-            print(f"  {one.key}: {_shown(before, none='-')} -> {_shown(now, none='left out')} ({one.why})")
+            shown = ("-" if before is None else yaml_text(before), "left out" if now is None else yaml_text(now))
+            print(f"  {one.key}: {' -> '.join(shown)} ({one.why})")
     return apply(values, replaced)
-
-
-def _shown(value: Any, *, none: str) -> str:
-    """A value as YAML has it."""
-    if value is None:
-        return none
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check(config: Path, values: Mapping[str, Any]) -> list[Row]:
@@ -169,7 +163,7 @@ def _check(config: Path, values: Mapping[str, Any]) -> list[Row]:
 
 
 def train_and_merge(values: Mapping[str, Any], name: str, trial: Trial) -> Path:
-    """Run LLaMA-Factory's training, and its export where that makes an adapter; return the folder of the model.
+    """Run LLaMA-Factory's training, and its export if that makes an adapter; return the folder of the model.
 
     Raises:
         ProgramFailed: if one of them fails.

@@ -1,8 +1,7 @@
-"""What takes the place of a model, a tokenizer or data that a recipe names, to try the recipe without them."""
+"""Substitutes for a model, a tokenizer or data that a recipe names, to try the recipe without them."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from simulmask_plugin.commands.training_yaml import first_rows
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.corpora.dataset_info import Dataset, dataset_info_with
+from simulmask_plugin.corpora.parallel_text import write_rows
+from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.files.loading import check_location, load_tokenizer
 from simulmask_plugin.policies import FromColumn
@@ -32,7 +33,7 @@ SENTENCES = (
     ("He does not know the way .", "Er kennt den Weg nicht ."),
     ("In the evening they sing songs .", "Am Abend singen sie Lieder ."),
 )
-"""Sentence pairs in place of data that is not there."""
+"""Sentence pairs, where data is missing."""
 
 VOCABULARY = 400
 """Tokens of a tokenizer that is trained on the spot."""
@@ -48,18 +49,18 @@ LENGTH_KEYS = ("max_position_embeddings", "max_seq_len", "sliding_window")
 
 
 def data(values: Mapping[str, Any], folder: Path) -> list[Replacement]:
-    """Where a data set of a training YAML is not there, write sentences in its place; return what is replaced."""
+    """Write sentences instead of the data of a training YAML, if any of it is missing; return what is replaced."""
     missing = _missing_data(values)
     if not missing:
         return []
     folder.mkdir()
     write_data(folder, _names(values), SimulMaskConfig.from_dict(values["simulmask"]))
-    why = f"not there: {', '.join(missing)}; {len(SENTENCES)} toy sentences stand in"
+    why = f"not found: {', '.join(missing)}; {len(SENTENCES)} toy sentences are used instead"
     return [Replacement("dataset_dir", str(folder), why)]
 
 
 def model(values: Mapping[str, Any], folder: Path) -> list[Replacement]:
-    """Write a tiny random model in the place of that of a training YAML, whose data is there; return what is replaced.
+    """Write a tiny random model instead of that of a training YAML, whose data exists; return what is replaced.
 
     Raises:
         ValueError: if the model's configuration is here, and of a family that is not supported.
@@ -69,7 +70,7 @@ def model(values: Mapping[str, Any], folder: Path) -> list[Replacement]:
     origin = "with its tokenizer"
     if tokenizer is None:
         tokenizer = train_tokenizer(_texts(values), VOCABULARY)
-        origin = "whose own tokenizer cannot be had: one is trained on the data"
+        origin = "whose own tokenizer is not available: one is trained on the data"
     if config.layout.special_tokens and not values.get("add_special_tokens"):
         tokenizer.add_special_tokens({"additional_special_tokens": list(config.layout.special_tokens)})
     write_model(folder, family, tokenizer, length=values.get("cutoff_len", LENGTH))
@@ -98,10 +99,8 @@ def _missing_data(values: Mapping[str, Any]) -> list[str]:
 
 def _texts(values: Mapping[str, Any]) -> list[str]:
     """Texts of the data of a training YAML."""
-    files = [file for file in _files(values).values() if file is not None]
-    return [text for file in files for text in texts_in(first_rows(file, ROWS))] or [
-        t for pair in SENTENCES for t in pair
-    ]
+    rows = [first_rows(file, ROWS) for file in _files(values).values() if file is not None]
+    return list(texts_in(rows or SENTENCES))
 
 
 def write_data(folder: Path, names: Sequence[str], config: SimulMaskConfig) -> None:
@@ -114,10 +113,10 @@ def write_data(folder: Path, names: Sequence[str], config: SimulMaskConfig) -> N
         in_chunks = config.layout.names_latency and number == 0
         rows = [_row(*pair, config, in_chunks=in_chunks) for pair in SENTENCES]
         file = folder / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_rows(file, rows)
         datasets[name] = Dataset(file, list(rows[0]))
     info = folder / "dataset_info.json"
-    info.write_text(dataset_info_with(info, datasets, overwrite=False), encoding="utf-8")
+    write_text(info, dataset_info_with(info, datasets, overwrite=False))
 
 
 def _row(source: str, target: str, config: SimulMaskConfig, *, in_chunks: bool) -> dict[str, Any]:
@@ -146,16 +145,16 @@ def _halves(text: str) -> list[str]:
 
 
 def find_tokenizer(path: str) -> Any | None:
-    """The tokenizer of a model where it can be had, on this machine or from the hub."""
+    """The tokenizer of a model, from this machine or from the hub; None: it is on neither."""
     try:
         check_location("model_name_or_path", path)
         return load_tokenizer(path)
-    except (OSError, ValueError):  # not here, not on the hub, or the hub cannot be reached
+    except (OSError, ValueError):  # neither here nor on the hub, or the hub cannot be reached
         return None
 
 
 def family_of_path(path: str, config: SimulMaskConfig) -> str:
-    """The family of the model that a recipe names, by its configuration where that is here, else by its name.
+    """The family of the model that a recipe names, by its configuration if that is here, else by its name.
 
     Raises:
         ValueError: if the configuration is of a family that is not supported, or not in the table.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -94,12 +94,13 @@ def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> Tr
         raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
     check_hook()
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    arguments = factory.training_arguments({**values, **ANY_MACHINE, **({} if to_run else ANY_OUTPUT)})
-    model_args, data_args, training_args, finetuning_args, _ = arguments
+    model_args, data_args, training_args, finetuning_args, _ = factory.training_arguments(
+        {**values, **ANY_MACHINE, **({} if to_run else ANY_OUTPUT)}
+    )
     if finetuning_args.simulmask is None:
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
-    model_config = load_model_config(model_args)
+    model_config = _model_config(model_args)
     tokenizer, settings = factory.tokenizer_and_settings(config, model_args, data_args)
     return TrainingSetup(
         settings=settings,
@@ -113,7 +114,7 @@ def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> Tr
     )
 
 
-def load_model_config(model_args: Any) -> Any:
+def _model_config(model_args: Any) -> Any:
     """The configuration of the model that the YAML names; of adapters, that they exist."""
     from transformers import AutoConfig
 
@@ -131,7 +132,7 @@ def load_model_config(model_args: Any) -> Any:
         )
     except OSError as error:
         raise ValueError(
-            f"model_name_or_path: {path} is neither a folder with a config.json nor to be had from the hub: {error}"
+            f"model_name_or_path: {path} is neither a folder with a config.json nor found on the hub: {error}"
         ) from error
 
 
@@ -141,53 +142,56 @@ def read_data(setup: TrainingSetup, num_rows: int = FIRST_ROWS) -> list[DataSamp
     Raises:
         ValueError: if dataset_info.json, a file, a column or a row is wrong.
     """
-    entries = factory.dataset_entries(setup.data_args)
-    local = [entry for entry in entries if entry.load_from == "file"]
-    if not local:
+    samples = [_sample(setup, entry, aligned) for entry, aligned in _local(setup, num_rows)]
+    if not samples:
+        entries = factory.dataset_entries(setup.data_args)
         raise ValueError(f"No local data set to read; dataset: names {', '.join(map(str, entries)) or 'none'}.")
-    return [_read_entry(setup, entry, num_rows) for entry in local]
+    return samples
 
 
 def read_rows(setup: TrainingSetup, num_rows: int) -> list[Row]:
-    """Return the first rows of the first local data set that the YAML names; none where all are on a hub.
+    """Return the first rows of the first local data set that the YAML names; none if all are on a hub.
 
     Raises:
         ValueError: if dataset_info.json, a file, a column or a row is wrong.
     """
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    local = [entry for entry in factory.dataset_entries(setup.data_args) if entry.load_from == "file"]
-    for entry in local[:1]:
-        rows = Dataset.from_list(first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows))
-        aligned = align_dataset(rows, entry, setup.data_args, setup.training_args)
-        return [row_of({column: row[f"_{column}"] for column in COLUMNS}, setup.settings.config) for row in aligned]
+    for _, aligned in _local(setup, num_rows):
+        return [_row(setup, row) for row in aligned]
     return []
 
 
-def _read_entry(setup: TrainingSetup, entry: Any, num_rows: int) -> DataSample:
+def _local(setup: TrainingSetup, num_rows: int) -> Iterator[tuple[Any, Any]]:
+    """Yield LLaMA-Factory's entry of every local data set, and its first rows with our columns."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
-    rows = first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
-    aligned = align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
+    for entry in factory.dataset_entries(setup.data_args):
+        if entry.load_from == "file":
+            rows = first_rows(Path(setup.data_args.dataset_dir, entry.dataset_name), num_rows)
+            yield entry, align_dataset(Dataset.from_list(rows), entry, setup.data_args, setup.training_args)
+
+
+def _row(setup: TrainingSetup, aligned: Mapping[str, Any]) -> Row:
+    return row_of({column: aligned[f"_{column}"] for column in COLUMNS}, setup.settings.config)
+
+
+def _sample(setup: TrainingSetup, entry: Any, aligned: Any) -> DataSample:
     processor = SimulMaskDatasetProcessor(setup.tokenizer, setup.settings, setup.data_args.cutoff_len)
     features = processor.preprocess_dataset(aligned[:])
     lengths = [len(ids) for ids in features["input_ids"]]
     if not lengths:
         raise ValueError(
-            f"Dataset {entry.dataset_name}: each of the first {len(rows)} examples is longer than cutoff_len "
+            f"Dataset {entry.dataset_name}: each of the first {len(aligned)} examples is longer than cutoff_len "
             f"{setup.data_args.cutoff_len}, or cannot be encoded, and would be dropped; raise cutoff_len."
         )
-    first = row_of({column: aligned[0][f"_{column}"] for column in COLUMNS}, setup.settings.config)
     return DataSample(
         name=entry.dataset_name,
         columns=entry.simulmask_columns,
-        num_rows=len(rows),
+        num_rows=len(aligned),
         num_kept=count_prompts(features).total(),
         refused=tuple(processor.refused(aligned)),
         longest=max(lengths),
-        first=first,
+        first=_row(setup, aligned[0]),
     )
 
 

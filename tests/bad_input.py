@@ -36,6 +36,10 @@ def chunks(*options):
     return ["make_chunks", "--source", "s", "--target", "t", "--output", "out", *languages, *options]
 
 
+def curve(*systems):
+    return ["simulmask", "curve", *systems, "--png", "c.png"]
+
+
 def added(text):
     """A change that adds to the end of a file."""
     return lambda before: before + text

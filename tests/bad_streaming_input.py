@@ -8,6 +8,7 @@ from bad_input import (
     ZERO_WIDTH,
     added,
     chunks,
+    curve,
     evaluate,
     pairs,
     prepared_test_set,
@@ -146,28 +147,20 @@ ROWS |= {
         {},
         ["--base: ./no: no such folder"],
     ),
-    "options: curve": (["simulmask", "curve", "out", "--png", "c.png"], {}, ["LABEL=FOLDER", "'out'"]),
-    "options: curve of nothing": (["simulmask", "curve", "a=out", "--png", "c.png"], {}, ["out has no scores.tsv"]),
+    "options: curve": (curve("out"), {}, ["LABEL=FOLDER", "'out'"]),
+    "options: curve of nothing": (curve("a=out"), {}, ["out has no scores.tsv"]),
     "options: empty scores": (
-        ["simulmask", "curve", "a=.", "--png", "c.png"],
+        curve("a=."),
         {"scores.tsv": ""},
         ["scores.tsv is damaged", "run `simulmask eval` again"],
     ),
-    "options: cut scores": (
-        ["simulmask", "curve", "a=.", "--png", "c.png"],
-        {"scores.tsv": "name\tsent\nx\t3\n"},
-        ["scores.tsv is damaged", "sentences"],
-    ),
+    "options: cut scores": (curve("a=."), {"scores.tsv": "name\tsent\nx\t3\n"}, ["scores.tsv is damaged", "sentences"]),
     "options: scores without a row": (
-        ["simulmask", "curve", "a=.", "--png", "c.png"],
+        curve("a=."),
         {"scores.tsv": "name\tsentences\n"},
         ["scores.tsv holds no scores"],
     ),
-    "options: label twice": (
-        ["simulmask", "curve", "a=.", "a=.", "--png", "c.png"],
-        {"scores.tsv": "name\n"},
-        ["scores.tsv holds no scores"],
-    ),
+    "options: label twice": (curve("a=.", "a=."), {"scores.tsv": "name\n"}, ["scores.tsv holds no scores"]),
 }
 
 SCRIPTS = {

@@ -1,7 +1,8 @@
 """The session of chunks: what it feeds, who decides, when it writes and stops."""
 
+import math
+
 import pytest
-import torch
 from driving import HEADER, PROMPT, Asks, Calls, actions_of, assert_holds, drive, encoder_of, parity
 
 from simulmask_plugin.batches.features import Row
@@ -99,27 +100,14 @@ def test_source_that_is_all_there_is_one_chunk(llama, with_ends):
 # Who decides
 
 
-class Inclined(torch.nn.Module):
-    """Adds to the logits of one token."""
-
-    def __init__(self, token, bias):
-        super().__init__()
-        self.token, self.bias = token, bias
-
-    def forward(self, module, args, output):
-        output.logits[..., self.token] += self.bias
-        return output
-
-
 @pytest.fixture
-def inclined(model_of, with_ends):
-    """A model of its own that likes or dislikes a token."""
+def changed(model_of):
+    """Makes a model whose logits go through a function that changes them in place."""
     hooks = []
 
-    def make(piece, bias):
+    def make(change):
         model = model_of("llama", VOCAB, 5)
-        token = with_ends.convert_tokens_to_ids(piece)
-        hooks.append(model.register_forward_hook(Inclined(token, bias)))
+        hooks.append(model.register_forward_hook(lambda module, args, output: change(output.logits)))
         return model
 
     yield make
@@ -127,8 +115,23 @@ def inclined(model_of, with_ends):
         hook.remove()
 
 
+@pytest.fixture
+def inclined(changed, with_ends):
+    """Makes a model that likes or dislikes tokens."""
+
+    def make(pieces, bias):
+        tokens = with_ends.convert_tokens_to_ids(pieces)
+
+        def add(logits):
+            logits[..., tokens] += bias
+
+        return changed(add)
+
+    return make
+
+
 def test_model_that_always_ends_the_read_writes_after_every_word(inclined, with_ends):
-    session = session_of(inclined(READ_END, 99.0), encoder_of(with_ends, **INTERLEAVED), max_target_tokens=10**6)
+    session = session_of(inclined([READ_END], 99.0), encoder_of(with_ends, **INTERLEAVED), max_target_tokens=10**6)
     assert actions_of(session, "the dog abc".split()) == "RWRWRW"
     assert with_ends.convert_tokens_to_ids(READ_END) not in session.target_ids
 
@@ -144,7 +147,7 @@ def test_policy_sees_the_tokens_and_the_end_of_read(llama, with_ends):
 
 
 def test_end_of_source_is_a_write_whatever_the_model_says(inclined, with_ends):
-    session = session_of(inclined(READ_END, -99.0), encoder_of(with_ends, **INTERLEAVED))
+    session = session_of(inclined([READ_END], -99.0), encoder_of(with_ends, **INTERLEAVED))
     assert actions_of(session, "the dog abc".split()) == "RRRW"
 
 
@@ -154,28 +157,17 @@ def test_threshold_of_the_session_replaces_the_one_of_the_settings(llama, with_e
         assert actions_of(open_session(llama, encoder, Decision.from_dict(keys)), "the dog abc".split()) == actions
 
 
-def test_loss_on_the_target_asks_for_one_half(inclined, with_ends):
-    """Other tokens mean nothing where the source has no loss."""
-    for probability, actions in ((0.45, "RRRW"), (0.55, "RWRWRW")):
-        model = certain(inclined, with_ends, probability)
-        encoder = encoder_of(with_ends, **INTERLEAVED, loss_on="target")
-        assert actions_of(session_of(model, encoder), "the dog abc".split()) == actions
+@pytest.mark.parametrize("probability, actions", [(0.45, "RRRW"), (0.55, "RWRWRW")])
+def test_loss_on_the_target_asks_for_one_half(changed, with_ends, probability, actions):
+    """Other tokens mean nothing where the source has no loss, though each is less likely; a WRITE ends at once."""
+    read_end = with_ends.convert_tokens_to_ids(READ_END)
 
+    def replace(logits):
+        logits[:] = math.log((1 - probability) / (len(with_ends) - 1))
+        logits[..., read_end] = math.log(probability)
 
-def certain(inclined, tokenizer, probability):
-    """A model whose P(read end) is given and whose other tokens are each less likely; a WRITE ends at once."""
-    model = inclined(READ_END, 0.0)
-    token = tokenizer.convert_tokens_to_ids(READ_END)
-
-    def replace(module, args, output):
-        output.logits[:] = torch.tensor((1 - probability) / (len(tokenizer) - 1)).log()
-        output.logits[..., token] = torch.tensor(probability).log()
-        return output
-
-    for hook in list(model._forward_hooks):
-        del model._forward_hooks[hook]
-    model.register_forward_hook(replace)
-    return model
+    encoder = encoder_of(with_ends, **INTERLEAVED, loss_on="target")
+    assert actions_of(session_of(changed(replace), encoder), "the dog abc".split()) == actions
 
 
 def test_beam_of_no_hypotheses_is_refused(llama, with_ends):

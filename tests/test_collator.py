@@ -51,11 +51,6 @@ def test_length_is_a_multiple(multiple, length):
     assert {values.shape for values in batch.values()} == {(len(FEATURES), length)}
 
 
-def test_batch_is_linear_in_its_length():
-    """Nothing of length * length exists before the model is called."""
-    assert all(values.ndim == 2 for values in collator_of()(FEATURES).values())
-
-
 @pytest.mark.parametrize("positions", ["group", "contiguous"])
 def test_only_modified_alibi_moves_the_keys(positions):
     batch = collator_of(positions=positions)(FEATURES)

@@ -33,13 +33,16 @@ def steps(demo, tmp_path):
     return [step("first"), step("second")]
 
 
-def test_finished_step_is_not_repeated(demo, steps, tmp_path, capsys):
+def test_finished_step_is_logged_and_not_repeated(demo, steps, tmp_path, capsys):
     demo.run_steps(steps, tmp_path / "logs")
     demo.run_steps(steps, tmp_path / "logs")
     assert [step.result.read_text() for step in steps] == ["ran ", "ran "]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[1/2] making first ... ") and lines[0].endswith(" s")
     assert lines[2:] == ["[1/2] making first ... done before", "[2/2] making second ... done before"]
+    command, *_, said = (tmp_path / "logs" / "1_first.log").read_text().splitlines()
+    assert command.startswith(f"$ {sys.executable} -c ")
+    assert said == "said first"
 
 
 def test_step_with_another_command_is_done_again(demo, steps, tmp_path):
@@ -47,13 +50,6 @@ def test_step_with_another_command_is_done_again(demo, steps, tmp_path):
     other = replace(steps[1], command=(*steps[1].command, "--chunks"))
     demo.run_steps([steps[0], other], tmp_path / "logs")
     assert [step.result.read_text() for step in steps] == ["ran ", "ran ran "]
-
-
-def test_log_begins_with_the_command(demo, steps, tmp_path):
-    demo.run_steps(steps, tmp_path / "logs")
-    command, *_, said = (tmp_path / "logs" / "1_first.log").read_text().splitlines()
-    assert command.startswith(f"$ {sys.executable} -c ")
-    assert said == "said first"
 
 
 def test_lost_result_is_made_again_and_everything_after_it(demo, steps, tmp_path):

@@ -166,24 +166,7 @@ def test_units_are_only_drawn_where_a_share_gets_a_look_ahead_row(rate):
     assert all(flags is None for _, flags in drawn(policy="wait_k", k=1, look_ahead_rate=rate))
 
 
-def same(one, other):
-    return all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in zip(one, other, strict=True))
-
-
 MULTI_PATH = {"policy": "wait_k", "k": "1-4", "look_ahead_rate": 0.5}
-
-
-def test_the_draw_is_the_same_in_every_process_and_after_a_resume():
-    """A new sampler, another order, examples left out."""
-    expected = drawn(seed=3, epoch=2, **MULTI_PATH)
-    sampler = ScheduleSampler(settings_of(**MULTI_PATH), 3)
-    again = [sampler.draw(example, (), 2) for example in EXAMPLES[::-2]]
-    assert same(again, expected[::-2])
-
-
-@pytest.mark.parametrize("other", [{"epoch": 3}, {"seed": 4}])
-def test_the_draw_differs_between_epochs_and_seeds(other):
-    assert not same(drawn(**{"seed": 3, "epoch": 2, **other}, **MULTI_PATH), drawn(seed=3, epoch=2, **MULTI_PATH))
 
 
 @given(st.integers(0, 2**32), st.integers(0, 1000))

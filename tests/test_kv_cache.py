@@ -103,14 +103,6 @@ def test_keeping_entries_in_another_order_is_our_own_mistake(layer, indices):
         layer.keep(2, indices)
 
 
-@torch.inference_mode()
-def test_entries_can_be_kept_outside_of_inference(layer):
-    feed(layer, 1, 2, 3)
-    with torch.inference_mode(False):
-        layer.keep(0, [0, 2])
-    assert feed(layer, 4) == [1, 3, 4]
-
-
 @pytest.mark.parametrize("name", ["llama", "falcon"])
 def test_kept_rows_are_those_of_a_feeder_that_never_had_the_others(model_of, name):
     """Dropped rows were seen by none that stays."""
@@ -132,11 +124,12 @@ def test_kept_rows_are_those_of_a_feeder_that_never_had_the_others(model_of, nam
 
 
 @torch.inference_mode()
-def test_entries_written_by_inference_can_be_dropped_outside_of_it(layer):
+@pytest.mark.parametrize("forget", [lambda layer: layer.drop(1), lambda layer: layer.keep(0, [0, 2])])
+def test_entries_written_by_inference_can_leave_outside_of_it(layer, forget):
     """As a session does: the forward call is in inference mode, what comes after it need not be."""
     feed(layer, 1, 2, 3)
     with torch.inference_mode(False):
-        layer.drop(1)
+        forget(layer)
     assert feed(layer, 4) == [1, 3, 4]
 
 

@@ -31,16 +31,17 @@ def test_eager_attention_has_parity(model_of, byte_level, name):
     assert_holds(parity(model, byte_level, sentence_pairs(), {"positions": positions} | POLICIES["wait-3"]))
 
 
-@pytest.mark.parametrize("block", [{**POLICIES["offline"]}, {"target_units": "token", **POLICIES["wait-1"]}])
-def test_query_unit_has_parity_without_inner_tokens_that_wait(model_of, byte_level, block):
-    block = {"rows": "query_unit", **block}
-    assert promises_parity(settings_of(**block))
-    assert_holds(parity(model_of("llama", VOCAB, 0), byte_level, sentence_pairs(), block))
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_contiguous_positions_have_parity_offline(model_of, byte_level, name):
-    block = {"positions": "contiguous", **POLICIES["offline"]}
+@pytest.mark.parametrize(
+    "name, block",
+    [
+        ("llama", {"rows": "query_unit", **POLICIES["offline"]}),
+        ("llama", {"rows": "query_unit", "target_units": "token", **POLICIES["wait-1"]}),
+        ("llama", {"positions": "contiguous", **POLICIES["offline"]}),
+        ("falcon", {"positions": "contiguous", **POLICIES["offline"]}),
+    ],
+)
+def test_what_promises_no_parity_has_it_where_nothing_is_read_late(model_of, byte_level, name, block):
+    """Neither inner tokens that wait, nor source behind which the target has been placed."""
     assert promises_parity(settings_of(**block))
     assert_holds(parity(model_of(name, VOCAB, 0), byte_level, sentence_pairs(), block))
 
@@ -55,7 +56,7 @@ def test_multi_path_has_parity_for_every_k(model_of, byte_level):
 
 
 def result_of(difference, **known):
-    result = ParityResult(rows=1, **known)
+    result = ParityResult(**{"rows": 1, **known})
     result.max_abs_diff = difference
     return result
 
@@ -65,6 +66,8 @@ def result_of(difference, **known):
     [
         (9e-5, {}, True),
         (2e-4, {}, False),
+        (0, {"rows": 0}, False),
+        (0, {"same_ids": False}, False),
         (2e-4, {"stock_diff": 1e-4}, True),  # three times what stock does to itself
         (4e-4, {"stock_diff": 1e-4}, False),
         (9e-5, {"stock_diff": 0.0}, True),
@@ -95,12 +98,3 @@ def test_parity_is_exact_in_float64(byte_level, name, layout):
         compare(model, encoder, random_row(encoder, 6, 6, np.random.default_rng(0)), result)
     assert result.holds
     assert result.max_abs_diff < 1e-12
-
-
-def test_a_result_without_rows_holds_nothing():
-    assert not ParityResult().holds
-
-
-def test_other_ids_break_parity():
-    result = ParityResult(rows=1, same_ids=False)
-    assert not result.holds

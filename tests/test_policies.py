@@ -61,11 +61,6 @@ def test_deciding_step_by_step_reproduces_the_training_schedule(policy, num_sour
     assert taken == actions(roll_out(policy, num_source, num_target).num_read)
 
 
-@given(policies, st.integers(0, 20), st.integers(0, 20))
-def test_nothing_is_read_after_the_source_has_finished(policy, num_read, num_written):
-    assert decide(policy.wanted(num_written + 1), num_read, source_finished=True) is Action.WRITE
-
-
 def test_offline_wants_everything():
     assert Offline().wanted(1) == math.inf
 

@@ -88,12 +88,6 @@ def test_rank_is_the_position_for_every_other_scheme(scheme):
     assert rank_of(layout).tolist() == [layout.position.tolist()] * len(layout.token)
 
 
-@given(st.lists(st.integers(1, 6), min_size=2, max_size=2), st.integers(0, 50))
-def test_group_positions_of_the_target_do_not_depend_on_the_source(source, group_offset):
-    short, long = (wait_1("group", group_offset, lengths) for lengths in ((1, 2), source))
-    assert short.position[short.after_source].tolist() == long.position[long.after_source].tolist()
-
-
 @given(reference.scheduled_pieces(), st.sampled_from([*SCHEMES]), st.integers(0, 9))
 def test_streaming_measures_as_training_did(scheduled, scheme, group_offset):
     """From every target row to every key before it; for `contiguous` once the whole source has arrived."""

@@ -35,10 +35,7 @@ SLOTS = {"layout": "slots", "positions": "slots"}
 # Source and target units of given lengths, g, slot length.
 GOLDEN = {
     "figure 2: c fills the reserved slot without moving p, d opens a slot right after the current output": (
-        [1, 1, 1, 1],
-        [1, 1, 1],
-        (2, 3, 4, 4),
-        3,
+        ([1, 1, 1, 1], [1, 1, 1], (2, 3, 4, 4), 3),
         """
         token     P  a  b  c  H p~  p  q  N  d  H  r  E
         position  0  1  2  3  4  5  5  6  7  8 11 12 13
@@ -46,10 +43,7 @@ GOLDEN = {
         labels    .  .  .  .  .  p  q  q  r  .  .  r  E""",
     ),
     "b is read in time for its slot, c d (one unit) is not; p q is one unit": (
-        [1, 1, 2],
-        [2, 1],
-        (1, 3, 3),
-        3,
+        ([1, 1, 2], [2, 1], (1, 3, 3), 3),
         """
         token     P  a  b  H  p  q  N  c  d  H  r  E
         position  0  1  2  4  5  6  7  8  9 11 12 13
@@ -57,10 +51,7 @@ GOLDEN = {
         labels    .  .  .  .  p  q  r  .  .  .  r  E""",
     ),
     "a slot that overflows before anything is written has no header, nor has the one that follows it": (
-        [1, 2, 2],
-        [1, 1],
-        (3, 3, 3),
-        3,
+        ([1, 2, 2], [1, 1], (3, 3, 3), 3),
         """
         token     P  a  b  c  d  e  H  p  q  E
         position  0  1  2  3  4  5  7  8  9 10
@@ -68,10 +59,7 @@ GOLDEN = {
         labels    .  .  .  .  .  .  .  p  q  E""",
     ),
     "a b c (one unit) is longer than a slot and gets two, whose rest d fills": (
-        [3, 1, 1],
-        [1, 1],
-        (1, 2, 3),
-        2,
+        ([3, 1, 1], [1, 1], (1, 2, 3), 2),
         """
         token     P  a  b  c  d  H p~  p  q  N  e  H  E
         position  0  1  2  3  4  5  6  6  7  8  9 11 12
@@ -79,10 +67,7 @@ GOLDEN = {
         labels    .  .  .  .  .  .  p  q  q  E  .  .  E""",
     ),
     "a slot that is written behind before anything is read is reserved all the same": (
-        [1, 2],
-        [1, 1],
-        (0, 1, 2),
-        2,
+        ([1, 2], [1, 1], (0, 1, 2), 2),
         """
         token     P  a  H p~  p  q  N  b  c  H  E
         position  0  1  3  4  4  5  6  7  8  9 10
@@ -90,10 +75,7 @@ GOLDEN = {
         labels    .  .  .  p  q  q  E  .  .  .  E""",
     ),
     "source that is never read has no place": (
-        [1, 1],
-        [1],
-        (1, 1),
-        2,
+        ([1, 1], [1], (1, 1), 2),
         """
         token     P  a  H  p  E
         position  0  1  3  4  5
@@ -105,7 +87,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(name):
-    *args, expected = GOLDEN[name]
+    args, expected = GOLDEN[name]
     assert reference.show(lay_out(*args), *DRAWN) == reference.shown(expected)
 
 

@@ -114,7 +114,7 @@ def test_training_that_never_began_does_not_block_its_correction(study, tmp_path
 
 def test_other_settings_are_refused_once_a_model_is_there(study):
     study()
-    with pytest.raises(ValueError, match=r"with other settings \(max_steps changed since stage1\.yaml\)"):
+    with pytest.raises(ValueError, match=r"trained with other settings than in stage1\.yaml \(max_steps changed\)"):
         study("training.max_steps=9")
 
 
@@ -152,7 +152,7 @@ FILES = {
 def test_models_made_from_other_files_at_the_same_path_are_refused(study, data, tmp_path, path, text, name):
     study(**data[1])
     (tmp_path / path).write_text(text)
-    with pytest.raises(ValueError, match=rf"trained on other files \({name} changed since stage1\.files\.json\); take"):
+    with pytest.raises(ValueError, match=rf"on other files than in stage1\.files\.json \({name} changed\); take"):
         study(**data[1])
 
 

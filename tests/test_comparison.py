@@ -9,10 +9,18 @@ import pandas
 import pytest
 from sacrebleu.metrics import BLEU
 
-from simulmask_plugin.evaluation.comparison import Comparison, Run, Training, make_table, p_values
-from simulmask_plugin.evaluation.measures import p_text
+from simulmask_plugin.evaluation.comparison import (
+    QUANTILES,
+    Comparison,
+    Run,
+    Training,
+    make_table,
+    p_text,
+    p_values,
+    samples,
+    write_comparison,
+)
 from simulmask_plugin.evaluation.scores import Score
-from simulmask_plugin.evaluation.study_report import QUANTILES, samples, write_comparison
 from simulmask_plugin.streaming.options import Decision
 
 REFERENCES = [f"the quick brown fox number {i} jumps over a lazy dog" for i in range(40)]
@@ -22,7 +30,7 @@ TRAININGS = {"plain": Training(2, 100, 2_000_000), "masked": Training(1, 60, 1_5
 
 def run_of(system, model, decision, predictions, bleu=0.0):
     zeros = dict.fromkeys(("chrf", "al", "laal", "ap", "dal", "seconds_per_sentence", "calls_per_token"), 1.5)
-    score = Score(decision.name, 40, bleu=bleu, gflops_per_sentence=0.5, truncated=0, **zeros)
+    score = Score(decision.name, 40, bleu=bleu, gflops_per_sentence=0.5, truncated=0, extra={"COMET": 0.8125}, **zeros)
     return Run(system, model, decision, score, predictions, [REFERENCES])
 
 
@@ -35,8 +43,9 @@ def comparison():
         run_of("masked", "masked", wait[0], REFERENCES, 100.0),
         run_of("masked", "masked", wait[1], WORSE, 80.0),
     ]
-    blocks = {"plain": {"policy": "offline", "n": None}}
-    blocks["masked"] = {"policy": "wait_k", "k": (3, 5), "instruction": "<b>"}
+    models = {"plain": {"stage 1": "train: max_steps: 9", "policy": "offline", "n": None}}
+    stages = {"stage 1": "train: lora_rank: 4", "stage 2": "export"}
+    models["masked"] = stages | {"policy": "wait_k", "k": (3, 5), "instruction": "<b>"}
     return lambda reference: Comparison(
         title="A <study> & more",
         date="2026-01-31",
@@ -45,8 +54,7 @@ def comparison():
         plain="plain",
         reference=reference,
         bleu=BLEU(),
-        blocks=blocks,
-        stages={"plain": ["train: max_steps: 9"], "masked": ["train: lora_rank: 4", "export"]},
+        models=models,
         evaluation={"source": "test.en", "limit": None},
         versions={"torch": "2"},
         sources=[f"source {i}" for i in range(40)],
@@ -131,6 +139,7 @@ def test_table_of_the_report_gives_every_number_its_own_digits(report):
     )
     assert row["p (BLEU)"] == "<0.001"
     assert row["GFLOPs / sentence"] == "0.500"
+    assert row["COMET"] == "0.8125"
     assert dict(zip(head, offline, strict=True))["p (BLEU)"] == ""
 
 
@@ -161,7 +170,7 @@ def test_report_shows_sentences_from_the_worst_to_the_best(comparison, report):
     assert table[1] == ["Reference", REFERENCES[worst.number - 1]]
     assert [row[:3] for row in table[2:4]] == [
         ["offline", "offline", "100.0"],
-        ["recompute", "wait_k-3-recompute", worst.outputs[1].chrf],
+        ["recompute", "wait_k-3-recompute", worst.outputs[1][2]],
     ]
     assert [row[3] for row in table[2:]] == [text[worst.number - 1] for text in (REFERENCES, WORSE, REFERENCES, WORSE)]
 

@@ -10,9 +10,8 @@ from reference import settings_of
 
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import EvaluationConfig, resolve
-from simulmask_plugin.evaluation.measures import MEASURES
 from simulmask_plugin.evaluation.report import code, score_table, write_report
-from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.evaluation.scores import MEASURES, Score
 from simulmask_plugin.streaming.options import Decision
 
 SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots"}

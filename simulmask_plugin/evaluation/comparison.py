@@ -1,22 +1,88 @@
-"""What a study has found: its runs, side by side in one table."""
+"""What a study has found: its runs side by side, in one table, one figure and one self-contained HTML report."""
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas
-from sacrebleu.metrics import BLEU
+from jinja2 import Environment
+from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from simulmask_plugin.evaluation.measures import MEASURES
-from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.evaluation.curves import draw_curve
+from simulmask_plugin.evaluation.report import UNSAID, settings_that_matter
+from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
+from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.streaming.options import Decision
 
 COLUMNS = ("bleu", "chrf", "laal", "al", "calls_per_token", "gflops_per_sentence")
 """The measures of a run that the table has."""
+
+QUANTILES = {"the worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "the best": 1.0}
+"""Which sentences are shown: their places among all, ordered by the mean chrF of their translations."""
+
+REPORT = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{ comparison.title }}</title>
+<style>
+  body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
+  .wide { overflow-x: auto }
+  table { border-collapse: collapse; margin: .5rem 0 1rem }
+  caption { text-align: left; font-weight: bold }
+  th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
+  .number, .results :is(td, th):nth-child(n + 3) {
+    text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums
+  }
+  tr.text td { background: #f4f4f4 }
+  img { max-width: 100% }
+  .note { color: #555; font-size: 90% }
+</style>
+<h1>{{ comparison.title }}</h1>
+<p>{{ num_systems }} systems, made of {{ comparison.trainings | length }} models, stream the same
+{{ comparison.runs[0].score.sentences }} sentences. Report of {{ comparison.date }}.</p>
+<h2>Results</h2>
+<div class="wide">{{ table | safe }}</div>
+<p class="note">{% for line in meanings %}{{ line }}.<br>{% endfor %}
+p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.<br>
+Time and tokens of training: one epoch as a multiple of one of {{ comparison.plain }}; an epoch is a
+pass over all rows, of prefix pairs over all pairs, and of chunks over every latency of a sentence. No time: the training
+was interrupted.</p>
+<p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
+<h2>Translations</h2>
+<p class="note">Of all sentences, ordered by the mean chrF of their translations here. The number is the sentence's own
+chrF.</p>
+{% for sample in samples %}
+<table>
+<caption>Sentence {{ sample.number }}: {{ sample.why }}</caption>
+<tr class="text"><td colspan="3">Source</td><td>{{ sample.source }}</td></tr>
+<tr class="text"><td colspan="3">Reference</td><td>{{ sample.reference }}</td></tr>
+{% for system, policy, chrf, text in sample.outputs %}
+<tr><td>{{ system }}</td><td>{{ policy }}</td><td class="number">{{ chrf }}</td><td>{{ text }}</td></tr>
+{% endfor %}
+</table>
+{% endfor %}
+<h2>Models</h2>
+<p class="note">The stages of each, and the keys of its simulmask: block that have another value than their default. The
+whole YAML of a stage, and its log, are in the folder of the study.</p>
+{% macro settings(caption, values) %}
+<table><caption>{{ caption }}</caption>
+{% for key, value in values.items() %}<tr><td>{{ key }}</td><td><code>{{ value }}</code></td></tr>{% endfor %}
+</table>
+{% endmacro %}
+{% for name, values in models.items() %}{{ settings(name, values) }}{% endfor %}
+<h2>How it was made</h2>
+{{ settings("Evaluation", evaluation) }}
+{{ settings("Signatures and versions", comparison.versions) }}
+</html>
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +133,7 @@ class Comparison:
         plain: the model that stands for plain fine-tuning.
         reference: system, and run or None; see `Study.reference`.
         bleu: the metric.
-        blocks: the simulmask: block of every model.
-        stages: of every model, what each was trained with.
+        models: of every model, what its stages were trained with, and the keys of its simulmask.json.
         evaluation: the keys of an evaluation YAML that all systems share.
         versions: signatures and versions, by name.
         sources: the sentences that every run has translated.
@@ -81,8 +146,7 @@ class Comparison:
     plain: str
     reference: tuple[str, str | None]
     bleu: BLEU
-    blocks: Mapping[str, Mapping[str, Any]]
-    stages: Mapping[str, Sequence[str]]
+    models: Mapping[str, Mapping[str, Any]]
     evaluation: Mapping[str, Any]
     versions: Mapping[str, str]
     sources: Sequence[str]
@@ -93,23 +157,19 @@ def p_values(comparison: Comparison) -> list[float | None]:
     system, name = comparison.reference
     result: list[float | None] = []
     for run in comparison.runs:
-        baselines = [
-            other
-            for other in comparison.runs
-            if other.system == system and (other.policy == run.policy if name is None else other.score.name == name)
-        ]
-        if not baselines or baselines[0] is run:
+        of_system = [other for other in comparison.runs if other.system == system]
+        same = (other for other in of_system if name == other.score.name or (not name and other.policy == run.policy))
+        baseline = next(same, run)
+        if baseline is run:
             result.append(None)
-            continue
-        if list(run.predictions) == list(baselines[0].predictions):
+        elif list(run.predictions) == list(baseline.predictions):
             result.append(1.0)  # where no resample differs, sacrebleu would find the difference significant
-            continue
-        named = [("reference", baselines[0].predictions), ("run", run.predictions)]
-        test = PairedTest(named, {"BLEU": comparison.bleu}, baselines[0].references, test_type="bs")
-        _, scores = test()
-        of_run = scores["BLEU"][1]
-        assert not isinstance(of_run, str)  # names are in the column "System" only
-        result.append(of_run.p_value)
+        else:
+            named = [("reference", baseline.predictions), ("run", run.predictions)]
+            _, scores = PairedTest(named, {"BLEU": comparison.bleu}, baseline.references, test_type="bs")()
+            of_run = scores["BLEU"][1]
+            assert not isinstance(of_run, str)  # names are in the column "System" only
+            result.append(of_run.p_value)
     return result
 
 
@@ -133,3 +193,92 @@ def make_table(comparison: Comparison) -> pandas.DataFrame:
             }
         )
     return pandas.DataFrame(rows)
+
+
+def p_text(p: float) -> str:
+    """A p-value with three digits; what rounds to nothing is less than 0.001."""
+    return "<0.001" if p < 0.001 else number_text(p, 3)
+
+
+FORMATS = {
+    **{MEASURES[key].title: partial(number_text, digits=MEASURES[key].digits) for key in COLUMNS},
+    **dict.fromkeys(("epochs", "M tokens", "time / epoch", "tokens / epoch"), number_text),
+    "p (BLEU)": p_text,
+}
+"""How the numbers of a column are written; those of other programs have `EXTRA_DIGITS`."""
+
+
+class Sample(NamedTuple):
+    """A sentence, and what every run made of it; sentences count from 1.
+
+    Attributes:
+        number: of the sentence.
+        why: it is shown.
+        source: the sentence.
+        reference: its translation.
+        outputs: of every run the system, the policy, chrF and the text.
+    """
+
+    number: int
+    why: str
+    source: str
+    reference: str
+    outputs: Sequence[tuple[str, str, str, str]]
+
+
+def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, Path]:
+    """Write compare.tsv, compare.png and compare.html, which holds both; return their paths."""
+    tsv, png, html = (output / f"compare.{ending}" for ending in ("tsv", "png", "html"))
+    table = make_table(comparison)
+    write_text(tsv, table.to_csv(sep="\t", index=False, float_format="%.4f"))
+    systems: dict[str, list[Score]] = {}
+    for run in comparison.runs:
+        systems.setdefault(run.system, []).append(run.score)
+    draw_curve(png, systems, comparison.title)
+    system, name = comparison.reference
+    report = Environment(autoescape=True, trim_blocks=True).from_string(REPORT)
+    text = report.render(
+        comparison=comparison,
+        num_systems=len(systems),
+        table=table.to_html(
+            index=False, border=0, classes="results", na_rep="", formatters=FORMATS, float_format=f"%.{EXTRA_DIGITS}f"
+        ),
+        meanings=meanings(COLUMNS, "source units"),
+        reference=f"{system}, {name}" if name else f"{system} with the same policy",
+        figure=base64.b64encode(png.read_bytes()).decode(),
+        samples=samples(comparison.sources, comparison.runs),
+        models={name: settings_that_matter(values, UNSAID) for name, values in comparison.models.items()},
+        evaluation=settings_that_matter(comparison.evaluation, {}),
+    )
+    write_text(html, text)
+    return tsv, png, html
+
+
+def samples(sources: Sequence[str], runs: Sequence[Run]) -> list[Sample]:
+    """Return a few sentences, from the worst translated to the best translated."""
+    (references,) = runs[0].references
+    metric = CHRF()
+    chrf = pandas.DataFrame(
+        [
+            metric.sentence_score(text, [reference]).score
+            for text, reference in zip(run.predictions, references, strict=True)
+        ]
+        for run in runs
+    )
+    means = chrf.mean().sort_values(kind="stable")
+    places: dict[int, str] = {}
+    for why, quantile in QUANTILES.items():
+        places.setdefault(means.index[round(quantile * (len(means) - 1))], why)
+    return [
+        Sample(
+            number=sentence + 1,
+            why=f"{why} (mean chrF {means[sentence]:.1f})",
+            source=sources[sentence],
+            reference=references[sentence],
+            outputs=[
+                (run.system, run.score.name, f"{score:.1f}", run.predictions[sentence])
+                for run, score in zip(runs, chrf[sentence], strict=True)
+            ],
+        )
+        for sentence, why in places.items()
+    ]

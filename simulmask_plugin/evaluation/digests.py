@@ -1,13 +1,17 @@
-"""What results were made from, by content: SHA-256 of texts, weights and tokenizers."""
+"""What results were made from: records beside them, and SHA-256 of texts, weights and tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from simulmask_plugin.evaluation.records import save, saved
+from simulmask_plugin.files.atomic import write_text
+from simulmask_plugin.files.json_files import read_json
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.index.json", "config.json", "adapter_config.json", "simulmask.json"),
@@ -18,6 +22,29 @@ NO_WEIGHTS = ("training_args.bin",)
 """What the trainer leaves beside them under such a name."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a file that is written once more has another time, on every file system."""
+
+
+def save(record: Path, values: Mapping[str, Any]) -> None:
+    """Write a record, completely or not at all."""
+    write_text(record, json.dumps(values, indent=2) + "\n")
+
+
+def saved(record: Path) -> dict[str, Any]:
+    """The content of a record; empty if it is missing or damaged, so that what it was about is made again."""
+    try:
+        values = read_json(record)
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], made: str) -> None:
+    """Raise a ValueError that names the keys that differ if a folder was made with something else than there is now."""
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise ValueError(
+            f"{folder} {made} ({', '.join(changed)} changed); take another output directory, or delete this one."
+        )
 
 
 def model_files(folder: str | Path) -> list[Path]:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from simulmask_plugin.evaluation.digests import save, saved
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_and_read, tail
-from simulmask_plugin.evaluation.records import save, saved
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import Must, read
 from simulmask_plugin.text.prompts import placeholders

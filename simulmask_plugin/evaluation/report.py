@@ -12,8 +12,7 @@ from typing import Any
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
-from simulmask_plugin.evaluation.measures import EXTRA_DIGITS, MEASURES, meanings, number_text
-from simulmask_plugin.evaluation.scores import Score
+from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
 from simulmask_plugin.text.languages import UNSPACED

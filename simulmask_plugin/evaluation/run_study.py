@@ -20,16 +20,14 @@ import torch
 import yaml
 
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.evaluation.comparison import Comparison, Run, Training
+from simulmask_plugin.evaluation.comparison import Comparison, Run, Training, write_comparison
 from simulmask_plugin.evaluation.config import resolve
-from simulmask_plugin.evaluation.digests import Digests
+from simulmask_plugin.evaluation.digests import Digests, check_same, save
 from simulmask_plugin.evaluation.programs import run_program
-from simulmask_plugin.evaluation.records import differences, save
 from simulmask_plugin.evaluation.run import evaluate
 from simulmask_plugin.evaluation.runs import INSTANCES
 from simulmask_plugin.evaluation.scores import metrics, read_jsonl, signatures, translations
 from simulmask_plugin.evaluation.study import Stage, Study, load_study, model_folder, stage_content
-from simulmask_plugin.evaluation.study_report import write_comparison
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.files.texts import numbered_lines, read_text
@@ -108,8 +106,12 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
         plain=study.plain,
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
-        blocks={name: one.config.said() | asdict(one.trained_on) for name, one in settings.items()},
-        stages={name: [stage.summary(TRAINED) for stage in stages] for name, stages in study.models.items()},
+        models={
+            name: {f"stage {number}": stage.summary(TRAINED) for number, stage in enumerate(stages, 1)}
+            | settings[name].config.said()
+            | asdict(settings[name].trained_on)
+            for name, stages in study.models.items()
+        },
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
         sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],
@@ -216,25 +218,17 @@ def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests,
     config.parent.mkdir(parents=True, exist_ok=True)
     files = config.with_suffix(".files.json")
     if is_needed:
-        _check_same(_yaml_of(config), values, "with other settings", config)
+        check_same(config.parent, _yaml_of(config), values, f"was trained with other settings than in {config.name}")
     else:
         write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     content = stage_content(values, digests)
     if is_needed and files.is_file():
-        _check_same(read_json(files), content, "on other files", files)
+        check_same(config.parent, read_json(files), content, f"was trained on other files than in {files.name}")
     else:
         if is_needed:
             _say(f"{title}: no {files.name}; what it was made from is taken for what is there now")
         save(files, content)
     digests.save()
-
-
-def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], what: str, record: Path) -> None:
-    if changed := differences(before, now):
-        raise ValueError(
-            f"{record.parent} was trained {what} ({', '.join(changed)} changed since {record.name}); take another "
-            "output, or delete this folder."
-        )
 
 
 def _yaml_of(config: Path) -> dict[str, Any]:

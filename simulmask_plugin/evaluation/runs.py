@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.evaluation.digests import check_same, save, saved
 from simulmask_plugin.evaluation.programs import ProgramFailed
-from simulmask_plugin.evaluation.records import differences, save, saved
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import parse_json
 
@@ -89,19 +89,14 @@ def predictions(directory: Path) -> list[str]:
 
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
-    files = before.get("files")
-    if not isinstance(files, dict):
+    if not isinstance(before.get("files"), dict):
         raise ValueError(
             f"{directory} holds results of an earlier version, which did not note what texts and what model they were "
             "made from; take another output directory, or delete this one."
         )
-    changed = [key for key in differences(before, now) if key in now and key not in (*free, "files")]
-    changed += differences(files, now["files"])
-    if changed:
-        raise ValueError(
-            f"{directory} holds results made with other settings or files ({', '.join(changed)} changed); "
-            "take another output directory, or delete this one."
-        )
+    compared = [key for key in now if key not in (*free, "files")]
+    old, new = ({key: made.get(key) for key in compared} | made["files"] for made in (before, now))
+    check_same(directory, old, new, "holds results made with other settings or files")
 
 
 def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:

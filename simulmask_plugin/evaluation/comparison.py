@@ -53,8 +53,8 @@ REPORT = """<!doctype html>
 <p class="note">{% for line in meanings %}{{ line }}.<br>{% endfor %}
 p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.<br>
 Time and tokens of training: one epoch as a multiple of one of {{ comparison.plain }}; an epoch is a
-pass over all rows, of prefix pairs over all pairs, and of chunks over every latency of a sentence. No time: the training
-was interrupted.</p>
+pass over all rows, of prefix pairs over all pairs, and of chunks over every latency of a sentence. No time: the
+training was interrupted.</p>
 <p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
 <h2>Translations</h2>
 <p class="note">Of all sentences, ordered by the mean chrF of their translations here. The number is the sentence's own

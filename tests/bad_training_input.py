@@ -55,7 +55,12 @@ ROWS |= {
     "training: no model": (validate("model_name_or_path=./no"), {}, ["model_name_or_path: ./no: no such folder"]),
     "training: unlisted data": (validate("dataset=none"), {}, ["none", "dataset_info.json"]),
     "training: no data": (validate("dataset=absent_file"), {}, ["nowhere.jsonl: no such file", "dataset_info.json"]),
-    "training: column": (validate("dataset=absent_column"), {}, ["unknown column 'src'", "source, target"]),
+    "training: column": (validate("dataset=absent_column"), {}, ["column 'src' (source)", "source, target"]),
+    "training: unknown column": (
+        validate(),
+        {"dataset_info.json": lambda text: text.replace('"source": "source"', '"src": "source"')},
+        ["dataset_info.json, rows.jsonl: unknown column 'src'", "knows source, target"],
+    ),
     "training: formatting": (validate("dataset=alpaca"), {}, ["formatting: alpaca", "formatting: simulmask"]),
     "training: short": (validate("cutoff_len=16"), {}, ["longer than cutoff_len 16", "raise cutoff_len"]),
     "training: info with a comma": (

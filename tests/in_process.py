@@ -121,7 +121,7 @@ def run_of(setup):
     from simulmask_plugin.training.run import SftRun
 
     flat = is_flat(setup.model_args, setup.data_args)
-    return workflow, SftRun(setup.settings.config, seed=0, flat=flat, logger=loader.logger)
+    return workflow, SftRun(config=setup.settings.config, seed=0, flat=flat, logger=loader.logger)
 
 
 def load_data(path, *overrides):

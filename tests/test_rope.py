@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from driving import encoder_of, error, llama_factory, session_of
 
-from simulmask_plugin.attention.families import tiny_config, tiny_model
-from simulmask_plugin.attention.rope import check_rope, rope_types
+from simulmask_plugin.attention.families import check_rope, rope_types, tiny_config, tiny_model
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.commands.random_rows import random_row
 from simulmask_plugin.streaming.options import streaming_attention

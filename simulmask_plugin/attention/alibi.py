@@ -67,11 +67,7 @@ def additive_mask(
     Falcon and BLOOM round as in their stock code. MPT's stock bias is fp32; ours is measured from the last
     key of each row (which softmax cancels), so that near keys keep their precision in bf16.
 
-    Args:
-        config: Configuration of the model that gets the mask.
-        may_attend: True where the query may attend to the key.
-        rank: Position of each key as seen by its query, >= 0 where `may_attend`; in stock attention, its index.
-        dtype: Dtype of the model's attention.
+    ``rank`` is the position of each key as seen by its query, >= 0 where `may_attend`; in stock attention, its index.
     """
     if family_of(config).position == "rope":
         bias = torch.zeros(may_attend.shape, dtype=dtype, device=may_attend.device)
@@ -107,7 +103,6 @@ def prepare(model: PreTrainedModel) -> None:
     stock "sdpa".
 
     Raises:
-        ValueError: If the family is not supported.
         RuntimeError: If this version of transformers lacks a function to replace.
     """
     config = model.config

@@ -5,7 +5,7 @@ Each check raises a ValueError that names what to set or to install.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -236,6 +236,33 @@ def check_positions(config: PreTrainedConfig, positions: str) -> None:
             f"simulmask.positions: modified_alibi needs an ALiBi model, but {family.name} uses RoPE; "
             "set positions: group."
         )
+
+
+BY_LENGTH = ("dynamic", "longrope")
+"""Types of RoPE that transformers recomputes from the largest position in a batch."""
+
+
+def rope_types(config: PreTrainedConfig) -> Iterator[str]:
+    """The RoPE types of a model: one, or one for each kind of layer; none for ALiBi."""
+    parameters: Mapping[str, Any] = text_config(config).to_dict().get("rope_parameters") or {}
+    kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, Mapping))]
+    yield from (kind["rope_type"] for kind in kinds if "rope_type" in kind)
+
+
+def check_rope(config: PreTrainedConfig) -> None:
+    """Refuse RoPE whose rotation depends on the length of the text, which a kept cache cannot follow.
+
+    In training, the longest example of a batch determines the rotation of every token; while streaming, the text that
+    has arrived when the token is fed does, and cached keys keep their rotation.
+    """
+    for rope_type in rope_types(config):
+        if rope_type in BY_LENGTH:
+            raise ValueError(
+                f"This {config.model_type} has rope_type: {rope_type}, whose frequencies change with the length of the "
+                "text, so that a kept cache is not what training saw; set another type in the rope_parameters of its "
+                "config.json (default, for texts within the length it was pretrained with; linear; yarn), or take "
+                "another model."
+            )
 
 
 def tiny_values(family: Family, vocab_size: int) -> dict[str, Any]:

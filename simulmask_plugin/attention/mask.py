@@ -124,10 +124,7 @@ def mask_argument(
 def training_inputs(batch: Mapping[str, Tensor], model_config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
     """Return the arguments of the model call for a collated batch, on the batch's device.
 
-    Args:
-        batch: from the collator.
-        model_config: configuration of the model.
-        dtype: dtype of the attention (the autocast dtype under mixed precision).
+    ``dtype`` is that of the attention (the autocast dtype under mixed precision).
     """
     order = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device).expand_as(batch["input_ids"])
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in MASK_FIELDS}

@@ -30,14 +30,7 @@ def lay_out(
 
 
 class SimulMaskCollator:
-    """Lays out examples and pads them on the right.
-
-    Args:
-        settings: layout, rows, positions and policy.
-        pad_token_id: fills input_ids.
-        pad_to_multiple_of: the length of a batch is a multiple of this.
-        seed: of the draws per example and epoch.
-    """
+    """Lays out examples and pads them on the right; the seed is that of the draws per example and epoch."""
 
     def __init__(
         self, settings: ModelSettings, *, pad_token_id: int, pad_to_multiple_of: int | None = None, seed: int = 0

@@ -12,11 +12,7 @@ END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer trained on the texts; it covers every byte, so there is no <unk>.
-
-    Raises:
-        ValueError: if the vocabulary has no room for the bytes.
-    """
+    """Return a byte-level BPE tokenizer trained on the texts; it covers every byte, so there is no <unk>."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + 2
     if vocab_size < smallest:

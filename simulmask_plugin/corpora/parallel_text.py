@@ -68,9 +68,12 @@ def read_aligned(source: Path, target: Path) -> Iterator[Pair]:
     """
     if source.suffix == ".xml":
         segments = _xml_segments(source), _xml_segments(target)
-        _check_same_segments(source, target, *segments)
-        texts = ([(text, f"{source}, {segment}") for segment, text in side] for side in segments)
-        return _align(source, target, *texts)
+        for (_, here), (_, there) in zip(*segments, strict=False):
+            if here != there:
+                raise ValueError(
+                    f"Expected the same segments in the same order, got {here} in {source} and {there} in {target}."
+                )
+        return _align(source, target, ((text, f"{source}, {place}") for text, place in segments[0]), segments[1])
     if source.name.startswith("train.tags."):
         return _align(source, target, _talk_lines(source), _talk_lines(target))
     return _align(source, target, numbered_lines(source), numbered_lines(target))
@@ -130,9 +133,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[object, str]]:
 def read_test_set(test_set: str, lang_pair: str) -> Iterator[Pair]:
     """Yields the pairs of a sacreBLEU test set with its first reference; downloads it the first time.
 
-    Args:
-        test_set: a name that ``sacrebleu --list`` shows, such as ``wmt15``.
-        lang_pair: source and target, such as ``de-en``.
+    ``sacrebleu --list`` shows the names, such as ``wmt15``; a language pair is written ``de-en``.
     """
     import sacrebleu  # here: no other reader needs it, and it imports numpy
 
@@ -172,9 +173,6 @@ class Cleaning:
         drop_duplicates: whether to drop pairs that were kept before.
         keep_spacing: whether to keep white space inside a text; else every run of it (tabs, no-break spaces,
             line separators) becomes one space. It is always removed at the ends.
-
-    Raises:
-        ValueError: a unit is unknown, or a limit drops everything.
     """
 
     source_unit: str = WORD
@@ -271,10 +269,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _align(
-    source: Path,
-    target: Path,
-    source_texts: Iterable[tuple[str, str]],
-    target_texts: Iterable[tuple[str, str]],
+    source: Path, target: Path, source_texts: Iterable[tuple[str, str]], target_texts: Iterable[tuple[str, str]]
 ) -> Iterator[Pair]:
     """Yields the pairs of two sequences of (text, where); raises if one ends before the other."""
     num_source = num_target = 0
@@ -295,7 +290,7 @@ def _talk_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _xml_segments(path: Path) -> list[tuple[str, str]]:
-    """Returns (name of the segment, text)."""
+    """Returns (text, name of the segment)."""
     try:
         root = ElementTree.parse(existing(path)).getroot()
     except ElementTree.ParseError as error:
@@ -303,21 +298,10 @@ def _xml_segments(path: Path) -> list[tuple[str, str]]:
             f"{path}:{error.position[0]}: expected well-formed XML, got: {error}; a bare & is written &amp;."
         ) from error
     return [
-        (f"doc {document.get('docid')}, seg {segment.get('id')}", "".join(segment.itertext()))
+        ("".join(segment.itertext()), f"doc {document.get('docid')}, seg {segment.get('id')}")
         for document in root.iter("doc")
         for segment in document.iter("seg")
     ]
-
-
-def _check_same_segments(
-    source: Path, target: Path, source_segments: list[tuple[str, str]], target_segments: list[tuple[str, str]]
-) -> None:
-    for (source_name, _), (target_name, _) in zip(source_segments, target_segments, strict=False):
-        if source_name != target_name:
-            raise ValueError(
-                f"Expected the same segments in the same order, got {source_name} in {source} and "
-                f"{target_name} in {target}."
-            )
 
 
 def _column_index(column: str, header: list[str] | None, path: Path) -> int:

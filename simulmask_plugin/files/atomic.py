@@ -33,10 +33,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, completely or not at all.
-
-    Raises:
-        OSError: as `replacing`.
-    """
+    """Write a UTF-8 file, completely or not at all, see `replacing`."""
     with replacing(path) as unfinished:
         unfinished.write_bytes(text.encode())

@@ -23,10 +23,7 @@ def read_json(path: str | Path) -> Any:
 def parse_json(text: str, where: str, *, line: int | None = None) -> Any:
     """Return the value of a JSON text.
 
-    Args:
-        text: the whole value.
-        where: origin of the text, usually a file, for the message.
-        line: line of the text in that file; None: the text is the whole file.
+    ``where`` is its origin for messages, usually a file, ``line`` its line there; None: it is the whole file.
 
     Raises:
         ValueError: with file, line and column; for invalid JSON, a key that occurs twice in an object, a number that is

@@ -25,18 +25,12 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is not UTF-8, or contains NUL.
     """
-    with existing(path).open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path}:{number}"
-            yield decode(line, where).removeprefix(BOM if number == 1 else "").rstrip("\r\n"), where
+    for number, line, where in _decoded(existing(path)):
+        yield line.removeprefix(BOM if number == 1 else "").rstrip("\r\n"), where
 
 
 def existing(path: Path) -> Path:
-    """Return the path of a file.
-
-    Raises:
-        FileNotFoundError: if there is none, with the current folder.
-    """
+    """Return the path of a file, or raise a FileNotFoundError with the current folder if there is none."""
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path} (looked for in {Path.cwd()}).")
     return path
@@ -49,16 +43,18 @@ def read_text(path: str | Path) -> str:
         OSError: if it cannot be read.
         ValueError: if a line is not UTF-8, or contains NUL.
     """
-    with Path(path).open("rb") as lines:
-        return "".join(decode(line, f"{path}:{number}") for number, line in enumerate(lines, 1))
+    return "".join(line for _, line, _ in _decoded(Path(path)))
 
 
-def decode(line: bytes, where: str) -> str:
-    """Return a line as text.
+def _decoded(path: Path, what: str = "") -> Iterator[tuple[int, str, str]]:
+    """Yield number, text and place of the lines; a byte that is not UTF-8, or NUL, is refused."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{what}{path}:{number}"
+            yield number, _decode(line, where), where
 
-    Raises:
-        ValueError: naming the first byte that is not UTF-8, or NUL, which no text contains.
-    """
+
+def _decode(line: bytes, where: str) -> str:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -77,9 +73,7 @@ def decode(line: bytes, where: str) -> str:
 def check_sentences(path: Path, *, what: str) -> int:
     """Check a file that is read as it is, one sentence per line; return the number of sentences.
 
-    Args:
-        path: of the file.
-        what: its role, for the message.
+    ``what`` is its role, for the message.
 
     Raises:
         OSError: if it cannot be read.
@@ -87,20 +81,17 @@ def check_sentences(path: Path, *, what: str) -> int:
             inside (where Python's text files would end the line).
     """
     number = 0
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{what}: {path}:{number}"
-            text = decode(line, where)
-            if number == 1 and text.startswith(BOM):
-                raise ValueError(
-                    f"{where}: a byte order mark, which would be part of the first word; save the file as UTF-8 "
-                    "without one (prepare_mt_test_data.py leaves it out)."
-                )
-            if is_blank(text):
-                raise ValueError(
-                    f"{where}: the line is empty, got {text!r}; remove it here and in the other file "
-                    "(prepare_mt_test_data.py drops such pairs)."
-                )
-            if "\r" in text.removesuffix("\n").removesuffix("\r"):
-                raise ValueError(f"{where}: a carriage return inside the line would cut it in two; remove it.")
+    for number, text, where in _decoded(path, f"{what}: "):
+        if number == 1 and text.startswith(BOM):
+            raise ValueError(
+                f"{where}: a byte order mark, which would be part of the first word; save the file as UTF-8 "
+                "without one (prepare_mt_test_data.py leaves it out)."
+            )
+        if is_blank(text):
+            raise ValueError(
+                f"{where}: the line is empty, got {text!r}; remove it here and in the other file "
+                "(prepare_mt_test_data.py drops such pairs)."
+            )
+        if "\r" in text.removesuffix("\n").removesuffix("\r"):
+            raise ValueError(f"{where}: a carriage return inside the line would cut it in two; remove it.")
     return number

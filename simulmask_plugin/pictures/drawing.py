@@ -90,12 +90,8 @@ def save_attention_png(
 ) -> None:
     """Draw maps of attention weights side by side: rows are queries, columns keys, rows without weights are grey.
 
-    Args:
-        picture: the example.
-        maps: title and probabilities (rows, columns) of each map, nan where a row has none.
-        path: of the PNG.
-        heading: above the maps.
-        note: next to the colour scale.
+    ``maps`` has title and probabilities (rows, columns) of each map, nan where a row has none; the heading is above the
+    maps, the note next to the colour scale.
     """
     side = CELL_INCHES * len(picture.tokens)
     with text_style():

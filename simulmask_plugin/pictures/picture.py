@@ -238,9 +238,7 @@ def mask_text(picture: Picture, width: int) -> Text:
 
     Rows and columns have the letters of their regions.
 
-    Args:
-        picture: what to draw.
-        width: of the terminal; cells are drawn without gaps if they would not fit otherwise.
+    Cells are drawn without gaps if they would not fit into the width of the terminal otherwise.
     """
     labels = [visible(token) for token in picture.tokens]
     tags = [region_tag(picture, row) for row in range(len(labels))]

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from simulmask_plugin.attention.alibi import prepare
-from simulmask_plugin.attention.families import check_attention, family_of
+from simulmask_plugin.attention.families import check_attention, check_rope, family_of
 from simulmask_plugin.attention.mask import Keys, Queries, attention_bias, mask_argument
-from simulmask_plugin.attention.rope import check_rope
 from simulmask_plugin.streaming.lane import Counters, Lane, Request, Steps, T
 
 

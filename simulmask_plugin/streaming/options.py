@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from simulmask_plugin.attention.families import check_attention, family_of
-from simulmask_plugin.attention.rope import check_rope
+from simulmask_plugin.attention.families import check_attention, check_rope, family_of
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.loading import load_config

@@ -23,18 +23,14 @@ AN_IDEOGRAPH, A_RUN = "\u6211", "a"
 """A unit of each kind. What may follow a unit depends only on its kind."""
 
 
+_UNIT = rf"(?=[{UNSPACED}])\X|(?:(?=[^{UNSPACED}\s])\X)+"
+
+
 @cache
-def _units() -> regex.Pattern[str]:
+def _compiled(pattern: str) -> regex.Pattern[str]:
     import regex  # here, since few texts are in characters, and the command line starts faster without it
 
-    return regex.compile(rf"(?=[{UNSPACED}])\X|(?:(?=[^{UNSPACED}\s])\X)+")
-
-
-@cache
-def _unspaced() -> regex.Pattern[str]:
-    import regex
-
-    return regex.compile(f"[{UNSPACED}]")
+    return regex.compile(pattern)
 
 
 def split_characters(word: str) -> list[str]:
@@ -42,18 +38,18 @@ def split_characters(word: str) -> list[str]:
 
     A character keeps its combining marks, an emoji everything joined to it.
     """
-    return _units().findall(word)
+    return _compiled(_UNIT).findall(word)
 
 
 def needs_space(before: str, after: str) -> bool:
     """Whether these units need a space between them to be cut there, like "iPhone" and "15"."""
-    return all(match.start() != len(before) for match in _units().finditer(before + after))
+    return all(match.start() != len(before) for match in _compiled(_UNIT).finditer(before + after))
 
 
 def kind_of(text: str) -> str:
     """AN_IDEOGRAPH or A_RUN, by the last unit of the text."""
     units = split_characters(text)
-    return AN_IDEOGRAPH if units and _unspaced().match(units[-1]) else A_RUN
+    return AN_IDEOGRAPH if units and _compiled(f"[{UNSPACED}]").match(units[-1]) else A_RUN
 
 
 def ends_character(unit: bytes, following: bytes) -> bool:

@@ -82,10 +82,6 @@ def join_units(units: Sequence[str], unit: str) -> str:
 class UnitTokenizer:
     """Tokenizes one side unit by unit, so that a token boundary is always a unit boundary.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        unit: ``word``, ``character`` or ``token``.
-
     Raises:
         ValueError: if the unit is unknown, or the tokenizer does not mark white space.
     """
@@ -120,11 +116,7 @@ class UnitTokenizer:
         return unit
 
     def encode(self, piece: str, *, spaced: bool) -> list[list[int]]:
-        """Token ids of one complete piece of text, a list per unit.
-
-        Args:
-            piece: a word or a character, as :func:`split_units` gives it.
-            spaced: whether it is preceded by white space.
+        """Token ids of one piece of :func:`split_units`, a list per unit; spaced: white space precedes it.
 
         Raises:
             NotEncodable: with the reason.
@@ -135,10 +127,8 @@ class UnitTokenizer:
     def encode_all(self, text: str, *, spaced: bool, before: str = "") -> list[list[int]]:
         """Token ids of a whole side, or of its continuation, a list per unit.
 
-        Args:
-            text: the text.
-            spaced: words and tokens: whether the first is preceded by white space.
-            before: characters: the one before the first, which decides whether there is white space between them.
+        The first word or token is preceded by white space where it is ``spaced``; for characters, the one ``before``
+        the first decides whether there is white space between them.
 
         Raises:
             NotEncodable: with the reason.
@@ -178,20 +168,14 @@ class UnitTokenizer:
             return self.opens_word
         if kind not in self._opens_after:
             unit = kind.encode()
-            opens = [
-                piece is not None and ends_character(unit, piece_bytes(piece, self._mark)) for piece in self._pieces
-            ]
+            texts = (None if piece is None else piece_bytes(piece, self._mark) for piece in self._pieces)
+            opens = [text is not None and ends_character(unit, text) for text in texts]
             opens[self.tokenizer.eos_token_id] = True
             self._opens_after[kind] = opens
         return self._opens_after[kind]
 
     def num_complete(self, ids: Sequence[int], counted_in: str) -> int:
-        """How many of these written tokens form whole words (or characters), while more may follow.
-
-        Args:
-            ids: tokens after the last whole word or character.
-            counted_in: ``word`` or ``character``.
-        """
+        """How many of the tokens after the last whole word (or character) form whole ones, while more may follow."""
         if counted_in == CHARACTER:
             ends = (i for i in range(len(ids), 0, -1) if not whole_characters(self._bytes(ids[:i]))[1])
         else:
@@ -225,11 +209,7 @@ class UnitTokenizer:
 
 
 def _mark_of(tokenizer: Tokenizer) -> str:
-    """How the vocabulary marks a space before a piece.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """How the vocabulary marks a space before a piece."""
     before = tokenizer.encode(LETTER, add_special_tokens=False)
     ids = tokenizer.encode(f"{LETTER} {LETTER}", add_special_tokens=False)
     pieces = tokenizer.convert_ids_to_tokens(ids[len(before) :])

@@ -15,11 +15,11 @@ from simulmask_plugin.attention.families import (
     check_flash_attention_2,
     check_length,
     check_positions,
+    check_rope,
     family_of,
     is_multimodal,
     text_config,
 )
-from simulmask_plugin.attention.rope import check_rope
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME
 from simulmask_plugin.corpora.dataset_info import read_entries

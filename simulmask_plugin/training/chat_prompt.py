@@ -16,11 +16,7 @@ SENTINEL = "\N{OBJECT REPLACEMENT CHARACTER}"
 def trained_settings(config: SimulMaskConfig, template: Any, tokenizer: Any, *, name: str | None) -> ModelSettings:
     """Return what streaming needs to know about a training.
 
-    Args:
-        config: the block.
-        template: LLaMA-Factory's, which may have changed the tokenizer's end of sentence.
-        tokenizer: as that template left it.
-        name: LLaMA-Factory's key ``template``; None: not set.
+    The template may have changed the tokenizer's end of sentence; ``name`` is LLaMA-Factory's key, None if not set.
     """
     prompt = resolve_prompt(config, template, tokenizer)
     return ModelSettings(config, prompt, template=name, end_of_sentence=tokenizer.eos_token)
@@ -34,7 +30,7 @@ def resolve_prompt(config: SimulMaskConfig, template: Any, tokenizer: Any) -> Pr
     """
     layout = config.layout
     if config.prompt == "plain":
-        bos = tokenizer.bos_token if tokenizer.bos_token and _adds_bos(tokenizer) else ""
+        bos = tokenizer.bos_token if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
         next_header = config.next_header if layout.has_next_header else ""
         return layout.prompt(plain_prompt(config.instruction, config.header, bos, next_header))
     first, answer, second = rendered_turns(template, tokenizer)
@@ -65,11 +61,6 @@ def rendered_turns(template: Any, tokenizer: Any) -> tuple[str, str, str]:
     (first, answer), (second, _) = written.encode_multiturn(tokenizer, messages)
     first, answer, second = ("".join(_element_text(e, tokenizer) for e in turn) for turn in (first, answer, second))
     return first, answer, second
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a").input_ids
-    return bool(ids) and ids[0] == tokenizer.bos_token_id
 
 
 def _element_text(element: Any, tokenizer: Any) -> str:

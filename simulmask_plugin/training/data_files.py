@@ -1,4 +1,7 @@
-"""Files of training data: errors that the library that reads them would ignore, or report without file and line."""
+"""Files of training data: errors that the library that reads them would ignore, or report without file and line.
+
+Each is a ValueError with file and line.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,7 @@ JSON = (".json", ".jsonl")
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, or the files of a folder.
-
-    Raises:
-        FileNotFoundError: if there is neither.
-    """
+    """The file, or the files of a folder; a FileNotFoundError if there is neither."""
     return sorted(existing(path).iterdir()) if path.is_dir() else [existing(path)]
 
 
@@ -26,9 +25,6 @@ def check_file(path: Path) -> None:
 
     It takes the last value of a key that occurs twice in a JSON row, cuts a CSV field at NUL, renames a column that
     occurs twice, and shifts the columns of a row that is too long.
-
-    Raises:
-        ValueError: with file and line; also for invalid UTF-8.
     """
     if path.suffix == ".csv":
         _check_csv(path)
@@ -39,11 +35,7 @@ def check_file(path: Path) -> None:
 
 
 def check_rows(path: Path, num_rows: int | None = None) -> None:
-    """Refuse invalid JSON in the first rows of a file with one object per line; None: in all rows.
-
-    Raises:
-        ValueError: naming file, line and column.
-    """
+    """Refuse invalid JSON in the first rows of a file with one object per line; None: in all rows."""
     if path.suffix not in JSON:
         return
     for number, (line, _) in enumerate(islice(numbered_lines(path), num_rows), 1):

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,7 @@ from simulmask_plugin.text.units import NotEncodable
 from simulmask_plugin.training.data_files import check_file, check_rows, files_of
 
 FORMATTING = "simulmask"
-COLUMNS = (
-    "source",
-    "target",
-    "source_lang",
-    "target_lang",
-    "schedule",
-    "source_chunks",
-    "target_chunks",
-    "latency",
-)
+COLUMNS = ("source", "target", "source_lang", "target_lang", "schedule", "source_chunks", "target_chunks", "latency")
 PROMPTS = "prompts"
 """Additional column: what the prompts name (`prompt_key`) of the rows that begin with this feature.
 
@@ -134,18 +125,15 @@ class SimulMaskDatasetProcessor:
         self.cutoff_len = cutoff_len
         # Part of the fingerprint of the map cache, so that a change of code or block never meets stale features.
         self.fingerprint = digest(settings.content(), code_digest())
-        self._encoder: ExampleEncoder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the encoder, whose caches must not reach other processes or the fingerprint."""
-        return {**self.__dict__, "_encoder": None}
+        return {name: value for name, value in vars(self).items() if name != "encoder"}
 
-    @property
+    @cached_property
     def encoder(self) -> ExampleEncoder:
         """Made once, not for every batch, since it reads the whole vocabulary."""
-        if self._encoder is None:
-            self._encoder = ExampleEncoder(self.tokenizer, self.settings)
-        return self._encoder
+        return ExampleEncoder(self.tokenizer, self.settings)
 
     def preprocess_dataset(self, examples: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Encode a batch of rows; the caller counts what is dropped: not encodable, or longer than cutoff_len."""

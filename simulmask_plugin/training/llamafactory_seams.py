@@ -21,14 +21,14 @@ from simulmask_plugin.config.description import describe_training
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.training.arguments import attention_of, check_arguments, check_model, is_flat
 from simulmask_plugin.training.chat_prompt import trained_settings
-from simulmask_plugin.training.dataset import COLUMNS, FORMATTING, load_dataset
+from simulmask_plugin.training.dataset import COLUMNS, FORMATTING, align_dataset, load_dataset
 from simulmask_plugin.training.exporting import (
     arguments_with_template,
     check_tokenizer,
     exported_settings,
     save_settings,
 )
-from simulmask_plugin.training.machine import check_kernels, check_torchrun, check_training
+from simulmask_plugin.training.machine import KERNELS, check_kernels, check_torchrun, check_training
 
 if TYPE_CHECKING:
     from simulmask_plugin.training.run import SftRun
@@ -138,21 +138,14 @@ def extend_workflow(workflow: ModuleType) -> None:
 
         config, model_config = SimulMaskConfig.from_dict(finetuning_args.simulmask), load_config(model_args)
         check_model(config, model_config, model_args, data_args)
-        check_kernels(
-            {
-                "enable_liger_kernel": model_args.enable_liger_kernel,
-                "use_unsloth_gc": model_args.use_unsloth_gc,
-                "use_liger_kernel": training_args.use_liger_kernel,
-                "fp8": training_args.fp8,
-            }
-        )
+        check_kernels({key: (vars(model_args) | vars(training_args))[key] for key in KERNELS})
         # For Gemma 2, LLaMA-Factory turns "auto" into FlashAttention 2 if that is installed.
         if model_args.flash_attn == "auto":
             model_args.flash_attn = family_of(model_config).flash_attn
         flat = is_flat(model_args, data_args)
         attention = attention_of(model_config, model_args.flash_attn)
         loader.logger.info_rank0(describe_training(config, attention, flat=flat))
-        with _seams_replaced(workflow, SftRun(config, seed=training_args.seed, flat=flat, logger=loader.logger)):
+        with _seams_replaced(workflow, SftRun(config=config, seed=training_args.seed, flat=flat, logger=loader.logger)):
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
 
     _replace(workflow, "run_sft", run_simulmask)
@@ -235,7 +228,7 @@ def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
     methods: list[tuple[ModuleType, str, Callable[..., Any]]] = [
         (workflow, "get_dataset", run.get_dataset),
         (loader, "_load_single_dataset", load_dataset),
-        (loader, "align_dataset", run.align_dataset),
+        (loader, "align_dataset", lambda stock, *args: align_dataset(*args)),
         (loader, "_get_preprocessed_dataset", run.preprocess),
         (loader, "SupervisedDatasetProcessor", run.make_processor),
         (loader, "PackedSupervisedDatasetProcessor", run.make_processor),
@@ -277,8 +270,7 @@ def dataset_entries(data_args: Any) -> list[Any]:
 def training_arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
     """Parse the keys of a training YAML with LLaMA-Factory's parser: model, data, training, finetuning, generating.
 
-    Raises:
-        ValueError: if the parser refuses them, or a key needs a package that is not installed.
+    A ValueError says what the parser refuses, or which package a key needs.
     """
     from llamafactory.hparams import parser
 

@@ -24,13 +24,9 @@ def interleaved_loss(
     A row with the label `NOT_READ_END` costs -log(1 - P(read end)), with the weight of the special tokens: the source
     continues, and the model does not have to predict the word.
 
-    Args:
-        logits: of the model.
-        labels: at the row *after* the one that predicts them (the shift of transformers).
-        read_end: id of the end of read.
-        write_end: id of the end of write.
-        weight: of the special tokens.
-        num_items: labelled rows in the whole step (gradient accumulation, all devices); None: in this batch.
+    The labels are at the row *after* the one that predicts them (the shift of transformers); ``read_end`` and
+    ``write_end`` are ids, and ``num_items`` the labelled rows in the whole step (gradient accumulation, all devices),
+    None: those in this batch.
     """
     targets = labels[:, 1:]
     is_labelled = targets != IGNORE_INDEX

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
 """Keys of a training YAML that need a GPU, unless ``use_cpu: true`` is set."""
+KERNELS = ("enable_liger_kernel", "use_unsloth_gc", "use_liger_kernel", "fp8")
+"""Keys whose kernels need one in any case."""
 
 SMOKE = "`simulmask smoke YAML` tries a recipe on the hardware at hand"
 

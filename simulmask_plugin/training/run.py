@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +20,41 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.training.adapters import check_oft, check_tokens_trained, lora_config
 from simulmask_plugin.training.chat_prompt import trained_settings
 from simulmask_plugin.training.checkpoints import has_optimizer
-from simulmask_plugin.training.dataset import (
-    PROMPTS,
-    SimulMaskDatasetProcessor,
-    align_dataset,
-    count_prompts,
-    trained_on,
-)
+from simulmask_plugin.training.dataset import PROMPTS, SimulMaskDatasetProcessor, count_prompts, trained_on
 from simulmask_plugin.training.pissa import PissaCallback
 from simulmask_plugin.training.quantization import check_quantized, quantizable
 from simulmask_plugin.training.trainer import SimulMaskTrainer
+
+Stock = Callable[..., Any]
+"""A member of LLaMA-Factory."""
 
 MOST_REFUSED = 0.01
 """Maximum share of examples that cannot be encoded."""
 
 
+@dataclass(kw_only=True, eq=False)
 class SftRun:
-    """What a run does differently: one method for each member of LLaMA-Factory, which it gets as ``stock``.
+    """What a run does differently: one method for each member of LLaMA-Factory, which it gets as ``stock``."""
 
-    Args:
-        config: the block.
-        seed: of the random draws per example and epoch.
-        flat: whether batches are LLaMA-Factory's own (`arguments.is_flat`).
-        logger: LLaMA-Factory's.
-    """
-
-    tokenizer: Any
-    settings: ModelSettings
+    config: SimulMaskConfig
+    seed: int
+    """Of the random draws per example and epoch."""
+    flat: bool
+    """Whether batches are LLaMA-Factory's own (`arguments.is_flat`)."""
+    logger: Any
+    tokenizer: Any = field(init=False)
+    settings: ModelSettings = field(init=False)
     """Both are known once LLaMA-Factory has made tokenizer and template."""
-
-    def __init__(self, config: SimulMaskConfig, *, seed: int, flat: bool, logger: Any) -> None:
-        self.config = config
-        self.seed = seed
-        self.flat = flat
-        self.logger = logger
-        self.prompts: Counter[str] = Counter()  # what the prompts of the training data name
-        self.special_tokens: list[int] = []
-        self.base: Any = None  # the model that gets an adapter
+    special_tokens: list[int] = field(default_factory=list)
+    prompts: Counter[str] = field(default_factory=Counter)
+    """What the prompts of the training data name."""
+    base: Any = None
+    """The model that gets an adapter."""
 
     # Data
 
     def get_dataset(
-        self,
-        stock: Callable[..., Any],
-        template: Any,
-        model_args: Any,
-        data_args: Any,
-        *args: Any,
-        tokenizer: Any,
-        **kwargs: Any,
+        self, stock: Stock, template: Any, model_args: Any, data_args: Any, *args: Any, tokenizer: Any, **kwargs: Any
     ) -> Any:
         """Record tokenizer and template, and then what the prompts of the data name."""
         self.tokenizer = tokenizer
@@ -80,18 +67,12 @@ class SftRun:
         self.logger.info_rank0(f"simulmask: the data translates {found.described()}.")
         return module
 
-    def align_dataset(self, stock: Callable[..., Any], *args: Any) -> Any:
-        """Take our columns instead of LLaMA-Factory's."""
-        return align_dataset(*args)
-
     def make_processor(self, stock: type, template: Any, tokenizer: Any, processor: Any, data_args: Any) -> Any:
         """Encode rows ourselves; if batches are LLaMA-Factory's own, its processor continues with our tokens."""
         rows = SimulMaskDatasetProcessor(tokenizer, self.settings, data_args.cutoff_len)
         return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
 
-    def preprocess(
-        self, stock: Callable[..., Any], dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any
-    ) -> Any:
+    def preprocess(self, stock: Stock, dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any) -> Any:
         """Report how many examples were dropped and how many prefix pairs were made; record what the prompts name."""
         processed = stock(dataset, data_args, *args, is_eval=is_eval, **kwargs)
         if processed is None:
@@ -107,11 +88,7 @@ class SftRun:
         return processed
 
     def _report_dropped(self, dataset: Any, num_kept: int, cutoff_len: int) -> None:
-        """Report how many examples were dropped and why.
-
-        Raises:
-            ValueError: if more than MOST_REFUSED of them cannot be encoded.
-        """
+        """Report how many examples were dropped and why; a ValueError if more than MOST_REFUSED cannot be encoded."""
         refused = list(SimulMaskDatasetProcessor(self.tokenizer, self.settings, cutoff_len).refused(dataset))
         too_long = len(dataset) - num_kept - len(refused)
         if too_long:
@@ -129,9 +106,7 @@ class SftRun:
                 )
             self.logger.warning_rank0(f"simulmask: {message}They were dropped.")
 
-    def make_collator(
-        self, stock: Callable[..., Any], *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any
-    ) -> Any:
+    def make_collator(self, stock: Stock, *, tokenizer: Any, pad_to_multiple_of: int | None, **kwargs: Any) -> Any:
         """Lay out examples in batches, unless batches are LLaMA-Factory's own."""
         if self.flat:
             return stock(tokenizer=tokenizer, pad_to_multiple_of=pad_to_multiple_of, **kwargs)
@@ -142,7 +117,7 @@ class SftRun:
     # Model and trainer
 
     def load_model(
-        self, stock: Callable[..., Any], tokenizer: Any, model_args: Any, finetuning_args: Any, is_trainable: bool
+        self, stock: Stock, tokenizer: Any, model_args: Any, finetuning_args: Any, is_trainable: bool
     ) -> Any:
         """Check what the libraries have made of the YAML: attention, quantized layers, trained embeddings."""
         with quantizable() if model_args.quantization_bit else nullcontext():
@@ -157,16 +132,16 @@ class SftRun:
             check_tokens_trained(model, finetuning_args.finetuning_type)
         return model
 
-    def set_up_lora(self, stock: Callable[..., Any], model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def set_up_lora(self, stock: Stock, model_config: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Record the model for the configuration that LLaMA-Factory makes in this call."""
         self.base = model
         return stock(model_config, model, *args, **kwargs)
 
-    def make_lora_config(self, stock: Callable[..., Any], **kwargs: Any) -> Any:
+    def make_lora_config(self, stock: Stock, **kwargs: Any) -> Any:
         """Let LoRA train the embeddings of the special tokens, which it would freeze, and keep tied heads tied."""
         return lora_config(stock, self.base, self.special_tokens, **kwargs)
 
-    def make_oft_config(self, stock: Callable[..., Any], *, modules_to_save: Any, **kwargs: Any) -> Any:
+    def make_oft_config(self, stock: Stock, *, modules_to_save: Any, **kwargs: Any) -> Any:
         """Refuse tied layers, which OFT would untie."""
         check_oft(self.base, modules_to_save)
         return stock(modules_to_save=modules_to_save, **kwargs)

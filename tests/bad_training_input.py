@@ -43,6 +43,16 @@ ROWS = {f"block: {name}": (validate(override), {}, words) for name, (override, w
 
 ROWS |= {
     "training: no file": (["simulmask", "validate", "no.yaml"], {}, ["no.yaml: no such file"]),
+    "training: a merge": (
+        validate(),
+        {"train.yaml": "export_dir: a"},
+        ["neither a training YAML", "an evaluation YAML"],
+    ),
+    "training: an evaluation": (
+        validate(),
+        {"train.yaml": "policies: []"},
+        ["model is missing or empty; it must be a"],
+    ),
     "training: no YAML": (validate(), {"train.yaml": "a: [1\n"}, ["train.yaml is no valid YAML", "line 2, column 1"]),
     "training: key twice": (validate(), {"train.yaml": added("stage: sft\n")}, ["train.yaml", "duplicate key stage"]),
     "training: interpolation": (validate("output_dir=${nope}/x"), {}, ["output_dir", "nothing fills in '${nope}/x'"]),
@@ -51,6 +61,26 @@ ROWS |= {
     "training: override that is no YAML": (validate("simulmask.k=[1"), {}, ["simulmask.k=[1 is no valid YAML"]),
     "training: unknown key": (validate("learningrate=1"), {}, ["learningrate"]),
     "training: stage": (validate("stage=pt"), {}, ["needs stage: sft, got stage: pt"]),
+    "training: k of schedule": (
+        validate("simulmask.policy=schedule"),
+        {},
+        ["simulmask.k is set, but policy schedule does not use it"],
+    ),
+    "training: ALiBi": (
+        validate("simulmask.positions=modified_alibi"),
+        {},
+        ["needs an ALiBi model, but llama uses RoPE"],
+    ),
+    "training: attention": (
+        validate("flash_attn=fa2"),
+        {},
+        ["flash_attn: fa2 does not work with", "set flash_attn: sdpa"],
+    ),
+    "training: data that is no JSON": (
+        validate("dataset=broken"),
+        {},
+        ["broken.jsonl:2: expected JSON, got: Expecting"],
+    ),
     "training: packing": (validate("packing=true"), {}, ["packing does not work with", "packing: false"]),
     "training: no model": (validate("model_name_or_path=./no"), {}, ["model_name_or_path: ./no: no such folder"]),
     "training: unlisted data": (validate("dataset=none"), {}, ["none", "dataset_info.json"]),

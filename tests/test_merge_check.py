@@ -162,18 +162,3 @@ def test_missing_or_other_settings_fail(tmp_path, capsys):
     code, failed = verify(capsys, tmp_path)
     assert code == 1
     assert failed[FILE_NAME].startswith("missing; merge again with the plugin installed")
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ({"adapter": "nowhere"}, "nowhere has no adapter_config.json; expected --base MODEL --adapter ADAPTER"),
-        ({"merged": "nowhere"}, "nowhere has no config.json"),
-        ({"base": "nowhere"}, "nowhere: no such folder"),
-    ],
-)
-def test_wrong_folder_is_bad_input(llama, capsys, wrong, message):
-    folders = {"base": "base", "adapter": "adapter", "merged": "merged"} | wrong
-    options = [text for name, folder in folders.items() for text in (f"--{name}", str(llama / folder))]
-    assert main(["verify-merge", *options]) == 2
-    assert message in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """`simulmask show`: the numbers of one example, typed by hand, and its pictures."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -318,31 +317,3 @@ def test_png_holds_its_numbers(tmp_path, capsys):
     with Image.open(path) as image:
         assert json.loads(image.text["Comment"]) == json.loads(capsys.readouterr().out)
         assert image.text["Title"] == "wait_k k=3 | layout prefix | rows look_ahead | positions group"
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--k", "0"], "simulmask.k must be an integer of at least 1"),
-        (["--policy", "read_n"], "simulmask.n is missing or empty; it must be an integer"),
-        (["--schedule", "1,2"], r"The schedule has 2 values; expected 5"),
-        (["--schedule", "1,x"], "A schedule is a list of integers"),
-        (["--schedule", "3,2,1,1,1"], r"g must never decrease, got g\(1\)=3 > g\(2\)=2"),
-        (["--schedule", "1,2", "--policy", "offline"], "--schedule goes with --policy schedule"),
-        (["--policy", "schedule"], "needs the column `schedule`"),
-        (["--source", "a"], "Give --source and --target together"),
-        (["--tokenizer", "no/such/folder"], "no/such/folder: no such folder"),
-        (["any.yaml", "--tokenizer", "folder"], "Give a training YAML or --tokenizer, not both"),
-        (["--png", "no/such/folder/mask.png"], "No such file or directory"),
-        (["--slot-length", "3"], "simulmask.slot_length has no meaning in layout: prefix"),
-        (["--layout", "slots", "--slot-length", "0"], "simulmask.slot_length must be an integer of at least 1"),
-        (["any.yaml", "--instruction", "Translate:"], "--instruction needs words alone"),
-        (["--tokenizer", "folder", "--instruction", "Translate:"], "--instruction needs words alone"),
-    ],
-)
-def test_bad_input_is_told_in_one_line(capsys, options, message):
-    assert main(["show", *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("simulmask: error: ")
-    assert captured.err.count("\n") == 1
-    assert re.search(message, captured.err)

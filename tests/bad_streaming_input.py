@@ -29,7 +29,10 @@ EVALUATION = {
     "k that is a text": ("policies=[{policy: wait_k, k: '3'}]", ["k", "integer", "'3'"]),
     "huge k": ("policies=[{policy: wait_k, k: 99999999}]", ["at most 10000", "got 99999999"]),
     "unknown key of a policy": ("policies=[{policy: wait_k, k: 3, beams: 1}]", ["entry 1: unknown key 'beams'"]),
-    "policy twice": ("policies=[{policy: offline}, {policy: offline}]", ["two entries are the same", "offline, offline"]),
+    "policy twice": (
+        "policies=[{policy: offline}, {policy: offline}]",
+        ["two entries are the same (offline, offline)"],
+    ),
     "latency of prefix": (
         "policies=[{policy: offline, latency: low}]",
         ["latency is set, but policy offline does not use it"],

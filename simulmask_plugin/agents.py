@@ -24,14 +24,7 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
-from simulmask_plugin.streaming.options import (
-    Decision,
-    agent_flag,
-    document_of,
-    open_session,
-    parameters,
-    run_keys,
-)
+from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
 from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.text.characters import needs_space
 from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, join_units, split_units
@@ -80,11 +73,8 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--target-lang", help="for the prompt; default: the only one trained")
         parser.add_argument("--max-target-tokens", type=int, default=512, help="a sentence ends after so many")
         parser.add_argument("--model-dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-        parser.add_argument(
-            "--attn-implementation",
-            choices=("sdpa", "eager"),
-            help="default: as in training, sdpa; Gemma 2, BLOOM, MPT: eager",
-        )
+        eager = "default: as in training, sdpa; Gemma 2, BLOOM, MPT: eager"
+        parser.add_argument("--attn-implementation", choices=("sdpa", "eager"), help=eager)
         parser.add_argument("--threads", type=int, help="CPU threads")
         parser.add_argument("--session-log", help="JSONL file: cost of every sentence (seconds, calls, FLOPs)")
 
@@ -93,7 +83,7 @@ class SimulMaskAgent(TextToTextAgent):
         super().reset()
         self.num_taken, self.num_sent, self.seconds = 0, 0, 0.0
         self.sent = ""  # the end of it
-        self.opens = self.encoder.target.unit != TOKEN  # whether white space may stand before what is sent next
+        self.opens = self.encoder.target.unit != TOKEN  # whether white space may precede what is sent next
         self.session = open_session(
             self.model,
             self.encoder,
@@ -157,10 +147,9 @@ class SimulMaskAgent(TextToTextAgent):
 
     def _log(self) -> None:
         if self.options.session_log:
-            counters = self.session.counters
-            record = asdict(counters) | {
+            record = asdict(self.session.counters) | {
                 "seconds": self.seconds,
-                "flops": session_flops(self.model, counters),
+                "flops": session_flops(self.model, self.session.counters),
                 "truncated": self.session.truncated,
             }
             with Path(self.options.session_log).open("a", encoding="utf-8") as file:

@@ -173,7 +173,7 @@ def test_curve_command_draws_several_evaluations(tmp_path, capsys):
         (["folder"], r"have the form LABEL=FOLDER, got 'folder'"),
         (["=folder"], r"have the form LABEL=FOLDER, got '=folder'"),
         (["a={0}", "a={0}"], r"Two evaluations have the label 'a'; name them differently"),
-        (["a={0}/nothing"], r"has no scores\.tsv"),
+        (["a={0}/nothing"], r"has no scores\.tsv; expected the output of `simulmask eval`"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(tmp_path, evaluations, message):

@@ -1,4 +1,4 @@
-"""Metrics of other programs, and several evaluations in one picture."""
+"""Metrics of other programs."""
 
 import json
 import re
@@ -10,7 +10,6 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from simulmask_plugin.evaluation.curves import run_curve
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric, run_metrics
 from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.scores import Score, read_scores, write_scores
@@ -132,19 +131,3 @@ def test_extra_scores_are_columns_and_can_be_read_back(tmp_path):
     write_scores(tmp_path / "scores.tsv", scores)
     assert "COMET" in (tmp_path / "scores.tsv").read_text().splitlines()[0].split("\t")
     assert read_scores(str(tmp_path)) == scores
-
-
-def test_curves_of_several_evaluations_are_drawn(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_scores(tmp_path / name / "scores.tsv", [score_of("wait_k-1", 10.0, 1.0), score_of("offline", 20.0, 9.0)])
-    png = tmp_path / "curve.png"
-    assert run_curve([f"A={tmp_path / 'a'}", f"B={tmp_path / 'b'}"], str(png)) == 0
-    assert png.read_bytes().startswith(b"\x89PNG")
-
-
-def test_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no scores\.tsv; expected the output of `simulmask eval`"):
-        run_curve([f"A={tmp_path}"], str(tmp_path / "curve.png"))
-    with pytest.raises(ValueError, match="form LABEL=FOLDER"):
-        run_curve(["folder"], str(tmp_path / "curve.png"))

@@ -87,17 +87,14 @@ whole YAML of a stage, and its log, are in the folder of the study.</p>
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What the stages of a model took.
-
-    Attributes:
-        epochs: passes over the data, as LLaMA-Factory counts them (of prefix pairs, over all pairs).
-        seconds: time of the training loops; NaN for a training that was interrupted, whose parts nobody added up.
-        tokens: tokens that the model was fed, padding left out.
-    """
+    """What the stages of a model took."""
 
     epochs: float = 0
+    """Passes over the data, as LLaMA-Factory counts them (of prefix pairs, over all pairs)."""
     seconds: float = 0
+    """Time of the training loops; NaN for a training that was interrupted, whose parts nobody added up."""
     tokens: int = 0
+    """Tokens that the model was fed, padding left out."""
 
     def __add__(self, other: Training) -> Training:
         return Training(self.epochs + other.epochs, self.seconds + other.seconds, self.tokens + other.tokens)
@@ -123,33 +120,27 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that the table, the figure and the report are made of.
-
-    Attributes:
-        title: of the study.
-        date: of the report.
-        runs: in the order of the table.
-        trainings: by model.
-        plain: the model that stands for plain fine-tuning.
-        reference: system, and run or None; see `Study.reference`.
-        bleu: the metric.
-        models: of every model, what its stages were trained with, and the keys of its simulmask.json.
-        evaluation: the keys of an evaluation YAML that all systems share.
-        versions: signatures and versions, by name.
-        sources: the sentences that every run has translated.
-    """
+    """Everything that the table, the figure and the report are made of."""
 
     title: str
     date: str
     runs: Sequence[Run]
+    """In the order of the table."""
     trainings: Mapping[str, Training]
+    """By model."""
     plain: str
+    """The model of plain fine-tuning."""
     reference: tuple[str, str | None]
+    """System, and run or None; see `StudyKeys.reference`."""
     bleu: BLEU
     models: Mapping[str, Mapping[str, Any]]
+    """Of every model, what its stages were trained with, and the keys of its simulmask.json."""
     evaluation: Mapping[str, Any]
+    """The keys of an evaluation YAML that all systems share."""
     versions: Mapping[str, str]
+    """Signatures and versions, by name."""
     sources: Sequence[str]
+    """The sentences that every run has translated."""
 
 
 def p_values(comparison: Comparison) -> list[float | None]:
@@ -209,21 +200,14 @@ FORMATS = {
 
 
 class Sample(NamedTuple):
-    """A sentence, and what every run made of it; sentences count from 1.
-
-    Attributes:
-        number: of the sentence.
-        why: it is shown.
-        source: the sentence.
-        reference: its translation.
-        outputs: of every run the system, the policy, chrF and the text.
-    """
+    """A sentence, why it is shown, and what every run made of it; sentences count from 1."""
 
     number: int
     why: str
     source: str
     reference: str
     outputs: Sequence[tuple[str, str, str, str]]
+    """System, policy, chrF and text."""
 
 
 def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, Path]:

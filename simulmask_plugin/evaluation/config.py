@@ -15,7 +15,7 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
 from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
-from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, read, read_yaml
+from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, check_choice, read, read_yaml
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.options import Decision, document_of, streaming_attention
 from simulmask_plugin.text.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
@@ -100,11 +100,7 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
 
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:
-    """Check everything that can be checked before a model is loaded; return the model's settings.
-
-    Raises:
-        ValueError: saying what is wrong.
-    """
+    """Return the model's settings, or raise a ValueError on anything wrong that shows before a model is loaded."""
     settings = ModelSettings.load(config.model)
     check_for_model(config, settings)
     return settings
@@ -121,11 +117,7 @@ def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
 
 
 def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
-    """Check an evaluation of a model with these settings, which need not exist yet.
-
-    Raises:
-        ValueError: saying what is wrong.
-    """
+    """Raise a ValueError if an evaluation does not go with a model of these settings, which need not exist yet."""
     settings.check_overrides(config.simulmask)
     settings.pair(config.source_lang, config.target_lang)
     for number, policy in enumerate(config.policies, 1):
@@ -189,28 +181,22 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
 
 def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> LatencyUnit:
     """The unit in which SimulEval counts the target; a Chinese reference in words would give an AL of -1."""
-    return config.latency_unit or ("char" if _is_unspaced(config, settings) else "word")
-
-
-def _is_unspaced(config: EvaluationConfig, settings: ModelSettings) -> bool:
-    """Whether the model, or the language of the target, writes no spaces between words."""
-    return CHARACTER in (settings.config.target_units, counting(config, settings).unit)
+    return config.latency_unit or ("char" if counting(config, settings).unit == CHARACTER else "word")
 
 
 def bleu_tokenizer(config: EvaluationConfig, settings: ModelSettings) -> str:
     """The tokenizer of sacrebleu."""
-    if config.bleu_tokenize:
-        return config.bleu_tokenize
-    counted = counting(config, settings)
-    if counted == SPACED and settings.config.target_units == CHARACTER:
-        return CHINESE.tokenizer
-    return UNSPACED.tokenizer if _missing(counted.tokenizer) else counted.tokenizer
+    own = counting(config, settings).tokenizer
+    return config.bleu_tokenize or (UNSPACED.tokenizer if _missing(own) else own)
 
 
 def counting(config: EvaluationConfig, settings: ModelSettings) -> Counting:
-    """How the target is counted, by its language or the script of the reference."""
+    """How the target is counted: by its language or the script of the reference, and by what the model writes."""
     _, target_lang = settings.pair(config.source_lang, config.target_lang)
-    return counting_of_name(target_lang) or counting_of_text(read_text(config.target))
+    counted = counting_of_name(target_lang) or counting_of_text(read_text(config.target))
+    if settings.config.target_units == CHARACTER:
+        return CHINESE if counted == SPACED else replace(counted, unit=CHARACTER)
+    return counted
 
 
 def _missing(tokenizer: str) -> list[str]:
@@ -219,16 +205,15 @@ def _missing(tokenizer: str) -> list[str]:
 
 
 def _check_tokenizer(name: str) -> None:
-    if name not in BLEU.TOKENIZERS:
-        raise ValueError(f"bleu_tokenize: unknown tokenizer {name!r}; expected one of {', '.join(BLEU.TOKENIZERS)}.")
+    check_choice("bleu_tokenize", name, BLEU.TOKENIZERS)
     if _missing(name):
         raise ValueError(f"bleu_tokenize: {name} needs more packages; pip install 'sacrebleu[{name[:2]}]'.")
 
 
 def _check_units(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Refuse units that the texts do not have: SimulEval would count something else, and say nothing."""
-    unit, trained, is_unspaced = latency_unit(config, settings), settings.config, _is_unspaced(config, settings)
-    spaced = _is_spaced(config.target)
+    unit, trained, spaced = latency_unit(config, settings), settings.config, _is_spaced(config.target)
+    is_unspaced = counting(config, settings).unit == CHARACTER
     if unit == "word" and trained.target_units != WORD and is_unspaced:
         raise ValueError(
             f"latency_unit: word does not go with a model of target_units: {trained.target_units}, which writes "

@@ -44,19 +44,16 @@ LEGEND_WIDTH, TITLE_WIDTH = 52, 72
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Runs of one system that differ in one setting.
-
-    Attributes:
-        scores: from the shortest lag to the longest.
-        shared: name of what they have in common, e.g. wait_k or medium; of a single run, its name.
-        knob: the setting in which they differ, a key of a policy; None: a single run.
-        values: of the knob, one per score.
-    """
+    """Runs of one system that differ in one setting."""
 
     scores: Sequence[Score]
+    """From the shortest lag to the longest."""
     shared: str
+    """Name of what they have in common, e.g. wait_k or medium; of a single run, its name."""
     knob: str | None = None
+    """The setting in which they differ, a key of a policy; None: a single run."""
     values: Sequence[str] = ()
+    """Of the knob, one per score."""
 
     @property
     def text(self) -> str:
@@ -97,12 +94,7 @@ def is_offline(score: Score) -> bool:
 
 
 def curve_figure(systems: Mapping[str, Sequence[Score]], title: str) -> Figure:
-    """Draw BLEU against LAAL: the curves of every system, and its offline runs as levels.
-
-    Args:
-        systems: name -> scores.
-        title: of the figure; the number of sentences is under it.
-    """
+    """Draw BLEU against LAAL: the curves of every system, by its name, and its offline runs as levels."""
     with text_style():
         figure = Figure(figsize=(7, 4.6))
         FigureCanvasAgg(figure)

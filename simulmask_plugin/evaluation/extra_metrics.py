@@ -24,15 +24,12 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class ExtraMetric:
-    """A command, and where to find the score in its output.
-
-    Attributes:
-        command: may name the files in braces; not run by a shell.
-        after: the score is the first number after the last occurrence of this text; None: the last number.
-    """
+    """A command, and where to find the score in its output."""
 
     command: Annotated[str, Must("be a command such as sacrebleu {reference} -i {hypothesis}", str.strip)]
+    """May name the files in braces; not run by a shell."""
     after: str | None = None
+    """The score is the first number after the last occurrence of this text; None: the last number."""
 
     @classmethod
     def from_value(cls, name: str, value: Any) -> ExtraMetric:
@@ -53,14 +50,9 @@ class ExtraMetric:
 def run_metrics(
     metrics: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], directory: Path
 ) -> dict[str, float]:
-    """Return the score of each metric.
+    """Return the score of each metric, for a run with SimulEval's log of these instances.
 
-    A score is saved in extra_metrics.json next to the instances, and only measured again if the command changes.
-
-    Args:
-        metrics: name -> what `ExtraMetric.from_value` reads.
-        instances: SimulEval's log of the run.
-        directory: of the run.
+    A score is saved in extra_metrics.json in the directory of the run, and only measured again if the command changes.
 
     Raises:
         ProgramFailed: if a command fails or prints no score; the message holds the end of what it printed.

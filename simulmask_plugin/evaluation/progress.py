@@ -13,11 +13,9 @@ from simulmask_plugin.pictures.terminal import console
 
 
 class Bars(Progress):
-    """A bar for every policy, which counts the sentences in its log; nothing where standard error is no terminal.
+    """A bar for every policy, by its name, which counts the sentences in its log; nothing where there is no terminal.
 
-    Args:
-        logs: name of the policy -> file with a line for every sentence; it need not be there yet.
-        total: sentences of each.
+    A log has a line for every sentence, and need not be there yet.
     """
 
     def __init__(self, logs: Mapping[str, Path], total: int) -> None:

@@ -88,13 +88,7 @@ def write_report(
 ) -> None:
     """Write report.md: the table with its units, the curve, and every setting and version behind them.
 
-    Args:
-        path: of the file.
-        name: of the evaluation.
-        config: the evaluation, resolved: the report says what was really used, whoever decided on it.
-        settings: of the model.
-        scores: the table.
-        signatures: of the scores, and versions.
+    The evaluation is resolved: the report says what was really used, whoever decided on it.
     """
     trained = settings.config.said() | asdict(settings.prompt) | asdict(settings.trained_on)
     evaluated = asdict(config) | {"policies": ", ".join(decision.name for decision in config.decisions)}

@@ -218,7 +218,14 @@ def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests,
     config.parent.mkdir(parents=True, exist_ok=True)
     files = config.with_suffix(".files.json")
     if is_needed:
-        check_same(config.parent, _yaml_of(config), values, f"was trained with other settings than in {config.name}")
+        try:
+            before = yaml.safe_load(read_text(config)) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"{config} is damaged, so that nobody knows what {config.stem} was trained with; delete "
+                f"{config.parent} to train it again."
+            ) from error
+        check_same(config.parent, before, values, f"was trained with other settings than in {config.name}")
     else:
         write_text(config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     content = stage_content(values, digests)
@@ -229,16 +236,6 @@ def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests,
             _say(f"{title}: no {files.name}; what it was made from is taken for what is there now")
         save(files, content)
     digests.save()
-
-
-def _yaml_of(config: Path) -> dict[str, Any]:
-    try:
-        return yaml.safe_load(read_text(config)) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"{config} is damaged, so that nobody knows what {config.stem} was trained with; delete {config.parent} to "
-            "train it again."
-        ) from error
 
 
 def _training(folder: Path) -> Training:

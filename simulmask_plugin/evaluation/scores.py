@@ -52,17 +52,13 @@ OWN = tuple(field.name for field in fields(Score) if field.name != "extra")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One field of a score.
-
-    Attributes:
-        title: over its column.
-        digits: number of decimals.
-        meaning: with {unit}, the unit of the source, where it counts some.
-    """
+    """One field of a score."""
 
     title: str
+    """Over its column."""
     digits: int
     meaning: str
+    """With {unit}, the unit of the source, where it counts some."""
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -79,7 +75,6 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Fields of a `Score`, in the order of a table."""
 
-
 EXTRA_DIGITS = 4
 """Of the scores of other programs, some of which lie in 0..1."""
 
@@ -95,12 +90,7 @@ def number_text(value: float, digits: int = 2) -> str:
 
 
 def score(config: EvaluationConfig, directory: Path) -> Score:
-    """Score one finished run: BLEU and chrF by sacrebleu, latency by SimulEval, cost by our own log.
-
-    Args:
-        config: the evaluation, resolved.
-        directory: of the run, with instances.log and scores.tsv of SimulEval, and sessions.jsonl of our agent.
-    """
+    """Score a finished run of a resolved evaluation: by sacrebleu (quality), SimulEval (latency), our log (cost)."""
     instances, sessions = (read_jsonl(directory / name) for name in LOGS)
     latency = pandas.read_csv(directory / SCORES, sep="\t").iloc[0]
     predictions, references = translations(instances)

@@ -14,7 +14,6 @@ from simulmask_plugin.corpora.dataset_info import listed_entries
 from simulmask_plugin.evaluation.config import AtOnce, EvaluationConfig, check_for_model
 from simulmask_plugin.evaluation.digests import Digests, model_files
 from simulmask_plugin.options import Must, check_choice, check_name, read, read_yaml, yaml_text
-from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.prompts import Prompt
 
 STAGES = Must(
@@ -32,15 +31,12 @@ SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "ble
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of ``llamafactory-cli``: a training, or the export that merges an adapter.
-
-    Attributes:
-        kind: train or export.
-        values: the keys of its YAML, without the folders, which the study sets.
-    """
+    """One run of ``llamafactory-cli``: a training, or the export that merges an adapter."""
 
     kind: str
+    """train or export."""
     values: Mapping[str, Any]
+    """The keys of its YAML, without the folders, which the study sets."""
 
     def summary(self, keys: Iterable[str]) -> str:
         """Its kind, and what its YAML says of these keys, e.g. "train: finetuning_type: full, max_steps: 100"."""
@@ -55,12 +51,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A way of streaming a model.
-
-    Attributes:
-        model: name of the model.
-        evaluation: as `simulmask eval` takes it.
-    """
+    """A way of streaming the model of this name."""
 
     model: str
     evaluation: EvaluationConfig
@@ -119,10 +110,9 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
             check_name(f"{path}: {key}.{name}", str(name))
     folders: dict[Path, str] = {}
     for name in keys.models:
-        folder = model_folder(Path(keys.output), name, 1)
-        if folder in folders:
-            raise ValueError(f"{path}: models {folders[folder]!r} and {name!r} would share a folder; rename one.")
-        folders[folder] = name
+        first = folders.setdefault(model_folder(Path(keys.output), name, 1), name)
+        if first != name:
+            raise ValueError(f"{path}: models {first!r} and {name!r} would share a folder; rename one.")
     models = {
         name: _read_stages(stages, keys.training, f"{path}: models.{name}") for name, stages in keys.models.items()
     }
@@ -177,16 +167,9 @@ def model_folder(output: Path, name: str, stage: int) -> Path:
 
 
 def stage_content(values: Mapping[str, Any], digests: Digests) -> dict[str, str]:
-    """What a stage is made from, by content: data sets and their columns, models, adapters, DeepSpeed's file.
+    """Return what the YAML of a stage makes it from: by name the SHA-256 of a file, or the columns of a data set.
 
-    What lies on a hub is left out.
-
-    Args:
-        values: of its YAML.
-        digests: of files.
-
-    Returns:
-        A name that says which -> SHA-256, or for the columns the entry itself.
+    Files are those of data sets, models and adapters, and DeepSpeed's; what is on a hub is left out.
 
     Raises:
         ValueError: if dataset_info.json is no JSON object.
@@ -222,7 +205,7 @@ def _check(study: Study, path: str) -> None:
         except ValueError as error:
             raise ValueError(f"{path}: systems.{name}: {error}") from error
     reference, run = study.reference_run
-    runs = {name: [Decision.from_dict(p).name for p in s.evaluation.policies] for name, s in study.systems.items()}
+    runs = {name: [one.name for one in system.evaluation.decisions] for name, system in study.systems.items()}
     if reference not in runs or run not in (None, *runs[reference]):
         known = ", ".join(f"{name}, {', '.join(f'{name}/{run}' for run in runs[name])}" for name in runs)
         raise ValueError(f"{path}: reference: no system or run {study.reference!r}; expected one of {known}.")

@@ -146,10 +146,7 @@ def family_of(config: PreTrainedConfig) -> Family:
     """Return the family of a model by its configuration; for a multimodal model, that of its text part.
 
     A family that is not in `FAMILIES` but has RoPE and ordinary layers is untried: its name is the
-    `model_type`, and `self_test` checks whether it accepts our mask.
-
-    Raises:
-        ValueError: If the family is not supported.
+    `model_type`, and `self_test` checks whether it accepts our mask. All others are refused.
     """
     text = text_config(config)
     if text.model_type == "falcon":

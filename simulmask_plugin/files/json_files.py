@@ -11,12 +11,7 @@ from simulmask_plugin.files.texts import BOM, read_text
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: as `parse_json`.
-    """
+    """Return the content of a JSON file, see `read_text` and `parse_json`."""
     return parse_json(read_text(path), str(path))
 
 

@@ -14,11 +14,7 @@ from safetensors import SafetensorError
 
 @contextmanager
 def weights_of(folder: str) -> Iterator[None]:
-    """While this is entered, a model is loaded from the folder.
-
-    Raises:
-        ValueError: if its weights are truncated, or are a pickle with code, which transformers does not read.
-    """
+    """Raise a ValueError where the weights of a folder are truncated, or are a pickle with code, which is never run."""
     try:
         yield
     except (SafetensorError, pickle.UnpicklingError) as error:
@@ -45,16 +41,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def load_model(folder: str, *, attention: str, dtype: str = "float32") -> Any:
-    """A causal language model in evaluation mode.
-
-    Args:
-        folder: of the model.
-        attention: implementation, as transformers names it.
-        dtype: as torch names it, or auto, that of the weights.
-
-    Raises:
-        ValueError: as `weights_of`.
-    """
+    """A causal language model in evaluation mode, see `weights_of`; the dtype ``auto`` is that of the weights."""
     from transformers import AutoModelForCausalLM
 
     with weights_of(folder):
@@ -65,11 +52,7 @@ def load_model(folder: str, *, attention: str, dtype: str = "float32") -> Any:
 
 
 def check_location(key: str, path: str) -> None:
-    """Refuse a local path that does not exist at once, since the hub would be asked for it for a minute.
-
-    Raises:
-        ValueError: if ``path`` is no folder, and no name that the hub could know.
-    """
+    """Refuse a path that is no folder, and no name that the hub knows, at once; the hub would be asked for a minute."""
     is_hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) and not Path(path.partition("/")[0]).is_dir()
     if not Path(path).is_dir() and not is_hub_name:
         raise ValueError(f"{key}: {path}: no such folder.")

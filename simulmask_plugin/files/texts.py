@@ -1,4 +1,8 @@
-"""Text files from users: UTF-8, line by line, and the bytes in them that are not text."""
+"""Text files from users: UTF-8, line by line, and the bytes in them that are not text.
+
+Every reader raises an OSError for a file that cannot be read, and a ValueError that names file and line where a line is
+not UTF-8 or contains NUL.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (line, "file:number") of a UTF-8 file. Only a line feed ends a line: U+2028 would break an alignment.
 
     A byte order mark at the beginning is removed.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a line is not UTF-8, or contains NUL.
     """
     for number, line, where in _decoded(existing(path)):
         yield line.removeprefix(BOM if number == 1 else "").rstrip("\r\n"), where
@@ -37,12 +37,7 @@ def existing(path: Path) -> Path:
 
 
 def read_text(path: str | Path) -> str:
-    """Return a UTF-8 file as it is.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if a line is not UTF-8, or contains NUL.
-    """
+    """Return a UTF-8 file as it is."""
     return "".join(line for _, line, _ in _decoded(Path(path)))
 
 
@@ -76,9 +71,8 @@ def check_sentences(path: Path, *, what: str) -> int:
     ``what`` is its role, for the message.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: naming the first line that is empty, is not UTF-8, or has a byte order mark or a carriage return
-            inside (where Python's text files would end the line).
+        ValueError: naming the first line that is empty, or has a byte order mark or a carriage return inside (where
+            Python's text files would end the line).
     """
     number = 0
     for number, text, where in _decoded(path, f"{what}: "):

@@ -85,11 +85,7 @@ def check_latency(value: str) -> None:
 
 
 def placeholders(text: str) -> list[str]:
-    """Names in braces; doubled braces are literal.
-
-    Raises:
-        ValueError: if a brace is left open.
-    """
+    """Names in braces; doubled braces are literal, and an open one is a ValueError."""
     try:
         return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:

@@ -84,6 +84,7 @@ class UnitTokenizer:
 
     Raises:
         ValueError: if the unit is unknown, or the tokenizer does not mark white space.
+        NotEncodable: from the methods that encode, with the reason.
     """
 
     def __init__(self, tokenizer: Tokenizer, unit: str) -> None:
@@ -116,11 +117,7 @@ class UnitTokenizer:
         return unit
 
     def encode(self, piece: str, *, spaced: bool) -> list[list[int]]:
-        """Token ids of one piece of :func:`split_units`, a list per unit; spaced: white space precedes it.
-
-        Raises:
-            NotEncodable: with the reason.
-        """
+        """Token ids of one piece of :func:`split_units`, a list per unit; spaced: white space precedes it."""
         ids = self._encode(piece, spaced)
         return [[i] for i in ids] if self.unit == TOKEN else [list(ids)]
 
@@ -129,9 +126,6 @@ class UnitTokenizer:
 
         The first word or token is preceded by white space where it is ``spaced``; for characters, the one ``before``
         the first decides whether there is white space between them.
-
-        Raises:
-            NotEncodable: with the reason.
         """
         units: list[list[int]] = []
         for piece in split_units(text, self.unit):

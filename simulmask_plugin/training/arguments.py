@@ -42,11 +42,7 @@ def is_flat(model_args: Any, data_args: Any) -> bool:
 
 
 def attention_of(model_config: PreTrainedConfig, flash_attn: str) -> str:
-    """Return the attention implementation that a training with this ``flash_attn`` uses.
-
-    Raises:
-        ValueError: for a value that LLaMA-Factory does not know.
-    """
+    """Return the attention implementation that a training with this ``flash_attn`` uses, if LLaMA-Factory knows it."""
     if flash_attn == "auto":
         return family_of(model_config).attention
     if flash_attn not in FLASH_ATTN:

@@ -40,11 +40,7 @@ def exported_settings(model_args: Any) -> ModelSettings | None:
 
 
 def arguments_with_template(args: Any, template: str | None, settings: ModelSettings) -> Any:
-    """Return LLaMA-Factory's arguments with the template of the training if they name none.
-
-    Raises:
-        ValueError: if they name a different one.
-    """
+    """Return LLaMA-Factory's arguments with the template of the training if they name none; refuse a different one."""
     if settings.template is None or template == settings.template:
         return args
     if template is not None:

@@ -5,12 +5,10 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from reference import settings_of
 
 from simulmask_plugin.attention.families import check_attention, check_positions, tiny_config
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.config.block import SimulMaskConfig
-from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.text.prompts import READ_END, WRITE_END, Prompt
 from simulmask_plugin.training import dataset as training_data
 from simulmask_plugin.training import llamafactory_seams as factory
 
@@ -175,62 +173,45 @@ def test_our_formatting_without_the_block_is_refused():
         factory._refuse_without_block(attributes(), None)
 
 
-SCHEDULES = {
-    "decreasing": ([2, 1], r"Dataset mine, example 1: g must never decrease, got g\(1\)=2 > g\(2\)=1"),
-    "too short": ([1], r"Dataset mine, example 1: The schedule has 1 values; expected 2 .* or 3"),
-    "too long": ([1, 1, 2, 2], r"Dataset mine, example 1: The schedule has 4 values; expected 2 "),
-    "beyond the source": ([1, 9], r"Dataset mine, example 1: g must lie in 0\.\.3"),
-    "missing": (None, r"Dataset mine, example 1: policy: schedule needs a column `schedule`"),
-    "not numbers": ("one two", r"Dataset mine, example 1: the schedule must be a list of integers, got 'one two'"),
+def scheduled(schedule):
+    return {"source": "dog cat the", "target": "abc abd", "schedule": schedule}
+
+
+def chunked(source, target, latency="low"):
+    return {"source_chunks": source, "target_chunks": target, "latency": latency}
+
+
+SCHEDULE, INTERLEAVED = {"policy": "schedule"}, {"layout": "interleaved"}
+ROWS = {
+    "decreasing": (SCHEDULE, scheduled([2, 1]), r"g must never decrease, got g\(1\)=2 > g\(2\)=1"),
+    "too short": (SCHEDULE, scheduled([1]), r"The schedule has 1 values; expected 2 .* or 3"),
+    "too long": (SCHEDULE, scheduled([1, 1, 2, 2]), r"The schedule has 4 values; expected 2 "),
+    "beyond the source": (SCHEDULE, scheduled([1, 9]), r"g must lie in 0\.\.3"),
+    "missing": (SCHEDULE, scheduled(None), r"policy: schedule needs a column `schedule`"),
+    "not numbers": (SCHEDULE, scheduled("one two"), r"the schedule must be a list of integers, got 'one two'"),
+    "no source": (SCHEDULE | {"layout": "turns"}, scheduled([0, 1]), r".*g\(1\) is 0; expected at least 1"),
+    "unequal": (INTERLEAVED, chunked(["a", "b"], ["p"]), r"2 source chunks, but 1 target chunks; they must come in p"),
+    "empty target": (INTERLEAVED, chunked(["a", "b"], ["p", ""]), r"Chunk 2 is empty: source 'b', target ''"),
+    "empty source": (INTERLEAVED, chunked(["a", " "], ["p", "q"]), r"Chunk 2 is empty: source ' ', target 'q'"),
+    "unknown latency": (
+        INTERLEAVED,
+        chunked(["a"], ["p"], "lowest"),
+        r"The latency is 'lowest'; expected one of low",
+    ),
+    "no latency": (INTERLEAVED, chunked(["a"], ["p"], None), r"The latency is None; expected one of low, low-medium, "),
 }
 
 
-@pytest.mark.parametrize(("schedule", "message"), SCHEDULES.values(), ids=SCHEDULES)
-def test_bad_schedule_is_named_with_its_row(byte_level, schedule, message):
-    columns = attributes(schedule="schedule").simulmask_columns
-    settings = ModelSettings(SimulMaskConfig.from_dict({"policy": "schedule"}), Prompt("a:", "\nb:"))
-    processor = training_data.SimulMaskDatasetProcessor(byte_level, settings, cutoff_len=100)
-    with pytest.raises(ValueError, match=message):
-        row = {"source": "dog cat the", "target": "abc abd", "schedule": schedule}
-        converted = training_data.convert_row(row, 0, columns=columns, name="mine")
-        processor.preprocess_dataset({key: [value] for key, value in converted.items()})
-
-
-CHUNKS = {
-    "unequal": (["a", "b"], ["p"], "low", r"2 source chunks, but 1 target chunks; they must come in pairs"),
-    "empty target": (["a", "b"], ["p", ""], "low", r"Chunk 2 is empty: source 'b', target ''"),
-    "empty source": (["a", " "], ["p", "q"], "low", r"Chunk 2 is empty: source ' ', target 'q'"),
-    "unknown latency": (["a"], ["p"], "lowest", r"The latency is 'lowest'; expected one of low, low-medium, medium, "),
-    "no latency": (["a"], ["p"], None, r"The latency is None; expected one of low, low-medium, medium, "),
-}
-
-
-@pytest.mark.parametrize(("source", "target", "latency", "message"), CHUNKS.values(), ids=CHUNKS)
-def test_bad_chunks_are_named_with_their_row(with_ends, source, target, latency, message):
-    settings = ModelSettings(SimulMaskConfig.from_dict({"layout": "interleaved"}), Prompt("a:", READ_END, WRITE_END))
-    processor = training_data.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
-    names = ("source_chunks", "target_chunks", "latency")
-    row = dict(zip(names, (source, target, latency), strict=True))
+@pytest.mark.parametrize(("block", "row", "message"), ROWS.values(), ids=ROWS)
+def test_bad_schedule_or_chunk_is_named_with_its_row(with_ends, block, row, message):
+    processor = training_data.SimulMaskDatasetProcessor(with_ends, settings_of(**block), cutoff_len=100)
     with pytest.raises(ValueError, match=f"Dataset mine, example 1: {message}"):
-        converted = training_data.convert_row(row, 0, columns={name: name for name in names}, name="mine")
-        processor.preprocess_dataset({key: [value] for key, value in converted.items()})
-
-
-def test_chunk_without_source_is_named(with_ends):
-    """wait-k never begins without source; a schedule from the data may."""
-    settings = ModelSettings(
-        SimulMaskConfig.from_dict({"layout": "turns", "policy": "schedule"}), Prompt("a:", "\nb:", "\nc:")
-    )
-    processor = training_data.SimulMaskDatasetProcessor(with_ends, settings, cutoff_len=100)
-    columns = attributes(schedule="schedule").simulmask_columns
-    row = {"source": "dog cat", "target": "abc abd", "schedule": [0, 1]}
-    converted = training_data.convert_row(row, 0, columns=columns, name="mine")
-    with pytest.raises(ValueError, match=r"Dataset mine, example 1: .*g\(1\) is 0; expected at least 1"):
+        converted = training_data.convert_row(row, 0, columns={name: name for name in row}, name="mine")
         processor.preprocess_dataset({key: [value] for key, value in converted.items()})
 
 
 def test_tokenizer_without_the_special_tokens_is_refused(byte_level, with_ends):
-    settings = ModelSettings(SimulMaskConfig.from_dict({"layout": "interleaved"}), Prompt("a:", READ_END, WRITE_END))
+    settings = settings_of(**INTERLEAVED)
     with pytest.raises(ValueError, match=r"no token <\|end-of-read\|>.*add_special_tokens: .*resize_vocab: true"):
         ExampleEncoder(byte_level, settings)
     ExampleEncoder(with_ends, settings)

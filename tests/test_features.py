@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from driving import encoder_of
+from driving import data_row, encoder_of, processed
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, settings_of
@@ -27,7 +27,6 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.base import Example
 from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import Prompt
-from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
 ROW = Row("the dog", "abc abcde xyz", "English", "German")
 
@@ -125,12 +124,10 @@ def test_a_sentence_that_is_read_at_once_takes_one_segment_of_slots(scheduled):
 def test_no_sentence_of_exactly_cutoff_len_is_lost(byte_level, block, num_look_ahead):
     """Two source words, three target words: wait-1 has g = 1 2 2 2, that is one look-ahead row."""
     encoder = encoder_of(byte_level, **BLOCKS[block])
-    values = dict.fromkeys(COLUMNS) | {"source": ROW.source, "target": ROW.target, "where": "here"}
-    rows = {f"_{name}": [value] for name, value in values.items()}
+    row = data_row(ROW.source, ROW.target)
     most = len(encoder.encode(ROW).input_ids) + num_look_ahead
-    for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
-        processor = SimulMaskDatasetProcessor(byte_level, encoder.settings, cutoff_len)
-        assert len(processor.preprocess_dataset(rows)["input_ids"]) == num_kept
+    assert len(processed(encoder, row, cutoff_len=most)) == 1
+    assert not processed(encoder, row, cutoff_len=most - 1)
 
 
 EXAMPLES = [pieces_of(1, [1, 2, 1, 1], 1, [1] * length).example() for length in range(4, 64)]

@@ -4,18 +4,15 @@ from dataclasses import replace
 
 import pytest
 import reference
+from driving import data_row, encoder_of, processed
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import from_feature, to_feature
-from simulmask_plugin.config.block import SimulMaskConfig
-from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.layouts.slots import SlotPlanner, Slots
 from simulmask_plugin.policies import ReadSchedule
-from simulmask_plugin.text.prompts import Prompt
-from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor
 
 slot_lengths = st.integers(1, 9)
 DRAWN = ("position", "num_read", "labels")
@@ -187,12 +184,10 @@ def test_planner_places_units_and_output():
 
 
 def test_next_header_travels_to_the_batch():
-    config = SimulMaskConfig.from_dict(
-        {"policy": "wait_k", "k": 1, "layout": "slots", "positions": "slots", "slot_length": 2}
-    )
+    settings = reference.settings_of(policy="wait_k", k=1, slot_length=2, **SLOTS)
     feature = to_feature(reference.pieces_of(1, [1, 2], 1, [1, 1], 1).example(), None)
     assert from_feature(feature)[0].next_header == (350,)
-    batch = SimulMaskCollator(ModelSettings(config, Prompt("", ":")), pad_token_id=9, pad_to_multiple_of=4)([feature])
+    batch = SimulMaskCollator(settings, pad_token_id=9, pad_to_multiple_of=4)([feature])
     assert [reference.NAMES.get(i, "_") for i in batch["input_ids"][0].tolist()] == list("PaHpNbcHqE__")
     assert batch["position_ids"][0].tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]
     assert not batch["num_hidden"].any()
@@ -201,18 +196,12 @@ def test_next_header_travels_to_the_batch():
 
 def test_examples_that_might_take_more_positions_than_cutoff_len_are_left_out(byte_level):
     """Counted with full slots and a segment for each: no schedule may exceed it."""
-    config = SimulMaskConfig.from_dict(
-        {"policy": "schedule", "layout": "slots", "positions": "slots", "slot_length": 4, "rows": "own_unit"}
-    )
-    settings = ModelSettings(config, Prompt("a:", "\nb:", "\nc:"))
-    values = {"source": "dog cat the abc dog", "target": "abc abd", "source_lang": "A", "target_lang": "B"}
-    values |= {"schedule": [1, 5], "where": "here"}
-    row = {f"_{key}": [values.get(key)] for key in (*COLUMNS, "where")}
-    prompt, header, next_header, target = (len(byte_level.encode(t)) for t in ("a:", "\nb:", "\nc:", " abc abd"))
-    most = prompt + 2 * (4 + header) + next_header + target + 1
-    for cutoff_len, num_kept in ((most, 1), (most - 1, 0)):
-        features = SimulMaskDatasetProcessor(byte_level, settings, cutoff_len).preprocess_dataset(row)
-        assert len(features["input_ids"]) == num_kept
+    encoder = encoder_of(byte_level, policy="schedule", layout="slots", slot_length=4, rows="own_unit")
+    prompt, header, next_header = map(len, encoder.frame(None, None))
+    most = prompt + 2 * (4 + header) + next_header + len(byte_level.encode(" abc abd")) + 1
+    row = data_row("dog cat the abc dog", "abc abd", [1, 5])
+    assert len(processed(encoder, row, cutoff_len=most)) == 1
+    assert not processed(encoder, row, cutoff_len=most - 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from driving import encoder_of
+from driving import encoder_of, write_model
 
 from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.batches.features import Row
@@ -41,14 +41,11 @@ def saved(tmp_path_factory):
     """Saves a tiny model with its simulmask.json; returns the folder."""
 
     def save(name, **block):
-        folder = tmp_path_factory.mktemp(name)
         tokenizer = byte_tokenizer()
-        tiny_model(name, len(tokenizer), 0).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
         config = SimulMaskConfig.from_dict({k: v for k, v in (WAIT_1 | block).items() if v is not None})
-        prompt = config.layout.prompt(Prompt("T:", "\nA:", "\nU:"))
-        ModelSettings(config, prompt).save(folder)
-        return str(folder)
+        settings = ModelSettings(config, config.layout.prompt(Prompt("T:", "\nA:", "\nU:")))
+        model = tiny_model(name, len(tokenizer), 0)
+        return str(write_model(tmp_path_factory.mktemp(name), model, tokenizer, settings))
 
     return save
 

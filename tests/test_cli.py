@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from driving import error, llama_factory, write_setup
+from driving import error, llama_factory, write_model, write_setup
 
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.cli import main
@@ -212,13 +212,9 @@ def trained(tmp_path_factory):
     """A tiny model with its simulmask.json."""
     folder = tmp_path_factory.mktemp("trained")
     tokenizer = byte_tokenizer()
-    tiny_model("bloom", len(tokenizer), 0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings = ModelSettings(
-        SimulMaskConfig.from_dict({"policy": "wait_k", "k": 12, "positions": "modified_alibi"}), Prompt("T:", "\nA:")
-    )
-    settings.save(folder)
-    return folder
+    block = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 12, "positions": "modified_alibi"})
+    settings = ModelSettings(block, Prompt("T:", "\nA:"))
+    return write_model(folder, tiny_model("bloom", len(tokenizer), 0), tokenizer, settings)
 
 
 @pytest.fixture
@@ -319,10 +315,9 @@ def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
 
 
 def test_parity_of_a_model_is_shown_beside_what_stock_does_to_itself(tmp_path, capsys):
-    tiny_model("llama", len(byte_tokenizer()), 0).save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    block = SimulMaskConfig.from_dict({"policy": "offline"})
-    ModelSettings(block, resolve_prompt(block, None, byte_tokenizer())).save(tmp_path)
+    tokenizer, block = byte_tokenizer(), SimulMaskConfig.from_dict({"policy": "offline"})
+    settings = ModelSettings(block, resolve_prompt(block, None, tokenizer))
+    write_model(tmp_path, tiny_model("llama", len(tokenizer), 0), tokenizer, settings)
     options = ["parity", "--model", str(tmp_path), "--examples", "1", "--length", "64", "--json"]
     assert main([*options, "--float64"]) == 0
     printed = capsys.readouterr().out

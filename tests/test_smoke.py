@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from driving import llama_factory, write_setup
+from driving import llama_factory, write_model, write_setup
 
 from simulmask_plugin.attention.families import tiny_model
 from simulmask_plugin.batches.features import Row
@@ -98,12 +98,11 @@ def test_training_without_a_loss_that_is_a_number_has_failed(tmp_path, losses):
 )
 def test_every_layout_and_policy_streams(tmp_path, capsys, block, num_read):
     tokenizer = byte_tokenizer()
-    tiny_model("llama", len(tokenizer), 0).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
     config = SimulMaskConfig.from_dict(block)
     latencies = ("medium", "high") if config.layout.names_latency else ()
     trained_on = TrainedOn((("English", "German"), ("Greek", "Dutch")), latencies)
-    ModelSettings(config, resolve_prompt(config, None, tokenizer)).after_training_on(trained_on).save(tmp_path)
+    settings = ModelSettings(config, resolve_prompt(config, None, tokenizer)).after_training_on(trained_on)
+    write_model(tmp_path, tiny_model("llama", len(tokenizer), 0), tokenizer, settings)
     _stream(tmp_path, [Row("one big dog", "x", "Greek", "Dutch"), Row("two", "x", None, None)], "cpu")
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert re.findall("READ ([a-z]+)", first) == ["one", "big", "dog"][:num_read]

@@ -19,12 +19,7 @@ def rows_of(folder, name):
 
 
 def values_of(folder, **keys):
-    return {
-        "model_name_or_path": "nowhere/at-all",
-        "dataset_dir": str(folder),
-        "dataset": "mine",
-        "simulmask": WAIT_3,
-    } | keys
+    return {"model_name_or_path": "no/model", "dataset_dir": str(folder), "dataset": "mine", "simulmask": WAIT_3} | keys
 
 
 def test_data_that_is_there_is_taken(tmp_path):
@@ -87,12 +82,8 @@ def test_a_model_that_is_not_in_the_table_of_families_has_no_tiny_one(tmp_path):
 
 
 def test_positions_of_alibi_tell_a_family_that_has_it():
-    assert (
-        stand_ins.guess_family(
-            "saves/mine", SimulMaskConfig.from_dict({"policy": "offline", "positions": "modified_alibi"})
-        )
-        == "falcon"
-    )
+    block = SimulMaskConfig.from_dict({"policy": "offline", "positions": "modified_alibi"})
+    assert stand_ins.guess_family("saves/mine", block) == "falcon"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

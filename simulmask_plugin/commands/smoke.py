@@ -135,10 +135,7 @@ def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, t
     """
     folder = trial.folder / name
     folder.mkdir()
-    replaced = [
-        *plan(values, trial.machine, steps=trial.options.steps),
-        *stand_ins.data(values, folder / "data"),
-    ]
+    replaced = [*plan(values, trial.machine, steps=trial.options.steps), *stand_ins.data(values, folder / "data")]
     if start is not None:
         replaced.append(Replacement("model_name_or_path", str(start), "what the stage before has made"))
         replaced.append(Replacement("adapter_name_or_path", None, "it is merged into that"))

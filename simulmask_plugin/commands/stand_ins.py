@@ -50,7 +50,8 @@ LENGTH_KEYS = ("max_position_embeddings", "max_seq_len", "sliding_window")
 
 def data(values: Mapping[str, Any], folder: Path) -> list[Replacement]:
     """Write sentences instead of the data of a training YAML, if any of it is missing; return what is replaced."""
-    missing = _missing_data(values)
+    found = [name for name, file in _files(values).items() if file is None or file.exists()]
+    missing = [name for name in _names(values) if name not in found]
     if not missing:
         return []
     folder.mkdir()
@@ -92,11 +93,6 @@ def _files(values: Mapping[str, Any]) -> dict[str, Path | None]:
     return {name: file and info.parent / file for name, file in files.items()}
 
 
-def _missing_data(values: Mapping[str, Any]) -> list[str]:
-    there = [name for name, file in _files(values).items() if file is None or file.exists()]
-    return [name for name in _names(values) if name not in there]
-
-
 def _texts(values: Mapping[str, Any]) -> list[str]:
     """Texts of the data of a training YAML."""
     rows = [first_rows(file, ROWS) for file in _files(values).values() if file is not None]
@@ -122,11 +118,7 @@ def write_data(folder: Path, names: Sequence[str], config: SimulMaskConfig) -> N
 def _row(source: str, target: str, config: SimulMaskConfig, *, in_chunks: bool) -> dict[str, Any]:
     """A row of data: plain, with a schedule (wait-1), or in two chunks."""
     if in_chunks:
-        return {
-            "source_chunks": _halves(source),
-            "target_chunks": _halves(target),
-            "latency": LATENCIES[0],
-        }
+        return {"source_chunks": _halves(source), "target_chunks": _halves(target), "latency": LATENCIES[0]}
     row: dict[str, Any] = {"source": source, "target": target}
     if config.policy is FromColumn:
         num_source, num_target = (

@@ -1,4 +1,4 @@
-"""A training YAML as LLaMA-Factory reads it, with all that belongs to it but weights and the bulk of the data."""
+"""A training YAML as LLaMA-Factory reads it, with its tokenizer and configuration, but without weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_ROWS = 100
 """Rows read of each data set."""
 
 ANY_MACHINE: Mapping[str, Any] = {"use_cpu": True, "deepspeed": None, "tf32": None, "pure_bf16": False}
-"""Values for the keys that LLaMA-Factory's parser checks against the machine it runs on."""
+"""Values of the keys that LLaMA-Factory's parser checks against the machine it runs on."""
 ANY_OUTPUT: Mapping[str, Any] = {"overwrite_output_dir": True}
 """For commands that only look: the training may have been run already."""
 
@@ -33,16 +33,16 @@ FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "par
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """A training YAML as LLaMA-Factory parses it, with what belongs to it but weights and data."""
+    """A training YAML as LLaMA-Factory parses it, with everything it names except weights and data."""
 
     settings: ModelSettings
     tokenizer: Any
     model_config: Any
+    deepspeed: str | dict[str, Any] | None
     model_args: Any
     data_args: Any
     training_args: Any
     finetuning_args: Any
-    deepspeed: str | dict[str, Any] | None
 
     @property
     def attention(self) -> str:
@@ -94,24 +94,14 @@ def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> Tr
         raise ValueError(f"{path} is no training YAML; expected one with stage: sft and a simulmask: block.")
     check_hook()
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
-    model_args, data_args, training_args, finetuning_args, _ = factory.training_arguments(
-        {**values, **ANY_MACHINE, **({} if to_run else ANY_OUTPUT)}
-    )
+    *arguments, _ = factory.training_arguments({**values, **ANY_MACHINE, **({} if to_run else ANY_OUTPUT)})
+    model_args, data_args, _, finetuning_args = arguments
     if finetuning_args.simulmask is None:
         raise ValueError(f"{path} has no simulmask: block, so that the plugin would take no part in the training.")
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
     model_config = _model_config(model_args)
     tokenizer, settings = factory.tokenizer_and_settings(config, model_args, data_args)
-    return TrainingSetup(
-        settings=settings,
-        tokenizer=tokenizer,
-        model_config=model_config,
-        model_args=model_args,
-        data_args=data_args,
-        training_args=training_args,
-        finetuning_args=finetuning_args,
-        deepspeed=values.get("deepspeed"),
-    )
+    return TrainingSetup(settings, tokenizer, model_config, values.get("deepspeed"), *arguments)
 
 
 def _model_config(model_args: Any) -> Any:

@@ -183,7 +183,7 @@ def test_study_of_before_files_were_noted_is_taken_as_it_is(study, data, tmp_pat
 def test_damaged_settings_of_a_model_are_named(study, tmp_path):
     study()
     Path(config(tmp_path, "first")).write_text("a: [1")
-    with pytest.raises(ValueError, match=r"stage1\.yaml is damaged, so that nobody knows what stage1 was trained with"):
+    with pytest.raises(ValueError, match=r"stage1\.yaml is damaged, so it is unknown what stage1 was trained with"):
         study()
 
 
@@ -200,7 +200,7 @@ def test_interrupted_training_goes_on_from_its_last_whole_checkpoint_and_has_no_
         (checkpoint(tmp_path, "checkpoint-40") / "trainer_state.json").unlink()
     commands, trainings = study(save_only_model=False)
     printed = capsys.readouterr().out
-    assert "first: stage 1 of 1 (train) goes on from checkpoint-20 ...\n" in printed
+    assert "first: stage 1 of 1 (train) resumes from checkpoint-20 ...\n" in printed
     assert ("(train): checkpoint-40 is not whole (no trainer_state.json)\n" in printed) == damaged
     assert commands[0] == ["train", config(tmp_path, "first"), f"resume_from_checkpoint={last}"]
     assert math.isnan(trainings["first"].seconds) and trainings["second"].seconds == 5

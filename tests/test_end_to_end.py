@@ -124,7 +124,7 @@ def test_killed_evaluation_goes_on_where_it_stopped(workshop, merged):
     (folder / "finished.json").unlink()  # written last of all
     log = workshop.run("eval_again", *command, *options)
 
-    assert "[1/1] wait_k-1: goes on after 3 sentences that were streamed before" in log
+    assert "[1/1] wait_k-1: continues after 3 sentences that were streamed before" in log
     assert without_time((folder / "instances.log").read_text()) == without_time(whole)
     again = dict(zip(*(line.split("\t") for line in (output / "scores.tsv").read_text().splitlines()), strict=True))
     before = dict(zip(*(line.split("\t") for line in scores.splitlines()), strict=True))

@@ -330,7 +330,9 @@ def test_results_that_are_not_whole_are_made_again(finished, tmp_path, capsys):
     folder = tmp_path / "out" / "wait_k-1"
     (folder / "scores.tsv").write_text("")
     assert len(finished()) == 1
-    assert "[1/1] wait_k-1: scores.tsv is not as it was when the run ended; scoring again\n" in capsys.readouterr().out
+    assert (
+        "[1/1] wait_k-1: scores.tsv: missing or changed since the run ended; scoring again\n" in capsys.readouterr().out
+    )
     assert finished() == []
 
 

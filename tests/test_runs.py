@@ -68,28 +68,32 @@ def cut(path, share):
 
 
 DAMAGE = {
-    "empty scores": (lambda f: (f / "scores.tsv").write_text(""), "scores.tsv is not as it was", 4),
-    "scores without a row": (lambda f: (f / "scores.tsv").write_text(SCORES.split("\n")[0]), "scores.tsv is not as", 4),
-    "cut DAL": (lambda f: (f / "scores.tsv").write_text(SCORES[:-3]), "scores.tsv is not as it was", 4),
-    "no scores": (lambda f: (f / "scores.tsv").unlink(), "scores.tsv is not as it was", 4),
-    "another score": (lambda f: (f / "scores.tsv").write_text(SCORES.replace("2.25", "2.2")), "scores.tsv is not", 4),
-    "half of the instances": (lambda f: cut(f / "instances.log", 0.5), "instances.log: not as they were", 0),
+    "empty scores": (lambda f: (f / "scores.tsv").write_text(""), "scores.tsv: missing or changed", 4),
+    "scores without a row": (
+        lambda f: (f / "scores.tsv").write_text(SCORES.split("\n")[0]),
+        "scores.tsv: missing or",
+        4,
+    ),
+    "cut DAL": (lambda f: (f / "scores.tsv").write_text(SCORES[:-3]), "scores.tsv: missing or changed", 4),
+    "no scores": (lambda f: (f / "scores.tsv").unlink(), "scores.tsv: missing or changed", 4),
+    "another score": (lambda f: (f / "scores.tsv").write_text(SCORES.replace("2.25", "2.2")), "scores.tsv: missing", 4),
+    "half of the instances": (lambda f: cut(f / "instances.log", 0.5), "instances.log: missing or changed", 0),
     "instances that end between lines": (
         lambda f: (f / "instances.log").write_text(lines(map(instance, range(2)))),
-        "instances.log: not as they were when the run ended; streaming again",
+        "instances.log: missing or changed since the run ended; streaming again",
         0,
     ),
-    "no instances": (lambda f: (f / "instances.log").unlink(), "instances.log: not as they were", 0),
-    "cut sessions": (lambda f: cut(f / "sessions.jsonl", 0.9), "sessions.jsonl: not as they were", 0),
+    "no instances": (lambda f: (f / "instances.log").unlink(), "instances.log: missing or changed", 0),
+    "cut sessions": (lambda f: cut(f / "sessions.jsonl", 0.9), "sessions.jsonl: missing or changed", 0),
     "both logs cut": (
         lambda f: [cut(f / name, 0.5) for name in ("instances.log", "sessions.jsonl")],
-        "instances.log, sessions.jsonl: not as they were",
+        "instances.log, sessions.jsonl: missing or changed",
         0,
     ),
-    "cut settings": (lambda f: cut(f / "settings.json", 0.5), "settings.json is missing or cut, so that nobody", 0),
+    "cut settings": (lambda f: cut(f / "settings.json", 0.5), "settings.json is missing or cut, so it is", 0),
     "empty settings": (lambda f: (f / "settings.json").write_text(""), "settings.json is missing or cut", 0),
     "no settings": (lambda f: (f / "settings.json").unlink(), "settings.json is missing or cut", 0),
-    "cut seal": (lambda f: cut(f / "finished.json", 0.5), "goes on after 4 sentences", 4),
+    "cut seal": (lambda f: cut(f / "finished.json", 0.5), "continues after 4 sentences", 4),
 }
 
 
@@ -119,7 +123,7 @@ KILLED = {
 def test_killed_run_goes_on_after_what_is_whole(folder, damage, num_kept):
     (folder / "finished.json").unlink()
     damage(folder)
-    assert prepared(folder) == ([f"goes on after {num_kept} sentences that were streamed before"], num_kept)
+    assert prepared(folder) == ([f"continues after {num_kept} sentences that were streamed before"], num_kept)
 
 
 @pytest.mark.parametrize("kept", ["finished.json", "scores.tsv", "settings.json"])

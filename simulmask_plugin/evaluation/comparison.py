@@ -92,7 +92,7 @@ class Training:
     epochs: float = 0
     """Passes over the data, as LLaMA-Factory counts them (of prefix pairs, over all pairs)."""
     seconds: float = 0
-    """Time of the training loops; NaN for a training that was interrupted, whose parts nobody added up."""
+    """Time of the training loops; NaN for a training that was interrupted, whose parts are not added up."""
     tokens: int = 0
     """Tokens that the model was fed, padding left out."""
 

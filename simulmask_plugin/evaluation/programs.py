@@ -43,7 +43,7 @@ class Stopped(KeyboardInterrupt):
 def programs_end_with_us() -> Iterator[None]:
     """While this is entered, Ctrl-C, SIGTERM and a closed terminal end what runs and all that it has started.
 
-    Nothing is begun afterwards. A signal that whoever started us has us ignore (nohup) stays ignored.
+    Nothing starts afterwards. A signal that this process was started to ignore (nohup) stays ignored.
 
     Raises:
         Stopped: once nothing runs any more.
@@ -73,8 +73,8 @@ def run_program(
 ) -> None:
     """Run a program and add its output to a log.
 
-    The log is locked as long as the program lives, even where it outlives this process: whoever is started again after
-    a kill must not write beside it.
+    The log is locked as long as the program lives, even if it outlives this process: a second call after a kill
+    must not write to it at the same time.
 
     Args:
         name: of the program, for the error.

@@ -33,7 +33,7 @@ def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
 
 
 def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
-    """Say what BLEU of Japanese and Korean counts where it is no words; empty elsewhere."""
+    """Say what BLEU of Japanese and Korean counts if not words; else empty."""
     if config.bleu_tokenize != UNSPACED.tokenizer:
         return ""
     tokenizer = counting(config, settings).tokenizer
@@ -88,7 +88,7 @@ def write_report(
 ) -> None:
     """Write report.md: the table with its units, the curve, and every setting and version behind them.
 
-    The evaluation is resolved: the report says what was really used, whoever decided on it.
+    The evaluation is resolved: the report says what was really used, be it set or a default.
     """
     trained = settings.config.said() | asdict(settings.prompt) | asdict(settings.trained_on)
     evaluated = asdict(config) | {"policies": ", ".join(decision.name for decision in config.decisions)}

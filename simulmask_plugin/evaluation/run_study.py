@@ -76,7 +76,7 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
             failed.set()
             if isinstance(error, Exception):
                 reason = (str(error) or repr(error)).splitlines()[0]
-                _say(f"{name} failed: {reason}\nWhat is running goes on to its end; no other model is begun.")
+                _say(f"{name} failed: {reason}\nModels that are running will finish; no other one is started.")
             raise
         finally:
             environments.put(environment)
@@ -180,23 +180,23 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
         # packs have no padding to speak of, and their attention mask counts no tokens
         count = "all" if values.get("packing") or values.get("neat_packing") else "non_padding"
         values |= {"include_num_input_tokens_seen": count, "overwrite_output_dir": False}
-    may_go_on = is_training and not values.get("save_only_model")
-    checkpoint, faults = newest_whole(folder) if may_go_on else (None, [])
+    may_resume = is_training and not values.get("save_only_model")
+    checkpoint, faults = newest_whole(folder) if may_resume else (None, [])
     _note(values, config, title, digests, is_needed=log.is_file() or checkpoint is not None)
     if log.is_file():
         _say(f"{title}: done before")
         return
     for fault in faults:
         _say(f"{title}: {fault}")
-    going_on = f" goes on from {checkpoint.name}" if checkpoint is not None else ""
-    _say(f"{title}{going_on} ...")
+    resuming = f" resumes from {checkpoint.name}" if checkpoint is not None else ""
+    _say(f"{title}{resuming} ...")
     start = time.monotonic()
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
     if checkpoint is not None:
         _resumed(folder).touch()
         command.append(f"resume_from_checkpoint={checkpoint}")
     elif is_training and folder.is_dir():
-        command.append("overwrite_output_dir=true")  # begun and killed, with nothing that one could go on with
+        command.append("overwrite_output_dir=true")  # started and killed before it left anything to resume from
     run_program(title, command, unfinished, environment)
     unfinished.replace(log)
     _say(f"{title}: {time.monotonic() - start:.0f} s")
@@ -222,7 +222,7 @@ def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests,
             before = yaml.safe_load(read_text(config)) or {}
         except yaml.YAMLError as error:
             raise ValueError(
-                f"{config} is damaged, so that nobody knows what {config.stem} was trained with; delete "
+                f"{config} is damaged, so it is unknown what {config.stem} was trained with; delete "
                 f"{config.parent} to train it again."
             ) from error
         check_same(config.parent, before, values, f"was trained with other settings than in {config.name}")

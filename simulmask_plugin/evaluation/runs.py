@@ -39,7 +39,7 @@ def work_left(
         directory: of the run.
         made_with: everything that its results depend on; JSON.
         free: keys of it that may differ, such as paths.
-        say: prints why something that is there is made again.
+        say: prints why something is made again.
 
     Raises:
         ValueError: if it holds results made with other settings, other texts or another model.
@@ -49,20 +49,19 @@ def work_left(
         return partial(_begin, directory, made_with)
     settings = saved(directory / SETTINGS)
     if not settings:
-        say(f"{SETTINGS} is missing or cut, so that nobody knows what the results were made with; streaming again")
+        say(f"{SETTINGS} is missing or cut, so it is unknown what the results were made with; streaming again")
         return partial(_begin, directory, made_with)
     _check_same(directory, settings, made_with, free)
     finished = saved(directory / FINISHED)
     if not finished:
-        return partial(_go_on, directory, say)
+        return partial(_continue, directory, say)
     damaged = [name for name in RESULTS if finished.get(name) != _digest(directory / name)]
     if not damaged:
         return None
-    if damaged == [SCORES]:
-        say(f"{SCORES} is not as it was when the run ended; scoring again")
-        return partial(_go_on, directory, say)
-    say(f"{', '.join(damaged)}: not as they were when the run ended; streaming again")
-    return partial(_begin, directory, made_with)
+    only_scores = damaged == [SCORES]
+    again = "scoring" if only_scores else "streaming"
+    say(f"{', '.join(damaged)}: missing or changed since the run ended; {again} again")
+    return partial(_continue, directory, say) if only_scores else partial(_begin, directory, made_with)
 
 
 def finish(directory: Path, num_sentences: int) -> None:
@@ -76,7 +75,7 @@ def finish(directory: Path, num_sentences: int) -> None:
         if len(lines) != num_sentences or "".join(lines) != log.read_text(encoding="utf-8"):
             raise ProgramFailed(
                 f"{log} holds {len(lines)} whole lines of {num_sentences} sentences; is the disk full? "
-                "Run the same command again: it goes on from there."
+                "Run the same command again to continue from there."
             )
     if fault := _fault_of_scores(directory / SCORES):
         raise ProgramFailed(f"{directory / SCORES} {fault}; is the disk full? Run the same command again.")
@@ -105,7 +104,7 @@ def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:
     save(directory / SETTINGS, made_with)
 
 
-def _go_on(directory: Path, say: Callable[[str], None]) -> None:
+def _continue(directory: Path, say: Callable[[str], None]) -> None:
     """After a kill, both logs may end in half a line, and one may be shorter: keep the sentences complete in both."""
     for name in DERIVED:
         (directory / name).unlink(missing_ok=True)
@@ -113,7 +112,7 @@ def _go_on(directory: Path, say: Callable[[str], None]) -> None:
     num_kept = min(map(len, kept.values()))
     for name, lines in kept.items():
         write_text(directory / name, "".join(lines[:num_kept]))
-    say(f"goes on after {num_kept} sentences that were streamed before")
+    say(f"continues after {num_kept} sentences that were streamed before")
 
 
 def _whole_lines(log: Path) -> list[str]:

@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "simulmask validate yaml_configs/toy_wait_k_stage1_full.yaml simulmask.k=5",
     ),
     "smoke": (
-        "run training YAMLs for a few steps on what there is, merge, stream, and say what was replaced",
+        "run training YAMLs for a few steps on this machine, merge, stream, and say what was replaced",
         "simulmask smoke yaml_configs/llama_3_1_8b_wait_k_lora.yaml --tiny",
     ),
     "show": (
@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of one command, which gets its options when it is to parse some: `simulmask --help` needs none."""
+    """The parser of one command; it gets its options only when it parses, so that `simulmask --help` stays light."""
 
     command = ""
 

@@ -12,6 +12,7 @@ from driving import error, llama_factory, write_model, write_setup
 
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.cli import main
+from simulmask_plugin.commands import arguments
 from simulmask_plugin.commands import env as environment
 from simulmask_plugin.commands import parity as matrix
 from simulmask_plugin.commands.parity import WAIT_K, byte_tokenizer
@@ -78,6 +79,24 @@ def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("SIMULMASK_DEBUG", "1")
     with pytest.raises(ValueError, match="simulmask.k must be an integer"):
         main(["show", "--k", "0"])
+
+
+def test_every_option_reaches_the_command(monkeypatch):
+    taken = []
+    for name in ("show", "parity"):
+        monkeypatch.setitem(arguments.COMMANDS, name, (arguments.COMMANDS[name][0], taken.append))
+    main("show --k 1-3 --layout slots --slot-length 4 --prefix-pairs --source-units token a.yaml b=c".split())
+    main(
+        "parity a.yaml b=c --model m --family llama mpt --source-lang S --target-lang T --matrix --examples 2 "
+        "--length 8 --seed 5 --float64 --json d=e".split()
+    )
+    shown, compared = taken
+    block = {"layout": "slots", "source_units": "token", "k": "1-3", "prefix_pairs": True, "slot_length": 4}
+    assert (shown.given, shown.config, shown.overrides) == (block, "a.yaml", ["b=c"])
+    assert list(vars(compared).values()) == [
+        *("a.yaml", ["b=c", "d=e"], "m", "S", "T", ["llama", "mpt"]),
+        *(True, 2, 8, 5, True, True),
+    ]
 
 
 def test_env_lists_packages_and_hook(capsys):

@@ -60,12 +60,12 @@ class Attention:
 
     @property
     def differences(self) -> Tensor:
-        """How far both are apart, (layers, heads, fed rows, keys)."""
+        """The differences of both, (layers, heads, fed rows, keys)."""
         return (self.training - self.streaming)[:, :, self.fed].abs()
 
     @property
     def max_abs_diff(self) -> float:
-        """The largest difference of two probabilities, over layers, heads, rows and keys."""
+        """The largest of them, over layers, heads, rows and keys."""
         return self.differences.max().item()
 
     @property
@@ -162,7 +162,7 @@ def _stream(
     def take(attention: Tensor) -> None:
         keys = lane.keys[ORDER, : lane.num_keys].tolist()
         for order, probabilities in zip(keys[-attention.shape[2] :], attention.unbind(dim=2), strict=True):
-            if order in fed:  # it was fed alone, at the end, as its own look-ahead row, and taken back
+            if order in fed:  # it was fed alone at the end, as its own look-ahead row, and taken back
                 keys_then, then = fed[order]
                 fed[order - 1] = [*keys_then[:-1], order - 1], then
             fed[order] = keys, probabilities

@@ -70,7 +70,7 @@ def run_env() -> int:
 
 
 def note(package: str, found: str) -> str:
-    """What to know of an installed version; empty if nothing."""
+    """A note on an installed version; empty if there is none."""
     if package != "transformers" or Version(LOWEST) <= Version(found) <= Version(HIGHEST):
         return ""
     return f"not tested; tested are {LOWEST} to {HIGHEST}: pip install transformers=={LOCKED}"
@@ -84,7 +84,7 @@ def flash_attention_2(transformers: str | None, is_available: bool) -> str:
 
 
 def hook_is_installed() -> bool:
-    """Whether Python finds the hook at its start."""
+    """Whether Python finds the hook when it starts."""
     folders = {sysconfig.get_path("purelib"), site.getusersitepackages(), *site.getsitepackages()}
     return any(Path(folder, HOOK_FILE).is_file() for folder in folders)
 
@@ -102,7 +102,7 @@ def hook_problem() -> str:
 
 
 def check_hook() -> None:
-    """Refuse to go on where LLaMA-Factory is missing or would not know the ``simulmask:`` block.
+    """Refuse to go on if LLaMA-Factory is missing or would not know the ``simulmask:`` block.
 
     Raises:
         ValueError: with the remedy.

@@ -167,7 +167,7 @@ def _subjects(options: ParityOptions) -> list[Subject]:
     """The models to try: that of a training YAML, a trained one, or a tiny one of each family and attention."""
     if options.config is not None or options.model is not None:
         return [_real_subject(options)]
-    torch.set_num_threads(1)  # more of them only wait for each other in a model so small
+    torch.set_num_threads(1)  # in such a small model several threads only wait for each other
     names = options.family or list(FAMILIES)
     return [subject for name in names for subject in _tiny_subjects(name, byte_tokenizer(), options)]
 
@@ -205,7 +205,7 @@ def _real_subject(options: ParityOptions) -> Subject:
         settings = ModelSettings.load(folder).for_pair(options.source_lang, options.target_lang)
         tokenizer, model_config = load_tokenizer(folder), load_config(folder)
     family = family_of(model_config)
-    # A session hands its mask over in every layout, also where training can do without one (flash_attn: fa2).
+    # A session passes its mask in every layout, even if training needs none (flash_attn: fa2).
     attention = wanted if wanted in family.implementations else family.attention
     check_takes_mask(model_config, attention)
 

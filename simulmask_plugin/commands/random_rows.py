@@ -21,7 +21,7 @@ CHARACTERS = (*"abcäßéжф你好世界。，データ", " 30", " iPhone", "�
 
 
 def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random: np.random.Generator) -> Row:
-    """A row of random words or characters, and where the policy asks for one a random schedule."""
+    """A row of random words or characters, with a random schedule if the policy needs one."""
     config, settings = encoder.settings.config, encoder.settings
     latencies = settings.trained_on.latencies
     row = Row(
@@ -34,7 +34,7 @@ def random_row(encoder: ExampleEncoder, num_source: int, num_target: int, random
 
 
 def long_row(encoder: ExampleEncoder, num_tokens: int, random: np.random.Generator) -> Row:
-    """A row whose example has about so many tokens, half of them source; a schedule follows the diagonal."""
+    """A row whose example has about this many tokens, half of them source; a schedule follows the diagonal."""
     config = encoder.settings.config
     many = encoder.encode(random_row(encoder, 100, 100, random))
     num_free = max(2, num_tokens - many.num_prompt - many.num_header)
@@ -50,7 +50,7 @@ def long_row(encoder: ExampleEncoder, num_tokens: int, random: np.random.Generat
 
 
 def random_text(num_units: int, unit: str, random: np.random.Generator) -> str:
-    """So many words, half of them letters alone; or so many characters."""
+    """This many words, half of them random letters; or this many characters."""
     if unit == CHARACTER:
         return "".join(random.choice(CHARACTERS, num_units)).strip()
     return join_units([_random_word(random) for _ in range(num_units)], unit)

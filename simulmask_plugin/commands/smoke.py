@@ -1,4 +1,4 @@
-"""``simulmask smoke``: a recipe for a few steps on what there is, from its data to a translation."""
+"""``simulmask smoke``: a few steps of a recipe on the hardware at hand, from its data to a translation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.training.arguments import check_model
 
 NUM_STREAMED, LONGEST = 2, 24
-"""Sentences that are streamed, and target tokens that are written of each at most."""
+"""How many sentences are streamed, and how many target tokens of each are written at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Trial:
 
     Attributes:
         options: of the command.
-        machine: what there is to train on.
-        folder: everything that is made goes in here.
+        machine: the hardware to train on.
+        folder: for everything that is made.
         verbosity: of LLaMA-Factory's logs.
     """
 
@@ -87,7 +87,7 @@ def run_smoke(options: SmokeOptions) -> int:
 
 
 def _run_stages(paths: Sequence[str], recipe: Sequence[Mapping[str, Any]], trial: Trial) -> None:
-    """Train and merge stage by stage; stream through what the last one makes."""
+    """Train and merge stage by stage; stream with the model of the last one."""
     model, rows = None, []
     for number, (path, values) in enumerate(zip(paths, recipe, strict=True), 1):
         name = f"stage{number}"
@@ -124,7 +124,7 @@ def _new_folder(output: str | None) -> Path:
 
 
 def adapt(path: str, values: Mapping[str, Any], name: str, start: Path | None, trial: Trial) -> dict[str, Any]:
-    """Say what is replaced in a training YAML, line by line, and return its keys with that in place.
+    """Print what is replaced in a training YAML, line by line, and return its keys with the replacements.
 
     Args:
         path: of the YAML.
@@ -214,7 +214,7 @@ def _run(kind: str, values: Mapping[str, Any], name: str, trial: Trial) -> None:
 
 
 def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
-    """Stream the sources of the rows through the session of the model, and print what is written."""
+    """Stream the sources of the rows, and print what is written."""
     translator = load(str(folder), dtype="auto", device=device)
     settings = translator.encoder.settings
     decision = _decision(settings)
@@ -236,7 +236,7 @@ def _stream(folder: Path, rows: Sequence[Row], device: str) -> None:
 
 
 def _decision(settings: ModelSettings) -> Decision:
-    """The policy of the block, or of several the first; the same of the latencies that were trained."""
+    """The policy of the block, or the first of several; and the first latency that was trained."""
     config = settings.config
     if config.layout.names_latency:
         return Decision.from_dict({"latency": next(iter(settings.trained_on.latencies), None)})

@@ -15,10 +15,10 @@ FOR_GPUS = (
     *("bf16", "fp16", "pure_bf16", "tf32", "bf16_full_eval", "fp16_full_eval", "fp8", "deepspeed", "fsdp"),
     *("enable_liger_kernel", "use_unsloth_gc", "quantization_bit", "quantization_type", "double_quantization"),
 )
-"""Keys that are left out where there is no GPU."""
+"""Keys that are left out if there is no GPU."""
 
 GPU_OPTIMIZERS = ("paged_", "adamw_8bit", "adamw_bnb", "lion_8bit", "rmsprop_bnb")
-"""How the optimizers of bitsandbytes begin."""
+"""How the names of bitsandbytes' optimizers begin."""
 
 SHORT: Mapping[str, tuple[Any, str]] = {
     "preprocessing_num_workers": (None, "not for so few rows"),
@@ -36,7 +36,7 @@ SHORT: Mapping[str, tuple[Any, str]] = {
     ),
     "overwrite_output_dir": (None, "the folder is new"),
 }
-"""Key -> what takes its value's place in a training of a few steps (None: it is left out), and why."""
+"""Key -> its value in a training of a few steps (None: it is left out), and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to train on."""
+    """The hardware to train on."""
 
     gpu: bool
     flash_attention: bool
@@ -64,13 +64,13 @@ class Machine:
 
 
 def plan(values: Mapping[str, Any], machine: Machine, *, steps: int) -> list[Replacement]:
-    """What is replaced in the keys of a training YAML, whatever model and data are there."""
+    """What is replaced in the keys of a training YAML, whether or not its model and data are found."""
     wanted = [*_for_machine(values, machine), *_shorter(values, steps)]
     return [one for one in wanted if values.get(one.key) != one.value]
 
 
 def apply(values: Mapping[str, Any], replacements: Iterable[Replacement]) -> dict[str, Any]:
-    """The keys with the replacements in place; of two for one key the later one counts."""
+    """The keys with their replacements; of two for one key the later one counts."""
     result = dict(values) | {one.key: one.value for one in replacements}
     return {key: value for key, value in result.items() if value is not None}
 

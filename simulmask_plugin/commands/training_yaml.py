@@ -79,12 +79,12 @@ def is_training(values: Mapping[str, Any]) -> bool:
 
 
 def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> TrainingSetup:
-    """Parse a training YAML by LLaMA-Factory's own parser; load model configuration, tokenizer and prompt.
+    """Parse a training YAML with LLaMA-Factory's own parser; load model configuration, tokenizer and prompt.
 
     Args:
         path: of the YAML.
         overrides: ``key=value``.
-        to_run: whether it has to be ready to run; if not, its output may be there.
+        to_run: whether it has to be ready to run; if not, its output may exist.
 
     Raises:
         ValueError: saying what is wrong.
@@ -105,7 +105,7 @@ def load_training(path: str, overrides: list[str], *, to_run: bool = True) -> Tr
 
 
 def _model_config(model_args: Any) -> Any:
-    """The configuration of the model that the YAML names; of adapters, that they exist."""
+    """The configuration of the model that the YAML names, whose adapters must exist."""
     from transformers import AutoConfig
 
     for adapter in model_args.adapter_name_or_path or []:

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 1e-5
-"""Largest difference of logits that counts as equal (fp32), as a share of the largest logit where that is over 1.
+"""Largest difference of logits that counts as equal (fp32), as a share of the largest logit if that is over 1.
 
 A share, since W + BA is rounded once and Wx + BAx after each product: the difference grows with the logits and the
 layers. A step of fp32 is 1.9e-6 at a logit of 16 to 32, so an absolute 1e-5 would leave deep models five of them."""
 
 ROUNDING_STEPS = 4
-"""The same where base and merged weights are stored in half precision, in steps of that precision."""
+"""The same if base and merged weights are stored in half precision, in steps of that precision."""
 
 TEXTS = ("Ein Satz, 3.5 Wörter lang.", "it  has two spaces\nand a line break", "你好,世界 🙂")
 EXAMPLES = (("Das ist ein kurzer Satz .", "This is a short sentence ."), ("eins zwei", "one two three four five"))
@@ -70,7 +70,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is put to both models: plain token sequences, and examples under the mask of training."""
+    """What both models are given: plain token sequences, and examples under the mask of training."""
 
     settings: ModelSettings
     sequences: Tensor
@@ -106,7 +106,7 @@ def verify_merge(base: str, adapter: str, merged: str) -> Iterator[Check]:
     yield check_tokenizer(tokenizer, load_tokenizer(merged))
 
     model, expected = load_model(base)
-    # a published tokenizer may have tokens without a row, of which no training and no stream has any
+    # a published tokenizer may have tokens without a row; they occur neither in training nor in streaming
     has_new_tokens = len(tokenizer) > len(load_tokenizer(base))
     num_tokens = len(tokenizer) if has_new_tokens else min(len(tokenizer), expected.num_rows)
     inputs = make_inputs(settings, tokenizer, num_tokens)
@@ -165,7 +165,7 @@ def check_vocabulary(base: Stored, merged: Stored, num_tokens: int) -> Check:
 
 
 def check_tied(base: Stored, merged: Stored) -> Check:
-    """What was one matrix is still one, and what was two are still two."""
+    """The embeddings are tied exactly if those of the base are."""
     words = {True: "tied", False: "separate"}
     detail = f"input and output embedding: {words[merged.is_tied]}"
     same = base.is_tied == merged.is_tied
@@ -255,7 +255,7 @@ def load_model(folder: str) -> tuple[Any, Stored]:
 
 
 def make_room(model: Any, num_tokens: int) -> None:
-    """Enlarge the embedding as LLaMA-Factory does for new tokens, where it has fewer rows than there are tokens."""
+    """Enlarge the embedding as LLaMA-Factory does for new tokens, if it has fewer rows than there are tokens."""
     if num_tokens > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
 

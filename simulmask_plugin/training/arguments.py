@@ -6,6 +6,7 @@ the key and the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,12 +88,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
         check_values(vars(one), where="the training YAML")
         values |= vars(one)
     read_entries(Path(str(data_args.dataset_dir), "dataset_info.json"))
-    remedies = _refused_with(config, model_args, data_args, finetuning_args)
-    remedies |= {key: remedy for key, remedy in REFUSED.items() if values[key] not in UNSET}
-    if config.layout.has_own_loss:
-        remedy = "remove it, or loss_on: target and special_token_weight"
-        remedies |= {key: remedy for key in REFUSED_WITH_OWN_LOSS if values[key] not in UNSET}
-    for key, remedy in remedies.items():
+    for key, remedy in _refused(config, values, model_args, data_args):
         raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
     check_bitsandbytes(model_args, training_args)
     check_pissa(finetuning_args, training_args)
@@ -101,30 +97,31 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
     _check_output(training_args)
 
 
-def _refused_with(config: SimulMaskConfig, model_args: Any, data_args: Any, finetuning_args: Any) -> dict[str, str]:
-    """Keys, with their values, that do not work with this block, and the remedy."""
-    needs_mask, flash_attn, kind = not config.layout.in_chunks, model_args.flash_attn, finetuning_args.finetuning_type
-    remedies = {}
-    if flash_attn == "fa2" and needs_mask:
-        remedies["flash_attn: fa2"] = "set flash_attn: sdpa (or disabled, that is eager)"
-    if flash_attn == "fa3":
-        remedies["flash_attn: fa3"] = "LLaMA-Factory only has it for gpt_oss; set sdpa"
+def _refused(
+    config: SimulMaskConfig, values: Mapping[str, Any], model_args: Any, data_args: Any
+) -> Iterator[tuple[str, str]]:
+    """Yield the keys, some with their values, that do not work with this block, and the remedy."""
+    needs_mask, kind = not config.layout.in_chunks, values["finetuning_type"]
+    if values["flash_attn"] == "fa2" and needs_mask:
+        yield "flash_attn: fa2", "set flash_attn: sdpa (or disabled, that is eager)"
+    if values["flash_attn"] == "fa3":
+        yield "flash_attn: fa3", "LLaMA-Factory only has it for gpt_oss; set sdpa"
     if is_packed(data_args) and needs_mask:
-        remedies["packing"] = "set packing: false and neat_packing: false"
+        yield "packing", "set packing: false and neat_packing: false"
     if len(config.policies) > 1 and not needs_mask and is_flat(model_args, data_args):
-        remedies["a list of k"] = "give one k, or remove packing"
+        yield "a list of k", "give one k, or remove packing"
+    yield from ((key, remedy) for key, remedy in REFUSED.items() if values[key] not in UNSET)
+    if config.layout.has_own_loss:
+        remedy = "remove it, or loss_on: target and special_token_weight"
+        yield from ((key, remedy) for key in REFUSED_WITH_OWN_LOSS if values[key] not in UNSET)
     # What would leave the special tokens of ``interleaved`` untrained; the loaded model is checked again later.
-    trains_tokens = {
-        "freeze": ("freeze_extra_modules", finetuning_args.freeze_extra_modules),
-        "oft": ("additional_target", finetuning_args.additional_target or model_args.resize_vocab),
-    }
-    key, is_set = trains_tokens.get(kind, ("", True))
-    if config.layout.special_tokens and not is_set:
-        remedies[f"finetuning_type: {kind}"] = (
-            f"set {key} to the embedding and the head (embed_tokens,lm_head), since the embeddings of the two special "
-            "tokens have to be trained"
+    training_keys = {"freeze": ("freeze_extra_modules",), "oft": ("additional_target", "resize_vocab")}.get(kind, ())
+    if config.layout.special_tokens and training_keys and not any(values[key] for key in training_keys):
+        yield (
+            f"finetuning_type: {kind}",
+            f"set {training_keys[0]} to the embedding and the head (embed_tokens,lm_head), since the embeddings of the "
+            "two special tokens have to be trained",
         )
-    return remedies
 
 
 def _check_output(training_args: Any) -> None:

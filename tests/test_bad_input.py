@@ -193,11 +193,7 @@ ROWS = {
     "unequal": (INTERLEAVED, chunked(["a", "b"], ["p"]), r"2 source chunks, but 1 target chunks; they must come in p"),
     "empty target": (INTERLEAVED, chunked(["a", "b"], ["p", ""]), r"Chunk 2 is empty: source 'b', target ''"),
     "empty source": (INTERLEAVED, chunked(["a", " "], ["p", "q"]), r"Chunk 2 is empty: source ' ', target 'q'"),
-    "unknown latency": (
-        INTERLEAVED,
-        chunked(["a"], ["p"], "lowest"),
-        r"The latency is 'lowest'; expected one of low",
-    ),
+    "unknown latency": (INTERLEAVED, chunked(["a"], ["p"], "lowest"), r"The latency is 'lowest'; expected one of low"),
     "no latency": (INTERLEAVED, chunked(["a"], ["p"], None), r"The latency is None; expected one of low, low-medium, "),
 }
 

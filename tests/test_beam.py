@@ -13,7 +13,6 @@ from simulmask_plugin.streaming.beam import beam_search
 from simulmask_plugin.streaming.chunk_session import ChunkedSession
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import ALL, FedRow, Request
-from simulmask_plugin.text.prompts import READ_END, WRITE_END
 
 VOCAB = 320
 ENDS = (5, 9)
@@ -150,11 +149,7 @@ def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed
     outcomes = []
     for width in (1, 2):
         session = ChunkedSession(
-            model=model_of(name, VOCAB, seed),
-            encoder=encoder,
-            policy=policy,
-            beam_width=width,
-            max_target_tokens=60,
+            model=model_of(name, VOCAB, seed), encoder=encoder, policy=policy, beam_width=width, max_target_tokens=60
         )
         monkeypatch.setattr("simulmask_plugin.streaming.chunk_session.beam_search", one_hypothesis)
         written = drive(session, "the dog abc cat".split())
@@ -167,40 +162,3 @@ def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed
 
 def one_hypothesis(*args, width, **options):
     return beam_search(*args, width=1, **options)
-
-
-@pytest.mark.parametrize("name", ["llama", "falcon"])
-def test_session_with_beams_goes_on_as_if_its_tokens_had_been_fed_one_by_one(model_of, with_ends, name):
-    """A second session is forced to write the same; all its later decisions see the same logits."""
-    model, encoder = model_of(name, VOCAB, 1), encoder_of(with_ends, **INTERLEAVED)
-    rows, again = {}, {}
-    words = "the dog abc cat xyz".split()
-    policy = ModelDriven(read_threshold=1e-9)
-    options = {"model": model, "encoder": encoder, "policy": policy, "max_target_tokens": 10**6}
-    session = ChunkedSession(**options, beam_width=5, trace=rows.__setitem__)
-    drive(session, words)
-    forced = ChunkedSession(**options, trace=again.__setitem__)
-    left = list(session.lane.fed_ids[len(encoder.frame(None, None)[0]) :])
-    forced._choose.next_token = following(left, with_ends, session.target_ids)
-    drive(forced, words)
-    assert forced.target_ids == session.target_ids
-    assert forced.lane.fed_ids == session.lane.fed_ids[: len(forced.lane.fed_ids)]
-    assert rows.keys() <= again.keys()
-    assert len(rows) > len(words)
-    for place, logits in rows.items():
-        torch.testing.assert_close(logits, again[place], atol=1e-4, rtol=0)
-
-
-def following(fed, tokenizer, target_ids):
-    """Chooses what stands between the read ends and write ends of a sequence that was fed."""
-    read_end, write_end = tokenizer.convert_tokens_to_ids([READ_END, WRITE_END])
-    text, left = " ".join(map(str, fed)), []
-    for part in text.split(f" {read_end}")[1:]:
-        chunk = [int(token) for token in part.split(f" {write_end}")[0].split()]
-        left += chunk if len(chunk) == GUARD else [*chunk, write_end]  # at the guard no end is asked for
-    assert [token for token in left if token != write_end] == target_ids
-    return lambda logits, *, opens_word: left.pop(0)
-
-
-GUARD = 2 * (1 + 25)
-"""Largest chunk after one source unit."""

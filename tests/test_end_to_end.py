@@ -23,9 +23,7 @@ def stage1(workshop):
 @pytest.fixture(scope="module")
 def stage2(workshop, stage1):
     return workshop.train(
-        "stage2",
-        *(f"model_name_or_path={stage1}", "simulmask.k=5", "simulmask.look_ahead_rate=1.0"),
-        config=STAGE2,
+        "stage2", *(f"model_name_or_path={stage1}", "simulmask.k=5", "simulmask.look_ahead_rate=1.0"), config=STAGE2
     )
 
 

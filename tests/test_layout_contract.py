@@ -10,18 +10,10 @@ import torch
 from driving import is_valid
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts_driver import (
-    BLOCKS,
-    attended,
-    drawn_blocks,
-    family_of,
-    is_look_ahead,
-    least_read,
-    predictions,
-    trained,
-)
+from layouts_driver import BLOCKS, attended, drawn_blocks, family_of, is_look_ahead, least_read, predictions, trained
 from reference import settings_of
 
+from simulmask_plugin.attention.mask import may_attend
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.streaming.parity import training_logits
 
@@ -171,24 +163,15 @@ def test_unread_source_cannot_change_target(model_of, name, alibi):
     check_that_unread_source_changes_nothing(model_of(family, 450, 0, **{LAYERS[family]: 4}), settings)
 
 
-def one_unit_more(query_order, key_order, source_unit, num_read):
-    """`<=` in the place of `<`."""
-    query, key = query_order[:, :, None], key_order[:, None, :]
-    readable = source_unit[:, None, :] <= num_read[:, :, None]
-    return ((key < query) & readable | (key == query))[:, None]
-
-
-def not_causal(query_order, key_order, source_unit, num_read):
-    readable = source_unit[:, None, :] < num_read[:, :, None]
-    return (readable | (key_order[:, None, :] == query_order[:, :, None]))[:, None]
-
-
-def no_schedule(query_order, key_order, source_unit, num_read):
-    return (key_order[:, None, :] <= query_order[:, :, None])[:, None]
+MUTATIONS = {
+    "<= for <": lambda query, key, unit, num_read: may_attend(query, key, unit - 1, num_read),
+    "not causal": lambda query, key, unit, num_read: may_attend(query + 10_000, key, unit, num_read),
+    "no schedule": lambda query, key, unit, num_read: may_attend(query, key, unit, num_read + 10_000),
+}
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon", "bloom", "mpt"])
-@pytest.mark.parametrize("mutation", [one_unit_more, not_causal, no_schedule])
+@pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS)
 def test_the_check_notices_a_wrong_mask(model_of, name, mutation, monkeypatch):
     model = model_of(name, 450, 0, **{LAYERS[name]: 4})
     positions = "group" if name == "llama" else "modified_alibi"

@@ -26,12 +26,7 @@ def call(*command, cwd=None, **environment):
     """Run a command without what the surrounding environment says about Python and the plugin."""
     clean = {name: os.environ[name] for name in os.environ if name not in ("PYTHONPATH", "SIMULMASK_PLUGIN")}
     return subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=True,
+        [str(part) for part in command], cwd=cwd, env=clean | environment, capture_output=True, text=True, check=True
     )
 
 

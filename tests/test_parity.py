@@ -12,13 +12,7 @@ from reference import settings_of
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
 from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.commands.random_rows import random_row
-from simulmask_plugin.streaming.parity import (
-    EXACT,
-    ParityResult,
-    compare,
-    promises_parity,
-    stock_difference,
-)
+from simulmask_plugin.streaming.parity import EXACT, ParityResult, compare, promises_parity, stock_difference
 
 ALIBI = [name for name, family in FAMILIES.items() if family.position == "alibi"]
 VOCAB = 320

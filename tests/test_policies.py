@@ -10,11 +10,7 @@ from reference import actions, average_lagging, lengths
 from simulmask_plugin.policies import Action, Offline, ReadN, ReadSchedule, WaitK, decide, roll_out
 
 ks = st.integers(1, 12)
-policies = st.one_of(
-    ks.map(lambda k: WaitK(k=k)),
-    ks.map(lambda n: ReadN(n=n)),
-    st.just(Offline()),
-)
+policies = st.one_of(ks.map(lambda k: WaitK(k=k)), ks.map(lambda n: ReadN(n=n)), st.just(Offline()))
 
 
 @pytest.mark.parametrize(

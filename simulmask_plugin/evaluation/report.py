@@ -34,13 +34,11 @@ def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
 
 def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     """Say what BLEU of Japanese and Korean counts if not words; else empty."""
-    if config.bleu_tokenize != UNSPACED.tokenizer:
+    wanted = counting(config, settings).tokenizer if config.bleu_tokenize == UNSPACED.tokenizer else ""
+    if wanted not in TOKENIZER_PACKAGES:
         return ""
-    tokenizer = counting(config, settings).tokenizer
-    if tokenizer not in TOKENIZER_PACKAGES:
-        return ""
-    install = f"pip install 'sacrebleu[{tokenizer[:2]}]'"
-    return f"BLEU counts characters (sacrebleu's tokenizer char); for words, {tokenizer}: `{install}`."
+    install = f"pip install 'sacrebleu[{wanted[:2]}]'"
+    return f"BLEU counts characters (sacrebleu's tokenizer char); for words, {wanted}: `{install}`."
 
 
 def settings_that_matter(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:

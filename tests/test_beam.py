@@ -161,4 +161,5 @@ def test_width_one_is_greedy(model_of, with_ends, monkeypatch, name, block, seed
 
 
 def one_hypothesis(*args, width, **options):
+    assert width == 2, "the session hands on another width"
     return beam_search(*args, width=1, **options)

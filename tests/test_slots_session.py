@@ -1,4 +1,4 @@
-"""Streaming of the layout `slots`: parity with training, cost, what the cache holds."""
+"""Streaming of the layout `slots`: ends of sentence that come too early, and slots of another length."""
 
 import pytest
 import torch
@@ -14,9 +14,6 @@ from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.slots_session import SlotsSession
 
 SLOTS = {"layout": "slots", "positions": "slots"}
-KINDS = ["llama", "qwen3", "falcon", "mpt"]
-"""RoPE, RoPE with a norm on queries and keys, ALiBi in sdpa, and in eager attention."""
-
 EXACT_ROWS = ["look_ahead", "own_unit", "next_unit"]
 VOCAB = 320
 
@@ -24,9 +21,9 @@ VOCAB = 320
 words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=6)
 
 
-def forced_session(model, encoder, row, policy=None):
+def forced_session(model, encoder, row):
     forced = Forced(target_ids_of(encoder, row.source, row.target))
-    policy = policy or encoder.settings.config.policies[0]
+    (policy,) = encoder.settings.config.policies
     options = {"choose": forced.choose, "trace": forced.trace, "max_unit_tokens": 99}
     return SlotsSession(model=model, encoder=encoder, policy=policy, **options), forced
 

@@ -16,7 +16,6 @@ from driving import (
     steps,
     target_ids_of,
 )
-from hypothesis import strategies as st
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
@@ -26,7 +25,6 @@ from simulmask_plugin.streaming.decoding import Chooser
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 
 WAIT_1 = {"policy": "wait_k", "k": 1}
-words = st.lists(st.text("abcdexyz", min_size=1, max_size=6), min_size=1, max_size=7)
 
 
 def forced_session(model, encoder, source=SOURCE, target=TARGET, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +16,8 @@ PLAIN_WIDTH = 200
 
 def console(*, stderr: bool = False) -> Console:
     """A console for standard output or standard error."""
-    result = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    # datasets puts another os.environ in the place of the one that rich has bound at its import
+    result = Console(stderr=stderr, highlight=False, emoji=False, markup=False, _environ=os.environ)
     if not result.is_terminal:
         result.width = PLAIN_WIDTH
     return result

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 NAME = re.compile(r"\w[\w.+-]*(?: [\w.+-]+)*")
-"""Of what becomes a file or folder, and may stand in a list that commas part."""
+"""Names of files and folders, which may also be listed with commas between them."""
 
 MOST_UNITS = 10_000
 """Source units of a k, an n or a document: more than any sentence has."""
@@ -92,7 +92,7 @@ def read(cls: type[T], values: object, where: str, *, empty_is_default: bool = F
     Args:
         cls: the dataclass; its fields are the keys.
         values: the mapping.
-        where: what stands before a key in messages: "simulmask.", or "eval.yaml: ".
+        where: what precedes a key in messages: "simulmask.", or "eval.yaml: ".
         empty_is_default: whether a key that holds nothing, an empty text, list or mapping counts as left out.
 
     Raises:
@@ -269,7 +269,7 @@ def read_yaml(path: str | Path, overrides: list[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(OmegaConf.merge(content, OmegaConf.from_cli(overrides)))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{where} is no valid YAML: {' '.join(str(error).split())}") from error
-    except TypeError as error:  # of OmegaConf, for a list in the place of a mapping
+    except TypeError as error:  # of OmegaConf, for a list in place of a mapping
         raise ValueError(f"{where} does not go with {path}: {error}; replace such a key in the file.") from error
     except RecursionError as error:
         raise ValueError(f"{where} is no valid YAML: brackets within brackets without end.") from error

@@ -25,8 +25,8 @@ class ModelSettings:
         config: the block.
         prompt: as text.
         template: LLaMA-Factory's key of that name; None: it was not set, or an earlier version trained the model.
-        end_of_sentence: text of the token that ended the sentences of the training, which LLaMA-Factory's template may
-            have put in the place of the tokenizer's own; None: of an earlier version, and the tokenizer's own.
+        end_of_sentence: text of the token that ended the sentences in training, which may be that of LLaMA-Factory's
+            template; None: the tokenizer's own (models of earlier versions).
     """
 
     config: SimulMaskConfig

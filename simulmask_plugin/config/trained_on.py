@@ -23,7 +23,7 @@ class TrainedOn:
     """What the prompts of a model's training data named; empty where nobody wrote it down, as earlier versions did."""
 
     language_pairs: tuple[LanguagePair, ...] = ()
-    """Sorted; a single one is what streaming takes where nothing is said."""
+    """Sorted; streaming takes a single one by default."""
     latencies: tuple[Latency, ...] = ()
     """interleaved: from low to high, then offline."""
 
@@ -56,7 +56,7 @@ class TrainedOn:
     def latency(self, latency: str | None) -> str:
         """Return the latency for the prompt; None: the only one that was trained, else medium.
 
-        One that stands between two others ("low-medium") names no data, in EAST neither: it may be asked for where
+        One between two others ("low-medium") names no data, in EAST neither: it may be asked for where
         both of its neighbours were trained.
 
         Raises:

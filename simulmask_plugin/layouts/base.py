@@ -65,7 +65,7 @@ class Example:
 
     @property
     def all_ids(self) -> Ints:
-        """The token ids, and behind them those of the next header."""
+        """The token ids, and after them those of the next header."""
         return np.concatenate((self.input_ids, np.asarray(self.next_header, dtype=np.int64)))
 
     @property
@@ -102,7 +102,7 @@ class SequenceLayout:
 
     @property
     def after_source(self) -> Bool[np.ndarray, " tokens"]:
-        """True for the header and everything behind it."""
+        """True for the header and everything after it."""
         return self.token >= self.example.source_end
 
     @property
@@ -125,7 +125,7 @@ class Slot(NamedTuple):
 
     Attributes:
         first: index of the first token in it.
-        end: index behind the last.
+        end: index after the last.
         reserved: its positions, filled or not.
     """
 
@@ -148,8 +148,8 @@ class Layout:
     Attributes:
         name: as the key ``layout`` has it.
         in_chunks: whether source and target alternate in chunks of plain causal text: a WRITE is a chunk, stock masks
-            and packing are right, and a unit of characters ends where the token behind it says so.
-        has_next_header: whether a text stands between target and further source.
+            and packing are right, and a unit of characters ends where the token after it says so.
+        has_next_header: whether there is a text between target and further source.
         special_tokens: that the model predicts.
         policy: the one that is meant where a block names none.
         names_latency: whether the prompt names a latency.

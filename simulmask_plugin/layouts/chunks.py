@@ -40,7 +40,7 @@ NOT_READ_END = -101
 def chunks_of(schedule: ReadSchedule) -> list[tuple[int, int]]:
     """Return (source units, target units) of each chunk.
 
-    What is read only for the end of sentence stands in a last chunk, whose target is empty.
+    What is read only for the end of sentence is a last chunk, whose target is empty.
 
     Raises:
         ValueError: if g(1) is 0, so that the first chunk has no source.
@@ -108,7 +108,7 @@ class Chunks(Layout):
 
     @property
     def labelled(self) -> str:
-        """What carries labels: the target, with the answer the read ends, too, or all tokens behind the prompt."""
+        """What carries labels: the target, with the answer the read ends, too, or all tokens after the prompt."""
         return "target"
 
     def check(self, block: Block) -> None:
@@ -127,7 +127,7 @@ class Chunks(Layout):
     def lay_out(
         self, example: Example, schedule: ReadSchedule, convention: Convention, look_ahead: Flags | None = None
     ) -> SequenceLayout:
-        """Lay an example out in chunks, a new one wherever g increases; every row sees all that stands before it.
+        """Lay an example out in chunks, a new one wherever g increases; every row sees everything before it.
 
         x1 x2 | y, then x3 | z, in the layout ``interleaved`` with the loss on the target::
 

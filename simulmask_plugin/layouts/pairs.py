@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class PrefixPairs(Layout):
     """The layout ``prefix`` with ``prefix_pairs: true``, see `split`.
 
-    In a pair g is constant: the token behind a WRITE takes the place of its look-ahead row.
+    In a pair g is constant: the token after a WRITE takes the place of its look-ahead row.
     """
 
     name = "prefix"
@@ -63,7 +63,7 @@ class PrefixPairs(Layout):
         """Yield what the WRITEs see and write, each as plain causal text with its schedule; the longest comes last.
 
         Target units with the same g(t) form one WRITE. Its text is prompt | the first g(t) source units | header | the
-        target up to its last unit | the token behind that, which teaches where the unit ends. Only its own units and
+        target up to its last unit | the token after that, which teaches where the unit ends. Only its own units and
         this token carry labels, so that together the pairs label every target unit once. Where g(T + 1) > g(T), the end
         of sentence is a WRITE of its own.
 

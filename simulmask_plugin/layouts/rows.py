@@ -42,7 +42,7 @@ def lay_out_rows(
         look_ahead: the units that get their look-ahead row where the convention has it; None for all of them.
         token: the text, as indices into the example; negative ones count from the end of the next header.
         position: of each of these.
-        opening: the target units, from 0, that open a segment: the header stands before them.
+        opening: the target units, from 0, that open a segment: the header precedes them.
     """
     num_source, g = schedule.num_source, np.asarray(schedule.num_read)
     assert (num_source, len(g)) == (len(example.source_lengths), len(example.target_lengths) + 1), (schedule, example)

@@ -1,6 +1,6 @@
-"""The layout ``slots`` (ExPosST, https://arxiv.org/abs/2603.14903): source stands in slots of reserved positions.
+"""The layout ``slots`` (ExPosST, https://arxiv.org/abs/2603.14903): source is in slots of reserved positions.
 
-A segment is: next header | slot | header | the target written before the next segment opens. What stands behind a slot
+A segment is: next header | slot | header | the target written before the next segment opens. What follows a slot
 has its position whether the slot is full or not, so source that is read later moves no target token.
 """
 
@@ -28,8 +28,8 @@ def reserved(num_tokens: int, slot_length: int) -> int:
 class SlotPlanner:
     """Gives every token its position, in the order of READ and WRITE; training and streaming both drive it.
 
-    A source unit that does not fit into what is left of its slot opens another slot: behind the output and a next
-    header where the segment has one, else right behind its own slot. A slot has ``slot_length`` positions, or, for a
+    A source unit that does not fit into what is left of its slot opens another slot: after the output and a next
+    header where the segment has one, else right after its own slot. A slot has ``slot_length`` positions, or, for a
     first unit that is longer, the smallest multiple of it that holds the unit.
 
     Args:
@@ -50,7 +50,7 @@ class SlotPlanner:
 
     @property
     def header_start(self) -> int:
-        """Position of the first token behind the slot; also where nothing has been read yet."""
+        """Position of the first token after the slot; also where nothing has been read yet."""
         return max(self._slot_end, self.num_prompt + self.slot_length)
 
     def fits(self, num_tokens: int) -> bool:
@@ -60,7 +60,7 @@ class SlotPlanner:
     def read(self, num_tokens: int) -> tuple[int, bool]:
         """Place a source unit; return the position of its first token, and whether it opens a segment.
 
-        If it does, the next header stands right before it.
+        If it does, the next header comes right before it.
         """
         opens = False
         if not self.fits(num_tokens):
@@ -75,7 +75,7 @@ class SlotPlanner:
         return start, opens
 
     def write(self, num_tokens: int = 1) -> int:
-        """Place target tokens; return the position of the first. The header stands before the first of a segment."""
+        """Place target tokens; return the position of the first. The header precedes the first of a segment."""
         if self._output is None:
             self._slot_end = self.header_start
             self._output = self._slot_end + self.num_header
@@ -145,7 +145,7 @@ class Slots(UnitLayout):
     """slots: positions reserved for the source of a slot, in tokens."""
 
     def prompt(self, prompt: Prompt, *, of_template: bool = False) -> Prompt:
-        """Of a template without white space behind the next header: words bring their own, but for the first."""
+        """A template's next header loses its trailing spaces: every word but the first brings its own."""
         return replace(prompt, next_header=prompt.next_header.rstrip(" ")) if of_template else prompt
 
     def streamed_with(self, run: RunOptions) -> Slots:
@@ -172,7 +172,7 @@ class Slots(UnitLayout):
         """Lay an example out in segments of a slot and the target that was written before the next one opened.
 
         wait-2, slot length 3, source a b c d, target p q r, look_ahead (ExPosST, figure 2): c fills the reserved slot
-        and moves nothing; d opens a segment (next header N) behind p and q, and q has no second row::
+        and moves nothing; d opens a segment (next header N) after p and q, and q has no second row::
 
             token        P  a  b  c  H p~  p  q  N  d  H  r  E
             position     0  1  2  3  4  5  5  6  7  8 11 12 13
@@ -203,7 +203,7 @@ class Slots(UnitLayout):
         return SlotsSession
 
     def orders(self, layout: SequenceLayout) -> list[int]:
-        """Twice the position, with a place for a look-ahead row before every kept row behind the prompt."""
+        """Twice the position, with a place for a look-ahead row before every kept row after the prompt."""
         return [
             place if place < layout.example.num_prompt else place_order(place, kept=kept)
             for place, kept in zip(layout.position.tolist(), layout.is_kept.tolist(), strict=True)

@@ -16,7 +16,7 @@ PLAIN_WIDTH = 200
 
 def console(*, stderr: bool = False) -> Console:
     """A console for standard output or standard error."""
-    # datasets puts another os.environ in the place of the one that rich has bound at its import
+    # datasets replaces os.environ by a copy, and rich has bound the old one when it was imported
     result = Console(stderr=stderr, highlight=False, emoji=False, markup=False, _environ=os.environ)
     if not result.is_terminal:
         result.width = PLAIN_WIDTH

@@ -27,7 +27,7 @@ class ChunkedSession(Session):
     """Simultaneous decoding in the layouts ``interleaved`` and ``turns``; every token is fed once.
 
     The first header is the end of read in ``interleaved``, the next header the end of write. A policy that asks the
-    model is shown what it predicts behind the source unit in ``interleaved``, and in ``turns`` behind the header, which
+    model is shown what it predicts after the source unit in ``interleaved``, and in ``turns`` after the header, which
     is taken back if more source is read.
 
     Args:

@@ -34,7 +34,7 @@ class Chooser:
         return int(logits.argmax())
 
     def _inside_unit(self, device: torch.device) -> Bool[Tensor, " tokens"]:
-        """True for the tokens that cannot open a unit behind what is written."""
+        """True for the tokens that cannot open a unit after what is written."""
         kind = self._target.kind_of(self._written)
         if kind not in self._forbidden:
             self._forbidden[kind] = ~torch.tensor(self._target.opens_unit(kind), device=device)

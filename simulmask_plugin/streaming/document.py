@@ -34,7 +34,7 @@ class Document:
 
 @dataclass(slots=True)
 class Window:
-    """What of a document stands in the cache: the prompt, the last finished sentences and the one that is being read.
+    """What of a document is in the cache: the prompt, the last finished sentences and the one that is being read.
 
     Args:
         document: how much that is.
@@ -59,7 +59,7 @@ class Window:
     _starts: list[int] = field(init=False)  # places of the visible sentences
 
     def __post_init__(self) -> None:
-        """The first sentence starts behind the prompt."""
+        """The first sentence starts after the prompt."""
         self._starts = [len(self.prompt)]
 
     @property
@@ -79,7 +79,7 @@ class Window:
     def after_write(self, pending: list[FedRow], place: int, num_read: int, num_written: int) -> list[FedRow]:
         """Let the earliest finished sentences leave the cache; what stays keeps its distances to what follows.
 
-        A sentence is over with the first WRITE behind its end, which may have taken a few words of the next one in.
+        A sentence is over with the first WRITE after its end, which may have taken a few words of the next one in.
 
         Args:
             pending: rows that are still to be fed.

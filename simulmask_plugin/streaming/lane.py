@@ -87,7 +87,7 @@ class Lane:
         return self.cache.get_seq_length()
 
     def enter(self, request: Request) -> None:
-        """Write down what a call is about to put behind the entries."""
+        """Write down what a call is about to put after the entries."""
         rows, start = request.rows, self.num_keys
         end = start + len(rows)
         while end > self.keys.shape[1]:

@@ -51,7 +51,7 @@ class Decision:
         return dict(self.values).get(key)
 
     def without(self, key: str) -> Decision:
-        """The same but for one value."""
+        """The same without one value."""
         return replace(self, values=tuple(pair for pair in self.values if pair[0] != key))
 
     @property

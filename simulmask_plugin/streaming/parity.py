@@ -229,7 +229,7 @@ def compare_pairs(
 ) -> None:
     """Add one example's prefix pairs: every row with a target against that of a session that recomputes.
 
-    Two such rows may stand behind the same target token, the first with less source: a row is known by all of its text.
+    Two such rows may follow the same target token, the first with less source: a row is identified by all of its text.
     """
     layouts = [
         lay_out(encoder.settings.config, *pair) for pair in encoder.settings.config.layout.split(example, schedule)

@@ -14,14 +14,14 @@ class RecomputeSession(StreamingSession):
     What every prediction sees is the plain causal text [prompt | source so far | header | target so far] at the
     positions 0..n-1, source so far being g(t) units. Its output is that of encoding this text from scratch, but
     prompt and source, which do not depend on what follows, stay in the cache; header and target are taken back and fed
-    again behind each source that arrives. The counters hold what was fed again, too.
+    again after each source that arrives. The counters hold what was fed again, too.
     """
 
     def __post_init__(self) -> None:
         """Queue the prompt; the source waits until a row may see it."""
         super().__post_init__()
         self._units: list[list[int]] = []  # the source that has arrived
-        self._num_released = 0  # units of it that the target stands behind
+        self._num_released = 0  # units of it that precede the target
         self._source_end = len(self._prompt)
 
     def _take(self, ids: list[int]) -> None:

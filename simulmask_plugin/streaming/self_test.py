@@ -159,7 +159,7 @@ def _measure(model_type: str, values: str, attention: str) -> float:
     models = []
     config = AutoConfig.for_model(model_type, **json.loads(values))
     check_size(config)
-    # Stock eager attention is the definition, but for Falcon, whose eager one applies ALiBi twice.
+    # Stock eager attention is the definition, except for Falcon, whose eager one applies ALiBi twice.
     stock = "sdpa" if family_of(config).name == "falcon" else "eager"
     for implementation in (attention, stock):
         config = AutoConfig.for_model(model_type, **json.loads(values))

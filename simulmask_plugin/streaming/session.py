@@ -66,7 +66,7 @@ class Session(ABC):
     truncated: bool = field(default=False, init=False)
     target_ids: list[int] = field(default_factory=list, init=False)
 
-    _last_read: str = field(default="", init=False)  # empty where nothing but the prompt stands before
+    _last_read: str = field(default="", init=False)  # empty if only the prompt comes before
     _pending: list[FedRow] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from simulmask_plugin.streaming.unit_session import StreamingSession
 
 
 class SlotsSession(StreamingSession):
-    """A :class:`~simulmask_plugin.streaming.unit_session.StreamingSession` whose source stands in slots (ExPosST).
+    """A `StreamingSession` whose source is in slots (ExPosST).
 
     Source gets its place when the policy first shows it to a row, and not when it arrives: on that depends which slot
     it belongs to. Where it opens a segment, the last target token's row stays as it is, with g of its own unit, and the
@@ -19,7 +19,7 @@ class SlotsSession(StreamingSession):
     """
 
     def __post_init__(self) -> None:
-        """Queue the prompt, and start planning behind it."""
+        """Queue the prompt, and start planning after it."""
         super().__post_init__()
         layout = self.encoder.settings.config.layout
         assert isinstance(layout, Slots)

@@ -48,7 +48,7 @@ class StreamingSession(Session):
     # READ
 
     def _take(self, ids: list[int]) -> None:
-        """Queue a source unit behind the last one."""
+        """Queue a source unit after the last one."""
         start = len(self._prompt) + self._visible[-1]
         for place, token in enumerate(ids, start=start):
             self._pending.append(FedRow(token, place, self.num_read, ALL, place))
@@ -58,7 +58,7 @@ class StreamingSession(Session):
         """Called before rows are fed that see so many units; all that have been taken are queued already."""
 
     def _release_beside_output(self, num_read: int) -> bool:
-        """The same while a unit is being written; False if these units can only stand behind its last token."""
+        """The same while a unit is being written; False if these units can only follow its last token."""
         return True
 
     def deciding(self) -> Steps[Action]:

@@ -94,7 +94,7 @@ def test_llama_factory_loads_the_pairs_and_says_how_many(training, monkeypatch, 
     template, messages = get_template_and_fix_tokenizer(setup.tokenizer, setup.data_args), []
     for level in ("info_rank0", "warning_rank0"):
         monkeypatch.setattr(loader.logger, level, messages.append, raising=False)
-    run = SftRun(setup.settings.config, seed=0, flat=False, logger=loader.logger)
+    run = SftRun(config=setup.settings.config, seed=0, flat=False, logger=loader.logger)
     with factory._seams_replaced(workflow, run):
         arguments = setup.model_args, setup.data_args, setup.training_args
         dataset = workflow.get_dataset(template, *arguments, stage="sft", tokenizer=setup.tokenizer)["train_dataset"]

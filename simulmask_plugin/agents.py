@@ -10,30 +10,27 @@ From the plain command line::
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from simuleval import options
 from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
+from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 
-from simulmask_plugin import policies
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation.runs import LATENCY_METRICS
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
 from simulmask_plugin.streaming.translator import load
-from simulmask_plugin.text.characters import needs_space
-from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD, join_units, split_units
-
-COUNTED_IN = {"word": WORD, "char": CHARACTER, "spm": WORD}
-"""SimulEval's --eval-latency-unit -> what the target is counted in."""
-
-TAIL = 32
-"""Characters of the text sent last that are kept to join more text to it."""
+from simulmask_plugin.streaming.writer import Writer
 
 
 class SimulMaskAgent(TextToTextAgent):
@@ -81,9 +78,7 @@ class SimulMaskAgent(TextToTextAgent):
     def reset(self) -> None:
         """Begin a new sentence."""
         super().reset()
-        self.num_taken, self.num_sent, self.seconds = 0, 0, 0.0
-        self.sent = ""  # the end of it
-        self.opens = self.encoder.target.unit != TOKEN  # whether white space may precede what is sent next
+        self.num_taken, self.seconds = 0, 0.0
         self.session = open_session(
             self.model,
             self.encoder,
@@ -91,12 +86,14 @@ class SimulMaskAgent(TextToTextAgent):
             document=self.document,
             max_target_tokens=self.options.max_target_tokens,
         )
+        self.writer = Writer(self.session, self.options.eval_latency_unit)
 
     def policy(self) -> Action:
         """READ, or WRITE one target unit or more."""
         start = time.perf_counter()
         self._take_source()
-        action = self._decide()
+        text = self.session.run(self.writer.write())
+        action = ReadAction() if text is None else WriteAction(text, finished=self.session.finished)
         self.seconds += time.perf_counter() - start
         if self.session.finished:
             self._log()
@@ -110,41 +107,6 @@ class SimulMaskAgent(TextToTextAgent):
         if self.states.source_finished and not self.session.source_finished:
             self.session.finish_source()
 
-    def _decide(self) -> Action:
-        """Write all that the policy allows: SimulEval sends one more word before it asks again."""
-        units: list[str] = []
-        while not self.session.finished and self.session.action() is policies.Action.WRITE:
-            text = self.session.write()
-            if text:
-                units.append(text)
-        if self.encoder.target.unit == TOKEN:
-            units = self._whole_words()
-        if not units and not self.session.finished:
-            return ReadAction()
-        text = join_units(units, self.encoder.target.unit)
-        if COUNTED_IN[self.options.eval_latency_unit] == CHARACTER:
-            text = self._with_spaces(text)
-        return WriteAction(text, finished=self.session.finished)
-
-    def _with_spaces(self, text: str) -> str:
-        """The text with no-break spaces, as in "iPhone 15": plain ones SimulEval deletes where it counts characters."""
-        if not text:
-            return text
-        text = join_units(split_units(text, CHARACTER), CHARACTER)
-        space = " " * (bool(self.sent) and self.opens and needs_space(self.sent, text))
-        self.sent = (self.sent + space + text)[-TAIL:]
-        self.opens = self.encoder.target.unit != TOKEN
-        return (space + text).replace(" ", "\N{NO-BREAK SPACE}")
-
-    def _whole_words(self) -> list[str]:
-        """Of a model that writes tokens, send words (or characters), which is what SimulEval counts and joins."""
-        ids = self.session.target_ids[self.num_sent :]
-        if not self.session.finished:
-            ids = ids[: self.encoder.target.num_complete(ids, COUNTED_IN[self.options.eval_latency_unit])]
-        self.num_sent += len(ids)
-        self.opens |= bool(ids) and self.encoder.target.opens_word[ids[0]]  # perhaps the space alone
-        return self.encoder.target.text(ids).split()
-
     def _log(self) -> None:
         if self.options.session_log:
             record = asdict(self.session.counters) | {
@@ -154,3 +116,21 @@ class SimulMaskAgent(TextToTextAgent):
             }
             with Path(self.options.session_log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def score(latency_unit: str, folders: Sequence[str]) -> None:
+    """Write SimulEval's own scores of logs that an evaluation has made, beside each of them."""
+    for folder in folders:
+        Path(folder, "config.yaml").write_text("source_type: text\ntarget_type: text\n", encoding="utf-8")
+        words = ["--score-only", "--output", folder, "--eval-latency-unit", latency_unit, "--quality-metrics", "BLEU"]
+        words += ["--latency-metrics", *LATENCY_METRICS]
+        parser = options.general_parser()
+        options.add_evaluator_args(parser)
+        options.add_scorer_args(parser, words)
+        evaluator = SentenceLevelEvaluator.from_args(parser.parse_args(words))
+        evaluator.dump_results()
+        evaluator.dump_metrics()
+
+
+if __name__ == "__main__":
+    score(sys.argv[1], sys.argv[2:])

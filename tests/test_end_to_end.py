@@ -131,6 +131,29 @@ def test_killed_evaluation_goes_on_where_it_stopped(workshop, merged):
     assert {"curve.png", "report.md"} <= {path.name for path in output.iterdir()}
 
 
+def test_batched_evaluation_gives_the_results_of_simuleval_and_goes_on_where_it_stopped(workshop, merged):
+    data, policies = workshop.folder / "data", "policies=[{policy: wait_k, k: 1}, {policy: offline}]"
+    command = (SCRIPTS / "simulmask", "eval", ROOT / "yaml_configs" / "toy_eval.yaml", f"model={merged}", policies)
+    command += (f"source={data / 'test.source'}", f"target={data / 'test.target'}", "max_target_tokens=24", "jobs=2")
+    outputs = [workshop.folder / f"eval_{engine}" for engine in ("simuleval", "batched")]
+    workshop.run("eval_one_by_one", *command, f"output={outputs[0]}")
+    batched = (*command, f"output={outputs[1]}", "engine=batched", "audit=2")
+    assert "for 2 of 2 sentences" in workshop.run("eval_batched", *batched)
+    run = outputs[1] / "wait_k-1"
+    for name in ("instances.log", "sessions.jsonl"):
+        (run / name).write_text("".join((run / name).read_text().splitlines(keepends=True)[:3]))
+    (run / "finished.json").unlink()
+    assert "wait_k-1: continues after 3 sentences" in workshop.run("eval_batched_again", *batched)
+
+    for name in ("wait_k-1", "offline"):
+        one, other = (without_time((output / name / "instances.log").read_text()) for output in outputs)
+        assert one == other
+    rows = [[line.split("\t") for line in (output / "scores.tsv").read_text().splitlines()] for output in outputs]
+    timed = rows[0][0].index("seconds_per_sentence")
+    assert [row[:timed] + row[timed + 1 :] for row in rows[0]] == [row[:timed] + row[timed + 1 :] for row in rows[1]]
+    assert "wait_k-1 2 of 2, offline 2 of 2" in (outputs[1] / "report.md").read_text()
+
+
 def without_time(instances):
     return [
         {key: value for key, value in json.loads(line).items() if key != "elapsed"} for line in instances.splitlines()

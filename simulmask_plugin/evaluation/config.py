@@ -65,6 +65,12 @@ class EvaluationConfig:
     """Only the first so many sentences."""
     jobs: AtOnce = 1
     """Policies that run side by side."""
+    engine: Literal["simuleval", "batched"] = "simuleval"
+    """simuleval: SimulEval runs our agent, one sentence at a time; batched: all sentences and policies on one model."""
+    audit: Annotated[int, between(0)] = 20
+    """batched: so many sentences are streamed by SimulEval's agent, too, and compared; 0: none."""
+    lanes: Annotated[int, between(1, MOST_AT_ONCE)] = 64
+    """Sentences at once, of the engine batched; memory grows with it."""
     threads: AtOnce | None = None
     """CPU threads of each."""
     device: str = "cpu"

@@ -12,6 +12,8 @@ from typing import Any
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
+from simulmask_plugin.evaluation.digests import saved
+from simulmask_plugin.evaluation.runs import AUDIT
 from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
@@ -30,6 +32,13 @@ def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     others = [decision.name for decision in config.decisions if decision.streamed_with(settings) != settings]
     trained = settings.config.keys().get("slot_length")
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
+
+
+def audit_note(config: EvaluationConfig) -> str:
+    """Of the engine batched: for how many sentences SimulEval's own agent writes the same; else empty."""
+    audits = {decision.name: saved(Path(config.output, decision.name, AUDIT)) for decision in config.decisions}
+    counts = [f"{name} {found['equal']} of {found['sentences']}" for name, found in audits.items() if found]
+    return f"The same by SimulEval's own agent, word by word and delay by delay: {', '.join(counts)}." if counts else ""
 
 
 def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
@@ -97,6 +106,7 @@ def write_report(
         f"Report of {date.today().isoformat()}.",
         "## Scores",
         score_table(scores),
+        audit_note(config),
         slot_length_note(config, settings),
         tokenizer_note(config, settings),
         "\n".join(f"- {meaning}" for meaning in meanings(MEASURES, _unit(config, settings))),

@@ -6,9 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,32 @@ from simulmask_plugin.evaluation.config import (
     resolve,
 )
 from simulmask_plugin.evaluation.curves import draw_curve
-from simulmask_plugin.evaluation.digests import Digests, model_files
+from simulmask_plugin.evaluation.digests import Digests, model_files, save
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 from simulmask_plugin.evaluation.progress import Bars
 from simulmask_plugin.evaluation.report import write_report
-from simulmask_plugin.evaluation.runs import LATENCY_METRICS, SCORES, SESSIONS, finish, predictions, work_left
-from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
+from simulmask_plugin.evaluation.runs import (
+    AUDIT,
+    INSTANCES,
+    LATENCY_METRICS,
+    SCORES,
+    SESSIONS,
+    finish,
+    predictions,
+    work_left,
+)
+from simulmask_plugin.evaluation.scores import Score, read_jsonl, score, signatures, write_scores
 from simulmask_plugin.streaming.options import agent_flag
 from simulmask_plugin.training.machine import check_device
 
 PATHS = ("model", "source", "target")
 """Results are those of another place as long as the files are the same."""
-FREE = ("output", "policies", "jobs", "threads", "bleu_tokenize", "simulmask", "extra_metrics")
+FREE = ("output", "policies", "jobs", "threads", "lanes", "audit", "bleu_tokenize", "simulmask", "extra_metrics")
 """Keys that no translation depends on."""
+NOTHING = (
+    "{}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it for longer, or "
+    "with a policy nearer to this one."
+)
 OF_AGENT = (
     *("model", "source", "target", "source_lang", "target_lang", "threads", "device", "attn_implementation"),
     *("max_target_tokens", "document_units", "context_sentences"),
@@ -85,12 +97,20 @@ def evaluate(
     folders = [output / decision.name for decision in config.decisions]
     made_with, total = _made_with(resolved, settings), num_sentences(config)
 
-    def run(number: int, folder: Path, policy: Mapping[str, Any]) -> Score:
+    places = (f"{title}[{number}/{len(folders)}] {folder.name}:" for number, folder in enumerate(folders, 1))
+    says = [partial(print, place, flush=True) for place in places]
+    left: dict[Path, Callable[[], None]] = {}
+    for folder, policy, say in zip(folders, config.policies, says, strict=True):
         folder.mkdir(exist_ok=True)
-        say = partial(print, f"{title}[{number}/{len(folders)}] {folder.name}:", flush=True)
-        prepare = work_left(folder, {**made_with, "policy": dict(policy)}, free=PATHS, say=say)
-        if prepare is not None:
-            _run_simuleval(resolved, policy, folder, environment or {}, prepare)
+        if prepare := work_left(folder, {**made_with, "policy": dict(policy)}, free=PATHS, say=say):
+            left[folder] = prepare
+
+    def run(folder: Path, policy: Mapping[str, Any], say: Callable[[str], None]) -> Score:
+        if folder in left:
+            if config.engine == "simuleval":
+                _run_simuleval(resolved, policy, folder, environment or {}, left[folder])
+            elif config.audit:
+                say(_audit(resolved, policy, folder, environment or {}))
             finish(folder, total)
         of_run = score(resolved, folder)
         say(describe(of_run, config))
@@ -98,11 +118,46 @@ def evaluate(
 
     logs = {folder.name: folder / SESSIONS for folder in folders} if has_bars else {}
     with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, total):
-        scores = list(pool.map(run, count(1), folders, config.policies))
+        if config.engine == "batched" and left:
+            _run_batched(resolved, left, environment or {})
+        scores = list(pool.map(run, folders, config.policies, says))
     write_scores(output / SCORES, scores)
     draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
     write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
     return scores
+
+
+def _run_batched(
+    config: EvaluationConfig, left: Mapping[Path, Callable[[], None]], environment: Mapping[str, str]
+) -> None:
+    """Stream what is left of all runs in this process, then have SimulEval score them."""
+    from simulmask_plugin.evaluation.batched import stream_batched
+
+    for prepare in left.values():
+        prepare()
+    decisions = {Path(config.output, decision.name): decision for decision in config.decisions}
+    runs = {folder: decisions[folder] for folder in left}
+    stream_batched(config, runs, {folder: len(predictions(folder)) for folder in runs}, num_sentences(config))
+    written = [folder for folder in runs if any(map(str.strip, predictions(folder)))]
+    for folder in runs:
+        if folder not in written:
+            raise ProgramFailed(NOTHING.format(folder))
+    command = [sys.executable, "-m", "simulmask_plugin.agents", str(config.latency_unit), *map(str, runs)]
+    log = Path(config.output, "scoring.log")
+    run_program("SimulEval", command, log, {**environment, "PYTHONUTF8": "1"})
+
+
+def _audit(config: EvaluationConfig, policy: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> str:
+    """Stream the first sentences with SimulEval's agent as well; say how many come out the same."""
+    several = min(config.audit, num_sentences(config))
+    again = folder / "audit"
+    again.mkdir(exist_ok=True)
+    (again / INSTANCES).unlink(missing_ok=True)
+    _run_simuleval(replace(config, limit=several), policy, again, environment, lambda: None)
+    ours, theirs = (read_jsonl(place / INSTANCES)[:several] for place in (folder, again))
+    equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
+    save(folder / AUDIT, {"sentences": several, "equal": equal})
+    return f"SimulEval's own agent writes the same, at the same time, for {equal} of {several} sentences"
 
 
 def describe(of_run: Score, config: EvaluationConfig) -> str:
@@ -160,7 +215,4 @@ def _run_simuleval(
         written = predictions(directory)
         if len(written) < num_sentences(config) or any(map(str.strip, written)):
             raise
-        raise ProgramFailed(
-            f"{directory}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it "
-            "for longer, or with a policy nearer to this one."
-        ) from error
+        raise ProgramFailed(NOTHING.format(directory)) from error

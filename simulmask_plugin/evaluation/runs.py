@@ -25,6 +25,8 @@ LOGS = {
 """Of SimulEval and of our agent, one object a line; and the keys that each of them has."""
 RESULTS = (*LOGS, SCORES)
 SETTINGS, FINISHED = "settings.json", "finished.json"
+AUDIT = "audit.json"
+"""Of the engine batched: how many sentences SimulEval's own agent has streamed the same."""
 DERIVED = ("extra_metrics.json", SCORES, FINISHED)
 """Made from the logs of a run, and worth nothing once these change."""
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -74,11 +74,13 @@ class Lane:
         cache: their keys and values.
         keys: (fields of `Keys`, capacity) their integers.
         fed_ids: their token ids.
+        seconds: its share of the calls that a `Pool` has made.
     """
 
-    cache: GrowingCache = field(default_factory=GrowingCache)
+    cache: Any = field(default_factory=GrowingCache)
     counters: Counters = field(default_factory=Counters, init=False)
     fed_ids: list[int] = field(default_factory=list, init=False)
+    seconds: float = field(default=0.0, init=False)
     keys: np.ndarray = field(default_factory=lambda: np.zeros((len(Keys._fields), INITIAL_KEYS), np.int64), init=False)
 
     @property

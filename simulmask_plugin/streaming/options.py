@@ -18,6 +18,7 @@ from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.document import Document
+from simulmask_plugin.streaming.lane import Lane
 from simulmask_plugin.streaming.self_test import check_takes_mask
 from simulmask_plugin.streaming.session import Session
 
@@ -207,6 +208,7 @@ def open_session(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
+    lane: Lane | None = None,
 ) -> Session:
     """Return the session of one sentence (or document) for a model in evaluation mode.
 
@@ -222,6 +224,7 @@ def open_session(
     elif document is not None:
         raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
     return layout.session(run)(
+        lane=lane or Lane(),
         model=model,
         encoder=encoder.with_settings(decision.streamed_with(encoder.settings)),
         policy=policy,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action, Evidence, Policy
 from simulmask_plugin.streaming.feeder import Feeder
-from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps
+from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps, T
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
 
@@ -97,9 +97,13 @@ class Session(ABC):
         """Declare that no more source will come; what has been read is written."""
         self.source_finished = True
 
+    def run(self, steps: Steps[T]) -> T:
+        """Have the session's own feeder answer what it asks for."""
+        return self._feeder.run(steps)
+
     def action(self) -> Action:
         """READ or WRITE."""
-        return self._feeder.run(self.deciding())
+        return self.run(self.deciding())
 
     @abstractmethod
     def deciding(self) -> Steps[Action]:
@@ -107,7 +111,7 @@ class Session(ABC):
 
     def write(self) -> str | None:
         """Write one target unit or chunk; None if it is empty, the session has ended, or READ comes first after all."""
-        return self._feeder.run(self.writing())
+        return self.run(self.writing())
 
     def writing(self) -> Steps[str | None]:
         """What `write` does.

@@ -1,0 +1,112 @@
+"""The engine `batched` writes what SimulEval and the agent write, sentence by sentence."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from driving import encoder_of
+
+from simulmask_plugin.evaluation.batched import stream_batched
+from simulmask_plugin.evaluation.config import EvaluationConfig
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.options import Decision, open_session
+
+WAIT_2 = {"policy": "wait_k", "k": 2}
+SOURCES = ["the dog abc", "cat", "xyz cd the abcde dog", "abc cat the", "dog dog"]
+
+
+@pytest.fixture
+def evaluation(model_of, with_ends, tmp_path):
+    """Saves a tiny model of a block, and returns its encoder, its model and an evaluation of it."""
+
+    def make(**block):
+        encoder, model = encoder_of(with_ends, **block), model_of("llama", len(with_ends), 0)
+        model.save_pretrained(tmp_path / "model")
+        with_ends.save_pretrained(tmp_path / "model")
+        encoder.settings.save(tmp_path / "model")
+        (tmp_path / "source").write_text("\n".join(SOURCES) + "\n")
+        (tmp_path / "target").write_text("\n".join(reversed(SOURCES)) + "\n")
+        paths = {key: str(tmp_path / key) for key in ("model", "source", "target", "output")}
+        config = EvaluationConfig(
+            **paths, policies=(), latency_unit="word", attn_implementation="sdpa", max_target_tokens=12, lanes=2
+        )
+        return encoder, model, config
+
+    return make
+
+
+def stream(config, tmp_path, runs, done=0):
+    """The records of every run, by its name."""
+    folders = {tmp_path / decision.name: decision for decision in runs}
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    stream_batched(config, folders, dict.fromkeys(folders, done), len(SOURCES))
+    return {
+        folder.name: [
+            [json.loads(line) for line in (folder / name).read_text().splitlines()]
+            for name in ("instances.log", "sessions.jsonl")
+        ]
+        for folder in folders
+    }
+
+
+def delays_of(session, words):
+    """What is written, and how many words had been sent before each word of it: one more after every WRITE."""
+    written, delays, num_sent, left = [], [], 0, list(words)
+    while not session.finished:
+        if left:
+            session.read(left.pop(0))
+            num_sent += 1
+        if not left and not session.source_finished:
+            session.finish_source()
+        while not session.finished and session.action() is Action.WRITE:
+            new = (session.write() or "").split()
+            written, delays = written + new, delays + [num_sent] * len(new)
+    return written, delays
+
+
+BLOCKS = {
+    "prefix": (WAIT_2, [{}, {"policy": "wait_k", "k": 1}, {"policy": "offline"}]),
+    "slots": ({**WAIT_2, "layout": "slots"}, [{}, {"policy": "wait_k", "k": 1, "slot_length": 4}]),
+    "turns": ({**WAIT_2, "layout": "turns"}, [{}, {"policy": "read_n", "n": 2}]),
+    "interleaved": ({"layout": "interleaved"}, [{"read_threshold": 0.004}, {"read_threshold": 0.1}]),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_records_are_those_of_the_sessions(evaluation, tmp_path, name):
+    block, runs = BLOCKS[name]
+    encoder, model, config = evaluation(**block)
+    decisions = [Decision.from_dict(run) for run in runs]
+    records = stream(config, tmp_path, decisions)
+    for decision in decisions:
+        instances, costs = records[decision.name]
+        assert [one["index"] for one in instances] == list(range(len(SOURCES)))
+        for instance, cost, words in zip(instances, costs, map(str.split, SOURCES), strict=True):
+            session = open_session(model, encoder, decision, max_target_tokens=12)
+            written, delays = delays_of(session, words)
+            assert (instance["prediction"].split(), instance["delays"]) == (written, delays)
+            assert instance["source"].split() == words
+            assert {key: cost[key] for key in ("calls", "fed_tokens", "written_tokens")} == {
+                "calls": session.counters.calls,
+                "fed_tokens": session.counters.fed_tokens,
+                "written_tokens": session.counters.written_tokens,
+            }
+
+
+def test_what_is_in_the_logs_is_not_streamed_again(evaluation, tmp_path):
+    _, _, config = evaluation(**WAIT_2)
+    whole = stream(config, tmp_path, [Decision()])
+    for name in ("instances.log", "sessions.jsonl"):
+        path = tmp_path / Decision().name / name
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    again = stream(config, tmp_path, [Decision()], done=2)
+    (name,) = whole
+    assert again[name][0] == whole[name][0]
+
+
+def test_characters_are_counted_where_the_latency_is(evaluation, tmp_path):
+    _, _, config = evaluation(**WAIT_2)
+    (records,) = stream(replace(config, latency_unit="char"), tmp_path, [Decision()]).values()
+    for instance in records[0]:
+        assert len(instance["prediction"]) == len(instance["delays"]) == instance["prediction_length"]

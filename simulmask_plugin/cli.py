@@ -32,6 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "compare the attention of a model in training and in streaming on one example",
         'simulmask attention saves/merged --k 3 --source "ein Haus" --target "a house" --png attention.png',
     ),
+    "translate": (
+        "translate with a trained model, writing while it reads",
+        'simulmask translate saves/merged --policy wait_k --k 3 --text "ein kleines Haus am See"',
+    ),
     "eval": (
         "stream a test set with SimulEval for every policy of a YAML; write scores, curve and report",
         "simulmask eval yaml_configs/toy_eval.yaml limit=100",

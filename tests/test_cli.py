@@ -27,7 +27,19 @@ from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 ROOT = Path(__file__).parents[1]
 
-COMMANDS = ("validate", "smoke", "show", "parity", "attention", "eval", "curve", "compare", "verify-merge", "env")
+COMMANDS = (
+    "validate",
+    "smoke",
+    "show",
+    "parity",
+    "attention",
+    "translate",
+    "eval",
+    "curve",
+    "compare",
+    "verify-merge",
+    "env",
+)
 
 RECORD_KEYS = [
     "family",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Annotated, Any
 
 from simulmask_plugin.commands.parsing import Argument, Keys, Option, add_fields, made
 from simulmask_plugin.config.block import Unit, block_keys, keys_of
 from simulmask_plugin.layouts import LAYOUTS
-from simulmask_plugin.layouts.base import Layout
+from simulmask_plugin.layouts.base import Layout, RunOptions
 from simulmask_plugin.policies import POLICIES, Policy
 
 Overrides = Annotated[list[str], Argument("replaces a key, e.g. simulmask.k=5", "key=value")]
@@ -42,6 +42,18 @@ def _scheduled() -> dict[str, type[Policy]]:
 def _parameters_of_schedules() -> dict[str, list[type[Policy]]]:
     """The parameters of these policies."""
     return {key: [policy] for policy in _scheduled().values() for key in policy.parameters()}
+
+
+def _streamed() -> dict[str, type[Policy]]:
+    """The policies that decide on unseen text."""
+    return {name: policy for name, policy in POLICIES.items() if policy.streams}
+
+
+def _keys_of_runs() -> dict[str, list[type[Any]]]:
+    """What a run may choose, each key with the class that has it."""
+    runs = (layout.run_options for layout in LAYOUTS.values())
+    parts: list[type[Policy] | type[RunOptions]] = [*_streamed().values(), *runs]
+    return {field.name: [part] for part in parts for field in fields(part)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +160,21 @@ class AttentionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TranslateOptions:
+    """Options of ``simulmask translate``."""
+
+    model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
+    text: Annotated[str | None, Option("one sentence; default: standard input, a sentence a line", "TEXT")] = None
+    policy: Annotated[str | None, Option("default: as trained", choices=_streamed)] = None
+    keys: Annotated[Mapping[str, Any], Keys(_keys_of_runs)] = field(default_factory=dict)
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    max_target_tokens: Annotated[int, Option("a sentence ends after so many (default: %(default)s)", "N")] = 512
+    device: Annotated[str, Option("as torch names it (default: %(default)s)", "NAME")] = "cpu"
+    actions: Annotated[bool, Option("print READ and WRITE, a line each")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveOptions:
     """Options of ``simulmask curve``."""
 
@@ -181,6 +208,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "show": (ShowOptions, lambda given: _from("commands.show").run_show(given)),
     "parity": (ParityOptions, lambda given: _from("commands.parity").run_parity(given)),
     "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
+    "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
     "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
     "curve": (CurveOptions, lambda given: _from("evaluation.curves").run_curve(given.evaluations, given.png)),
     "compare": (StudyOptions, lambda given: _from("evaluation.run_study").run_compare(given.config, given.overrides)),

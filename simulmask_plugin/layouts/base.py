@@ -138,6 +138,8 @@ class Slot(NamedTuple):
 class RunOptions:
     """What a run may choose beside its policy, in the layouts that have a choice; each key is a part of its name."""
 
+    name: ClassVar[str] = "a run"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

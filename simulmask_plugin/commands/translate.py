@@ -1,0 +1,81 @@
+"""``simulmask translate``: a trained model writes while it reads, from a text or from standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from simulmask_plugin.commands.arguments import TranslateOptions
+from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.translator import Translator, load
+from simulmask_plugin.text.units import CHARACTER, split_units
+
+
+def run_translate(options: TranslateOptions) -> int:
+    """Translate a text, or every line of standard input, and print what is written as soon as it is.
+
+    Raises:
+        ValueError: if the model cannot be streamed like this.
+    """
+    translator = load(options.model, device=options.device)
+    unit = translator.encoder.source.unit
+    if options.text is not None:
+        _translate(translator, split_units(options.text, unit), options)
+        return 0
+    is_open = True
+    while is_open:
+        line = Line(unit)
+        if first := next(line, ""):
+            _translate(translator, chain([first], line), options)
+            deque(line, maxlen=0)  # what a sentence that was cut off has not read
+        is_open = not line.is_last
+    return 0
+
+
+class Line(Iterator[str]):
+    """The units of one line of standard input, each as soon as it has arrived.
+
+    Attributes:
+        is_last: whether the input has ended with it; known once all of it has been taken.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.is_last = unit, False
+        self._is_over, self._begun = False, ""
+
+    def __next__(self) -> str:
+        """The next unit; a word ends with white space, a character where another one begins."""
+        while not self._is_over:
+            character = sys.stdin.read(1)
+            self.is_last = not character
+            self._is_over = character in ("", "\n")
+            units = split_units(self._begun + character, self.unit)
+            if len(units) > 1 or (units and not character.strip()):
+                self._begun = "".join(units[1:])
+                return units[0]
+            self._begun = "".join(units)
+        raise StopIteration
+
+
+def _translate(translator: Translator, words: Iterable[str], options: TranslateOptions) -> None:
+    """Print the translation of one sentence, unit by unit, and READ and WRITE if they are asked for."""
+    steps = translator.stream(
+        words,
+        options.policy,
+        source_lang=options.source_lang,
+        target_lang=options.target_lang,
+        max_target_tokens=options.max_target_tokens,
+        **options.keys,
+    )
+    has_written = False
+    for action, text in steps:
+        if options.actions:
+            print(f"{action.name} {text}", flush=True)
+        elif action is Action.WRITE:
+            space = " " * (has_written and translator.encoder.target.unit != CHARACTER)
+            print(space + text, end="", flush=True)
+            has_written = True
+    if has_written:
+        print(flush=True)

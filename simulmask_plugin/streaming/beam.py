@@ -52,11 +52,9 @@ def beam_search(
         ends: ids that end a hypothesis; they are not fed.
         opens_word: whether the first token has to open a word.
         order: place of the first token in the training sequence.
-        position: its position.
+        position: of that token.
     """
-    start = lane.num_keys
-    live = [_Hypothesis((), (), 0.0)]
-    finished: list[_Hypothesis] = []
+    start, live, finished = lane.num_keys, [_Hypothesis((), (), 0.0)], list[_Hypothesis]()
     next_scores = scores(logits, opens_word=opens_word)[None]
     for depth in range(limit):
         grown: list[_Hypothesis] = []

@@ -86,6 +86,7 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
 
 
 USED = {
+    "engine": "simuleval",
     "attn_implementation": "eager",
     "dtype": "float32",
     "device": "cpu",

@@ -99,10 +99,13 @@ def write_report(
     """
     trained = settings.config.said() | asdict(settings.prompt) | asdict(settings.trained_on)
     evaluated = asdict(config) | {"policies": ", ".join(decision.name for decision in config.decisions)}
+    streamed = "side by side, scored by SimulEval,"
+    if config.engine == "simuleval":
+        evaluated, streamed = evaluated | {"lanes": None, "audit": None}, "by SimulEval"
     sections = [
         f"# {name}",
         f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
-        f"to {config.target_lang}, streamed by SimulEval under {len(scores)} policies. Reference: `{config.target}`. "
+        f"to {config.target_lang}, streamed {streamed} under {len(scores)} policies. Reference: `{config.target}`. "
         f"Report of {date.today().isoformat()}.",
         "## Scores",
         score_table(scores),

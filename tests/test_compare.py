@@ -51,7 +51,7 @@ def study(tmp_path, monkeypatch):
 
         monkeypatch.setattr(compare, "run_program", train)
 
-        def stream(config, name, title, environment, *, has_bars):
+        def stream(config, name, title, environment, *, has_bar):
             environments.append(environment)
             folder = Path(config.output, "offline")
             folder.mkdir(parents=True, exist_ok=True)

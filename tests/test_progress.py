@@ -1,30 +1,58 @@
-"""What a terminal shows of an evaluation that runs."""
+"""What a terminal or a log shows of an evaluation that runs."""
 
 import pytest
 
-from simulmask_plugin.evaluation.progress import Bars
+from simulmask_plugin.evaluation.progress import Bar
 
 
 @pytest.fixture
 def logs(tmp_path):
     """Three sentences and a half of one policy; nothing yet of another."""
     (tmp_path / "sessions.jsonl").write_text("{}\n{}\n{}\n{")
-    return {"wait_k-1": tmp_path / "sessions.jsonl", "offline": tmp_path / "nothing.jsonl"}
+    return [tmp_path / "sessions.jsonl", tmp_path / "nothing.jsonl"]
 
 
-def test_terminal_has_a_bar_for_every_policy(logs, capsys, monkeypatch):
+@pytest.fixture
+def pipe(monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+def test_terminal_has_one_bar_for_all_policies(logs, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # for rich, a terminal
     monkeypatch.setenv("TERM", "xterm-256color")
-    with Bars(logs, 4):
+    with Bar(logs, 4):
         print("said meanwhile")
     captured = capsys.readouterr()
-    for words in ("wait_k-1", "3/4", "offline", "0/4"):
-        assert words in captured.err
+    assert "3 of 8 sentences (38 %)" in captured.err
     assert captured.out == "said meanwhile\n"
 
 
-def test_log_or_pipe_gets_no_bar(logs, capsys, monkeypatch):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    with Bars(logs, 4):
+def test_log_gets_a_line_for_every_tenth(logs, capsys, pipe):
+    with Bar(logs, 10) as bar:
+        for _ in range(2):  # no new line without a new sentence
+            bar.refresh()
+        logs[1].write_text("{}\n" * 10)
+        bar.refresh()
+        logs[1].write_text("{}\n" * 11)
+        logs[0].write_text("{}\n" * 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" sentences")[0] for line in lines] == ["3 of 20", "13 of 20", "15 of 20"]
+
+
+def test_speed_is_that_of_this_call(logs, capsys, pipe, monkeypatch):
+    """What was streamed before took no time now."""
+    now = 0.0
+    monkeypatch.setattr("rich.console.monotonic", lambda: now)
+    with Bar(logs, 60) as bar:
+        for count in (30, 50):
+            now += 5
+            logs[1].write_text("{}\n" * count)
+            bar.refresh()
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == "53 of 120 sentences (44 %), 5.0 a second, 0:00:14 left"
+
+
+def test_nothing_to_wait_for_needs_no_bar(capsys, pipe):
+    with Bar([], 4):
         pass
     assert capsys.readouterr().err == ""

@@ -1,38 +1,64 @@
-"""How far the policies of an evaluation have come, in the terminal."""
+"""How far an evaluation has come: a bar in the terminal, lines in a log."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn
 
 from simulmask_plugin.pictures.terminal import console
 
+SPEED_SECONDS = 600
+"""The speed is that of so many seconds before; large models take a minute for a sentence."""
 
-class Bars(Progress):
-    """A bar for every policy, by its name, which counts the sentences in its log; nothing where there is no terminal.
 
-    A log has a line for every sentence, and need not be there yet.
+class Bar(Progress):
+    """A bar that counts the sentences in the logs of all runs; where there is no terminal, a line for every 10 %.
+
+    Args:
+        logs: of the runs; each gets a line for every sentence, and need not be there yet. Without one there is no bar.
+        total: sentences of a run.
     """
 
-    def __init__(self, logs: Mapping[str, Path], total: int) -> None:
+    def __init__(self, logs: Collection[Path], total: int) -> None:
         out = console(stderr=True)
         super().__init__(
-            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("sentences")),
+            BarColumn(),
+            TextColumn("{task.description}"),
             console=out,
             transient=True,
             refresh_per_second=2,
-            disable=not (logs and out.is_terminal),
+            speed_estimate_period=SPEED_SECONDS,
+            disable=not logs,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe must go there
         )
-        self._logs = {self.add_task(name, total=total): log for name, log in logs.items()}
+        self._logs, self._tenths = logs, 0
+        self.add_task("", total=total * len(logs))
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Count before every refresh."""
+        """Count before every refresh; rich refreshes, and draws nothing, without a terminal as well."""
         for task in self.tasks:
-            log = self._logs[task.id]
-            task.completed = log.read_bytes().count(b"\n") if log.is_file() else 0
+            count = sum(log.read_bytes().count(b"\n") for log in self._logs if log.is_file())
+            self.update(task.id, completed=count)
+            self.update(task.id, description=_state(task))
+            tenths = int(task.percentage / 10)
+            if tenths > self._tenths and not self.console.is_terminal:
+                print(task.description, file=self.console.file, flush=True)
+            self._tenths = tenths
         return super().get_renderables()
+
+    def stop(self) -> None:
+        """Take the bar away; rich's own would leave an empty line in a log."""
+        self.live.stop()
+
+
+def _state(task: Task) -> str:
+    """How many sentences there are, and how fast they come, once that is known."""
+    line = f"{task.completed:.0f} of {task.total:.0f} sentences ({task.percentage:.0f} %)"
+    if task.speed is None or task.time_remaining is None:
+        return line
+    return f"{line}, {task.speed:.1f} a second, {timedelta(seconds=task.time_remaining)} left"

@@ -23,7 +23,7 @@ from simulmask_plugin.evaluation.config import (
 from simulmask_plugin.evaluation.curves import draw_curve
 from simulmask_plugin.evaluation.digests import Digests, model_files, save
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
-from simulmask_plugin.evaluation.progress import Bars
+from simulmask_plugin.evaluation.progress import Bar
 from simulmask_plugin.evaluation.report import write_report
 from simulmask_plugin.evaluation.runs import (
     AUDIT,
@@ -62,7 +62,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
     """
     config = load_evaluation(path, overrides)
-    evaluate(config, Path(path).stem, has_bars=True)
+    evaluate(config, Path(path).stem, has_bar=True)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     return 0
 
@@ -73,7 +73,7 @@ def evaluate(
     title: str = "",
     environment: Mapping[str, str] | None = None,
     *,
-    has_bars: bool = False,
+    has_bar: bool = False,
 ) -> list[Score]:
     """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
 
@@ -82,7 +82,7 @@ def evaluate(
         name: of what is evaluated, in the legend of the curve and over the report.
         title: begins every line of progress.
         environment: variables for SimulEval beside those of this process.
-        has_bars: whether a terminal shows how far every policy has come.
+        has_bar: whether a bar shows how far it has come, or lines where there is no terminal.
 
     Raises:
         ValueError: if the model, the files or the device are wrong, or the output was made with other settings.
@@ -116,8 +116,8 @@ def evaluate(
         say(describe(of_run, config))
         return of_run
 
-    logs = {folder.name: folder / SESSIONS for folder in folders} if has_bars else {}
-    with ThreadPoolExecutor(config.jobs) as pool, Bars(logs, total):
+    logs = [folder / SESSIONS for folder in left] if has_bar else []
+    with ThreadPoolExecutor(config.jobs) as pool, Bar(logs, total):
         if config.engine == "batched" and left:
             _run_batched(resolved, left, environment or {})
         scores = list(pool.map(run, folders, config.policies, says))

@@ -161,7 +161,7 @@ def _stream(study: Study, name: str, environment: Mapping[str, str]) -> Iterator
         if settings.model != name:
             continue
         # of several jobs each would draw its bars over those of the others
-        scores = evaluate(settings.evaluation, system, f"{system} ", environment, has_bars=study.jobs == 1)
+        scores = evaluate(settings.evaluation, system, f"{system} ", environment, has_bar=study.jobs == 1)
         for decision, score in zip(settings.evaluation.decisions, scores, strict=True):
             log = Path(settings.evaluation.output, score.name, INSTANCES)
             yield Run(system, name, decision, score, *translations(read_jsonl(log)))

@@ -15,22 +15,26 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
-from simuleval import options
+from simuleval import cli, options
 from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.evaluation.runs import LATENCY_METRICS
+from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
 from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.streaming.writer import Writer
+
+_load = cache(load)
+"""One model for all policies that one process streams."""
 
 
 class SimulMaskAgent(TextToTextAgent):
@@ -49,7 +53,7 @@ class SimulMaskAgent(TextToTextAgent):
         self.decision = Decision.from_dict({key: getattr(args, key) for key in keys})
         self.decision.resolve(settings)
         self.document = document_of(settings, args.document_units, args.context_sentences)
-        loaded = load(
+        loaded = _load(
             args.model, device=args.device, dtype=args.model_dtype, attn_implementation=args.attn_implementation
         )
         self.model, self.encoder = loaded.model, loaded.encoder.with_settings(settings)
@@ -118,19 +122,22 @@ class SimulMaskAgent(TextToTextAgent):
                 file.write(json.dumps(record) + "\n")
 
 
-def score(latency_unit: str, folders: Sequence[str]) -> None:
-    """Write SimulEval's own scores of logs that an evaluation has made, beside each of them."""
-    for folder in folders:
-        Path(folder, "config.yaml").write_text("source_type: text\ntarget_type: text\n", encoding="utf-8")
-        words = ["--score-only", "--output", folder, "--eval-latency-unit", latency_unit, "--quality-metrics", "BLEU"]
-        words += ["--latency-metrics", *LATENCY_METRICS]
-        parser = options.general_parser()
-        options.add_evaluator_args(parser)
-        options.add_scorer_args(parser, words)
-        evaluator = SentenceLevelEvaluator.from_args(parser.parse_args(words))
-        evaluator.dump_results()
-        evaluator.dump_metrics()
+def call(words: Sequence[str]) -> None:
+    """Call SimulEval as its command line does; where it only scores, it leaves what it leaves after streaming."""
+    sys.argv = ["simuleval", *words]
+    if "--score-only" not in words:
+        cli.main()
+        return
+    parser = options.general_parser()
+    options.add_evaluator_args(parser)
+    options.add_scorer_args(parser)
+    arguments = parser.parse_args()
+    Path(arguments.output, "config.yaml").write_text("source_type: text\ntarget_type: text\n", encoding="utf-8")
+    evaluator = SentenceLevelEvaluator.from_args(arguments)
+    evaluator.dump_results()
+    evaluator.dump_metrics()
 
 
 if __name__ == "__main__":
-    score(sys.argv[1], sys.argv[2:])
+    for words in read_json(Path(sys.argv[1])):
+        call(words)

@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 from driving import encoder_of
 
+from simulmask_plugin.evaluation import batched
 from simulmask_plugin.evaluation.batched import stream_batched
 from simulmask_plugin.evaluation.config import EvaluationConfig
+from simulmask_plugin.evaluation.runs import close, enter, repair, undone
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.simulation import simulate
 
 WAIT_2 = {"policy": "wait_k", "k": 2}
 SOURCES = ["the dog abc", "cat", "xyz cd the abcde dog", "abc cat the", "dog dog"]
@@ -35,12 +38,17 @@ def evaluation(model_of, with_ends, tmp_path):
     return make
 
 
-def stream(config, tmp_path, runs, done=0):
-    """The records of every run, by its name."""
+def stream(config, tmp_path, runs, shares=1):
+    """The records of every run, by its name, streamed in shares."""
     folders = {tmp_path / decision.name: decision for decision in runs}
     for folder in folders:
         folder.mkdir(exist_ok=True)
-    stream_batched(config, folders, dict.fromkeys(folders, done), len(SOURCES))
+    sentences = undone(folders, len(SOURCES))
+    for process in range(shares):
+        assert stream_batched(config, folders, sentences[process::shares], process) == {}
+    for folder in folders:
+        close(folder)
+        assert not list(folder.glob("streamed.*"))
     return {
         folder.name: [
             [json.loads(line) for line in (folder / name).read_text().splitlines()]
@@ -94,15 +102,49 @@ def test_records_are_those_of_the_sessions(evaluation, tmp_path, name):
             }
 
 
-def test_what_is_in_the_logs_is_not_streamed_again(evaluation, tmp_path):
+def test_shares_make_the_same_records(evaluation, tmp_path):
     _, _, config = evaluation(**WAIT_2)
-    whole = stream(config, tmp_path, [Decision()])
+    runs = [Decision(), Decision.from_dict({"policy": "offline"})]
+    (tmp_path / "shared").mkdir()
+    alone, together = stream(config, tmp_path, runs), stream(config, tmp_path / "shared", runs, shares=2)
+    assert {name: instances for name, (instances, _) in alone.items()} == {
+        name: instances for name, (instances, _) in together.items()
+    }
+
+
+def test_what_was_streamed_before_a_kill_is_not_streamed_again(evaluation, tmp_path):
+    _, _, config = evaluation(**WAIT_2)
+    (whole,) = stream(config, tmp_path, [Decision()]).values()
+    folder = tmp_path / Decision().name
     for name in ("instances.log", "sessions.jsonl"):
-        path = tmp_path / Decision().name / name
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    again = stream(config, tmp_path, [Decision()], done=2)
-    (name,) = whole
-    assert again[name][0] == whole[name][0]
+        (folder / name).unlink()
+    for index in (3, 1):
+        records = zip(("instances.log", "sessions.jsonl"), (log[index] for log in whole), strict=True)
+        enter(folder, 0, index, dict(records))
+    with (folder / "streamed.0.jsonl").open("a") as file:
+        file.write('[2, {"instances.log": {"index": 2')
+    repair(folder)
+    assert [index for _, index in undone([folder], len(SOURCES))] == [0, 2, 4]
+    (again,) = stream(config, tmp_path, [Decision()]).values()
+    assert again[0] == whole[0]
+    assert [again[1][index] for index in (1, 3)] == [whole[1][index] for index in (1, 3)], "their seconds as well"
+
+
+def test_a_policy_that_cannot_go_on_does_not_end_the_others(evaluation, tmp_path, monkeypatch):
+    def fail(session, source, *arguments):
+        if session.policy.k == 1 and source == ["cat"]:
+            raise ValueError("the word is too long")
+        return (yield from simulate(session, source, *arguments))
+
+    monkeypatch.setattr(batched, "simulate", fail)
+    _, _, config = evaluation(**WAIT_2)
+    runs = {tmp_path / f"wait_k-{k}": Decision.from_dict({"policy": "wait_k", "k": k}) for k in (1, 2)}
+    for folder in runs:
+        folder.mkdir()
+    bad, good = runs
+    faults = stream_batched(config, runs, undone(runs, len(SOURCES)))
+    assert faults == {bad: "sentence 2: the word is too long"}
+    assert undone([good], len(SOURCES)) == []
 
 
 def test_characters_are_counted_where_the_latency_is(evaluation, tmp_path):

@@ -56,13 +56,21 @@ def study(tmp_path, monkeypatch):
             folder = Path(config.output, "offline")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "instances.log").touch()
-            return [SimpleNamespace(name="offline")]
+            if f"{name} streaming" in fails:
+                raise ProgramFailed(f"{name}: nothing was written")
+            failed = {"wait_k-3": ProgramFailed("too slow")} if f"{name} half" in fails else {}
+            return [SimpleNamespace(name="offline")], failed
 
         monkeypatch.setattr(compare, "evaluate", stream)
-        monkeypatch.setattr(compare, "_comparison", lambda study, path, found, runs: trainings.update(found))
+
+        def compared(study, path, found, runs, failed):
+            trainings.update(found)
+            run.compared = [one.system for one in runs]
+
+        monkeypatch.setattr(compare, "_comparison", compared)
         monkeypatch.setattr(compare, "write_comparison", lambda output, comparison: [])
         try:
-            compare.run_compare(str(tmp_path / "study.yaml"), overrides)
+            run.code = compare.run_compare(str(tmp_path / "study.yaml"), overrides)
         finally:
             run.commands, run.environments = commands, environments
         return commands, trainings
@@ -88,11 +96,30 @@ def test_finished_stages_are_not_repeated(study, tmp_path):
     assert study()[0] == []
 
 
-def test_no_model_is_begun_after_one_has_failed(study, capsys):
+@pytest.mark.parametrize(
+    ("fails", "compared", "said"),
+    [
+        ("first", ["second"], "Failed: first: first: stage 1 of 1 (train) stopped"),
+        ("first streaming", ["second"], "Failed: first: first: nothing was written"),
+        ("first half", ["first", "second"], "Failed: first/wait_k-3: too slow"),
+    ],
+)
+def test_what_succeeded_is_compared_and_what_failed_is_said_at_the_end(study, capsys, fails, compared, said):
+    study(fails=(fails,))
+    assert (study.code, study.compared) == (1, compared)
+    assert said in capsys.readouterr().err
+
+
+def test_a_study_of_which_nothing_succeeds_has_failed(study):
     with pytest.raises(ProgramFailed, match="first: stage 1 of 1"):
-        study(fails=("first",))
-    assert len(study.commands) == 1
-    assert "first failed: first: stage 1 of 1 (train) stopped\n" in capsys.readouterr().out
+        study(fails=("first", "second"))
+
+
+def test_studies_are_not_launched(study, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="run it without torchrun"):
+        study()
 
 
 def test_error_without_a_message_is_told_by_its_name(study, monkeypatch, capsys):
@@ -107,7 +134,7 @@ def test_error_without_a_message_is_told_by_its_name(study, monkeypatch, capsys)
 
 def test_training_that_never_began_does_not_block_its_correction(study, tmp_path):
     with pytest.raises(ProgramFailed):
-        study(fails=("first",), learning_rate=3)
+        study(fails=("first", "second"), learning_rate=3)
     study(learning_rate=0.3)
     assert yaml.safe_load(Path(config(tmp_path, "first")).read_text())["learning_rate"] == 0.3
 
@@ -168,7 +195,7 @@ def test_files_that_a_study_does_not_use_may_change(study, data):
 def test_files_may_change_before_anything_was_made_from_them(study, data):
     folder, keys = data
     with pytest.raises(ProgramFailed):
-        study(fails=("first",), **keys)
+        study(fails=("first", "second"), **keys)
     (folder / "train.jsonl").write_text("{ }\n")
     assert len(study(**keys)[0]) == 2
 
@@ -193,8 +220,7 @@ def checkpoint(tmp_path, name="checkpoint-20"):
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_interrupted_training_goes_on_from_its_last_whole_checkpoint_and_has_no_time(study, tmp_path, capsys, damaged):
-    with pytest.raises(ProgramFailed):
-        study(fails=("first",), save_only_model=False)
+    study(fails=("first",), save_only_model=False)
     last = checkpoint(tmp_path)
     if damaged:
         (checkpoint(tmp_path, "checkpoint-40") / "trainer_state.json").unlink()
@@ -207,8 +233,7 @@ def test_interrupted_training_goes_on_from_its_last_whole_checkpoint_and_has_no_
 
 
 def test_interrupted_training_without_a_checkpoint_begins_again(study, tmp_path):
-    with pytest.raises(ProgramFailed):
-        study(fails=("first",))
+    study(fails=("first",))
     checkpoint(tmp_path, "half_a_file")
     (checkpoint(tmp_path) / "optimizer.pt").unlink()
     assert study()[0][0] == ["train", config(tmp_path, "first"), "overwrite_output_dir=true"]

@@ -133,17 +133,20 @@ def test_killed_evaluation_goes_on_where_it_stopped(workshop, merged):
 
 def test_batched_evaluation_gives_the_results_of_simuleval_and_goes_on_where_it_stopped(workshop, merged):
     data, policies = workshop.folder / "data", "policies=[{policy: wait_k, k: 1}, {policy: offline}]"
-    command = (SCRIPTS / "simulmask", "eval", ROOT / "yaml_configs" / "toy_eval.yaml", f"model={merged}", policies)
-    command += (f"source={data / 'test.source'}", f"target={data / 'test.target'}", "max_target_tokens=24", "jobs=2")
+    evaluation = ("eval", ROOT / "yaml_configs" / "toy_eval.yaml", f"model={merged}", policies, "max_target_tokens=24")
+    evaluation += (f"source={data / 'test.source'}", f"target={data / 'test.target'}")
     outputs = [workshop.folder / f"eval_{engine}" for engine in ("simuleval", "batched")]
-    workshop.run("eval_one_by_one", *command, f"output={outputs[0]}")
-    batched = (*command, f"output={outputs[1]}", "engine=batched", "audit=2")
-    assert "for 2 of 2 sentences" in workshop.run("eval_batched", *batched)
+    one_by_one = (f"output={outputs[0]}", "engine=simuleval", "jobs=2")
+    workshop.run("eval_one_by_one", SCRIPTS / "simulmask", *evaluation, *one_by_one)
+    batched = (*evaluation, f"output={outputs[1]}", "audit=2")
+    assert "for 2 of 2 sentences" in workshop.run("eval_batched", SCRIPTS / "simulmask", *batched)
     run = outputs[1] / "wait_k-1"
     for name in ("instances.log", "sessions.jsonl"):
         (run / name).write_text("".join((run / name).read_text().splitlines(keepends=True)[:3]))
     (run / "finished.json").unlink()
-    assert "wait_k-1: continues after 3 sentences" in workshop.run("eval_batched_again", *batched)
+    two = (SCRIPTS / "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "simulmask_plugin")
+    again = workshop.run("eval_two_processes", *two, *batched)
+    assert again.count("wait_k-1: continues after 3 sentences") == again.count("Results: ") == 1
 
     for name in ("wait_k-1", "offline"):
         one, other = (without_time((output / name / "instances.log").read_text()) for output in outputs)

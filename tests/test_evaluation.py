@@ -11,6 +11,7 @@ from simulmask_plugin.attention.families import tiny_config
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.evaluation import engines
 from simulmask_plugin.evaluation import run as evaluation_module
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.evaluation.programs import ProgramFailed
@@ -217,7 +218,7 @@ def test_run_without_a_single_word_is_explained(evaluation, tmp_path, monkeypatc
         raise ProgramFailed("why")
 
     evaluation()
-    monkeypatch.setattr(evaluation_module, "run_program", fail)
+    monkeypatch.setattr(engines, "run_program", fail)
     with pytest.raises(ProgramFailed, match=message):
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
 
@@ -242,16 +243,30 @@ def test_sentences_that_were_cut_off_are_said_with_their_count(evaluation, tmp_p
     evaluation(max_target_tokens=24)
     numbers = {field.name: 1 for field in fields(Score) if field.name not in ("name", "extra", "truncated")}
     of_run = Score(name="wait_k-1", truncated=truncated, **numbers)
-    line = evaluation_module.describe(of_run, load_evaluation(tmp_path / "eval.yaml"))
+    line = evaluation_module.describe(of_run, load_evaluation(tmp_path / "eval.yaml"), {})
     assert line.startswith("BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
     assert ("2 of them were cut off at max_target_tokens: 24" in line) == said
+
+
+def test_policy_that_failed_leaves_the_results_of_the_others(finished, evaluation, tmp_path, monkeypatch, capsys):
+    evaluation(policies=[{"policy": "wait_k", "k": 1}, {"policy": "offline"}])
+
+    def fail(*arguments, prepare):
+        raise ProgramFailed("out of memory\nat 0x1")
+
+    monkeypatch.setattr(engines, "run_program", fail)
+    assert evaluation_module.run_evaluation(tmp_path / "eval.yaml") == 1
+    out, err = capsys.readouterr()
+    assert "[2/2] offline: failed: out of memory\n" in out and "Failed: offline: out of memory\nat 0x1" in err
+    assert "wait_k-1" in (tmp_path / "out" / "scores.tsv").read_text()
+    assert "- offline: out of memory" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_run_that_never_began_does_not_block_its_correction(evaluation, tmp_path, monkeypatch):
     def fail(name, command, log, environment, prepare):
         raise ProgramFailed("why")
 
-    monkeypatch.setattr(evaluation_module, "run_program", fail)
+    monkeypatch.setattr(engines, "run_program", fail)
     for changes in ({"max_target_tokens": 7}, {"max_target_tokens": 70}):
         evaluation(**changes)
         with pytest.raises(ProgramFailed, match="why"):
@@ -280,7 +295,7 @@ def finished(evaluation, tmp_path, monkeypatch):
                 (log.parent / name).write_text("".join(json.dumps(value) + "\n" for value in values))
             (log.parent / "scores.tsv").write_text("AL\tLAAL\tAP\tDAL\n1\t2\t3\t4\n")
 
-        monkeypatch.setattr(evaluation_module, "run_program", stream)
+        monkeypatch.setattr(engines, "run_program", stream)
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
         return started
 

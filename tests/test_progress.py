@@ -6,10 +6,14 @@ from simulmask_plugin.evaluation.progress import Bar
 
 
 @pytest.fixture
-def logs(tmp_path):
-    """Three sentences and a half of one policy; nothing yet of another."""
-    (tmp_path / "sessions.jsonl").write_text("{}\n{}\n{}\n{")
-    return [tmp_path / "sessions.jsonl", tmp_path / "nothing.jsonl"]
+def runs(tmp_path):
+    """Three sentences and a half of one policy, in two journals; nothing yet of another, whose log is the second."""
+    runs = [tmp_path / name for name in "ab"]
+    for run in runs:
+        run.mkdir()
+    (runs[0] / "streamed.0.jsonl").write_text("{}\n{}\n")
+    (runs[0] / "streamed.1.jsonl").write_text("{}\n{")
+    return runs
 
 
 @pytest.fixture
@@ -17,36 +21,36 @@ def pipe(monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
-def test_terminal_has_one_bar_for_all_policies(logs, capsys, monkeypatch):
+def test_terminal_has_one_bar_for_all_policies(runs, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # for rich, a terminal
     monkeypatch.setenv("TERM", "xterm-256color")
-    with Bar(logs, 4):
+    with Bar(runs, 4):
         print("said meanwhile")
     captured = capsys.readouterr()
     assert "3 of 8 sentences (38 %)" in captured.err
     assert captured.out == "said meanwhile\n"
 
 
-def test_log_gets_a_line_for_every_tenth(logs, capsys, pipe):
-    with Bar(logs, 10) as bar:
+def test_log_gets_a_line_for_every_tenth(runs, capsys, pipe):
+    with Bar(runs, 10) as bar:
         for _ in range(2):  # no new line without a new sentence
             bar.refresh()
-        logs[1].write_text("{}\n" * 10)
+        (runs[1] / "sessions.jsonl").write_text("{}\n" * 10)
         bar.refresh()
-        logs[1].write_text("{}\n" * 11)
-        logs[0].write_text("{}\n" * 4)
+        (runs[1] / "sessions.jsonl").write_text("{}\n" * 11)  # a journal is not gone yet
+        (runs[0] / "streamed.0.jsonl").write_text("{}\n" * 3)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(" sentences")[0] for line in lines] == ["3 of 20", "13 of 20", "15 of 20"]
+    assert [line.partition(" sentences")[0] for line in lines] == ["3 of 20", "13 of 20", "14 of 20"]
 
 
-def test_speed_is_that_of_this_call(logs, capsys, pipe, monkeypatch):
+def test_speed_is_that_of_this_call(runs, capsys, pipe, monkeypatch):
     """What was streamed before took no time now."""
     now = 0.0
     monkeypatch.setattr("rich.console.monotonic", lambda: now)
-    with Bar(logs, 60) as bar:
+    with Bar(runs, 60) as bar:
         for count in (30, 50):
             now += 5
-            logs[1].write_text("{}\n" * count)
+            (runs[1] / "sessions.jsonl").write_text("{}\n" * count)
             bar.refresh()
     *_, last = capsys.readouterr().err.splitlines()
     assert last == "53 of 120 sentences (44 %), 5.0 a second, 0:00:14 left"

@@ -26,7 +26,7 @@ def report(tmp_path):
         config = EvaluationConfig(policies=policies, **keys)
         names = [Decision.from_dict(policy).name for policy in policies]
         scores = [Score(name, 2, *[1.0] * 9, truncated=0) for name in names]
-        write_report(tmp_path / "report.md", "toy_eval", config, settings_of(**SLOTS_16), scores, {})
+        write_report(tmp_path / "report.md", "toy_eval", config, settings_of(**SLOTS_16), scores, {}, {})
         return (tmp_path / "report.md").read_text().splitlines()
 
     return write
@@ -72,7 +72,7 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
     settings = settings_of(**SLOTS_16)
     scores = [Score("wait_k-1", 9, *[1.0] * 9, truncated=0)]
     signatures = {"BLEU": "nrefs:1|tok:13a", "Python": "3.11"}
-    write_report(tmp_path / "report.md", "toy", resolve(given, settings), settings, scores, signatures)
+    write_report(tmp_path / "report.md", "toy", resolve(given, settings), settings, scores, signatures, {})
     tables = sections_of(tmp_path / "report.md")
     evaluated, trained, signed = (
         dict(tables[heading][2:])
@@ -129,7 +129,7 @@ def test_report_names_the_language_pairs_and_latencies_that_were_trained(tmp_pat
     config = EvaluationConfig(**files, policies=({"latency": "low"},), latency_unit="word")
     trained_on = TrainedOn((("Chinese", "English"), ("German", "French")), ("low", "high"))
     settings = settings_of(layout="interleaved").after_training_on(trained_on)
-    write_report(tmp_path / "report.md", "toy", config, settings, [Score("low", 9, *[1.0] * 9, truncated=0)], {})
+    write_report(tmp_path / "report.md", "toy", config, settings, [Score("low", 9, *[1.0] * 9, truncated=0)], {}, {})
     trained = dict(sections_of(tmp_path / "report.md")["How the model was trained"][2:])
     assert trained["language_pairs"] == '[["Chinese", "English"], ["German", "French"]]'
     assert trained["latencies"] == '["low", "high"]'

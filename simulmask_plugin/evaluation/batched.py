@@ -6,15 +6,15 @@ gets. Nothing in that needs a process per policy, or one sentence at a time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from simulmask_plugin.evaluation.config import EvaluationConfig
+from simulmask_plugin.evaluation.runs import INSTANCES, SESSIONS, enter
 from simulmask_plugin.files.texts import read_text
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
@@ -25,32 +25,22 @@ from simulmask_plugin.streaming.simulation import Record, simulate
 from simulmask_plugin.streaming.translator import Translator, load
 
 
-@dataclass(slots=True)
-class _Log:
-    """A log of one JSON object a sentence, in the order of the sentences, whatever the order in which they end."""
-
-    path: Path
-    next: int
-    waiting: dict[int, Record] = field(default_factory=dict)
-
-    def add(self, index: int, record: Record) -> None:
-        self.waiting[index] = record
-        with self.path.open("a", encoding="utf-8") as file:
-            while self.next in self.waiting:
-                file.write(json.dumps(self.waiting.pop(self.next)) + "\n")
-                self.next += 1
-
-
 def stream_batched(
-    config: EvaluationConfig, runs: Mapping[Path, Decision], done: Mapping[Path, int], num_sentences: int
-) -> None:
-    """Stream what is left of some runs; what they write is what SimulEval and the agent would.
+    config: EvaluationConfig,
+    runs: Mapping[Path, Decision],
+    sentences: Sequence[tuple[Path, int]],
+    process: int = 0,
+) -> dict[Path, str]:
+    """Stream sentences of some runs into journals, which hold what SimulEval and the agent would write.
 
     Args:
         config: the evaluation, resolved.
         runs: folder of a run -> what it streams with.
-        done: folder -> sentences that are in its logs already.
-        num_sentences: of every run.
+        sentences: folder of a run, index; see `runs.undone`.
+        process: number of this one, for the name of its journals.
+
+    Returns:
+        folder of a run that cannot be streamed to its end -> why.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -58,23 +48,28 @@ def stream_batched(
         config.model, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
     )
     sources, references = (read_text(path).splitlines(keepends=True) for path in (config.source, config.target))
-    jobs = [(run, index) for index in range(num_sentences) for run in runs if index >= done[run]]
-    logs = {run: [_Log(run / name, done[run]) for name in ("instances.log", "sessions.jsonl")] for run in runs}
-    pool = Pool(translator.model, config.lanes)
+    faults: dict[Path, str] = {}
+    started: list[tuple[Path, int]] = []
 
     def opened() -> Iterator[Any]:
-        for run, index in jobs:
-            yield _job(config, translator, runs[run], sources[index].split(), references[index])
+        for run, index in sentences:
+            if run not in faults:
+                started.append((run, index))
+                yield _job(config, translator, runs[run], sources[index].split(), references[index])
 
-    for number, (session, instance) in pool.run(opened()):
-        run, index = jobs[number]
+    for number, result in Pool(translator.model, config.lanes).run(opened()):
+        run, index = started[number]
+        if isinstance(result, ValueError):
+            faults[run] = f"sentence {index + 1}: {result}"
+            continue
+        session, instance = result
         cost = asdict(session.counters) | {
             "seconds": session.lane.seconds,
             "flops": session_flops(translator.model, session.counters),
             "truncated": session.truncated,
         }
-        for log, record in zip(logs[run], ({"index": index, **instance}, cost), strict=True):
-            log.add(index, record)
+        enter(run, process, index, {INSTANCES: {"index": index, **instance}, SESSIONS: cost})
+    return faults
 
 
 def _job(
@@ -83,15 +78,18 @@ def _job(
     """What opens the session of a sentence on a lane."""
     settings = translator.encoder.settings.for_pair(config.source_lang, config.target_lang)
 
-    def open_on(lane: Lane) -> Steps[tuple[Session, Record]]:
-        session = open_session(
-            translator.model,
-            translator.encoder.with_settings(settings),
-            decision,
-            document=document_of(settings, config.document_units, config.context_sentences),
-            max_target_tokens=config.max_target_tokens,
-            lane=lane,
-        )
-        return simulate(session, source, reference, str(config.latency_unit))
+    def open_on(lane: Lane) -> Steps[tuple[Session, Record] | ValueError]:
+        try:
+            session = open_session(
+                translator.model,
+                translator.encoder.with_settings(settings),
+                decision,
+                document=document_of(settings, config.document_units, config.context_sentences),
+                max_target_tokens=config.max_target_tokens,
+                lane=lane,
+            )
+            return (yield from simulate(session, source, reference, str(config.latency_unit)))
+        except ValueError as error:  # the other policies may be able to stream it
+            return error
 
     return open_on

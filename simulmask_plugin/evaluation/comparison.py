@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,7 @@ REPORT = """<!doctype html>
 <h1>{{ comparison.title }}</h1>
 <p>{{ num_systems }} systems, made of {{ comparison.trainings | length }} models, stream the same
 {{ comparison.runs[0].score.sentences }} sentences. Report of {{ comparison.date }}.</p>
+{% for name, why in comparison.failed.items() %}<p><strong>Failed:</strong> {{ name }}: {{ why }}</p>{% endfor %}
 <h2>Results</h2>
 <div class="wide">{{ table | safe }}</div>
 <p class="note">{% for line in meanings %}{{ line }}.<br>{% endfor %}
@@ -93,7 +94,7 @@ class Training:
     """Passes over the data, as LLaMA-Factory counts them (of prefix pairs, over all pairs)."""
     seconds: float = 0
     """Time of the training loops; NaN for a training that was interrupted, whose parts are not added up."""
-    tokens: int = 0
+    tokens: float = 0
     """Tokens that the model was fed, padding left out."""
 
     def __add__(self, other: Training) -> Training:
@@ -141,6 +142,8 @@ class Comparison:
     """Signatures and versions, by name."""
     sources: Sequence[str]
     """The sentences that every run has translated."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Model, system or SYSTEM/RUN that has no result -> why."""
 
 
 def p_values(comparison: Comparison) -> list[float | None]:
@@ -166,7 +169,7 @@ def p_values(comparison: Comparison) -> list[float | None]:
 
 def make_table(comparison: Comparison) -> pandas.DataFrame:
     """Return one row per run; training costs are those of one pass over the data, as multiples of plain fine-tuning."""
-    plain = comparison.trainings[comparison.plain]
+    plain = comparison.trainings.get(comparison.plain, Training(*[math.nan] * 3))
     rows = []
     for run, p in zip(comparison.runs, p_values(comparison), strict=True):
         training = comparison.trainings[run.model]

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, Task, TextColumn
 
+from simulmask_plugin.evaluation.runs import num_streamed
 from simulmask_plugin.pictures.terminal import console
 
 SPEED_SECONDS = 600
@@ -17,14 +18,14 @@ SPEED_SECONDS = 600
 
 
 class Bar(Progress):
-    """A bar that counts the sentences in the logs of all runs; where there is no terminal, a line for every 10 %.
+    """A bar that counts the sentences of all runs; where there is no terminal, a line for every 10 %.
 
     Args:
-        logs: of the runs; each gets a line for every sentence, and need not be there yet. Without one there is no bar.
+        runs: their folders. Without one there is no bar.
         total: sentences of a run.
     """
 
-    def __init__(self, logs: Collection[Path], total: int) -> None:
+    def __init__(self, runs: Collection[Path], total: int) -> None:
         out = console(stderr=True)
         super().__init__(
             BarColumn(),
@@ -33,16 +34,16 @@ class Bar(Progress):
             transient=True,
             refresh_per_second=2,
             speed_estimate_period=SPEED_SECONDS,
-            disable=not logs,
+            disable=not runs,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe must go there
         )
-        self._logs, self._tenths = logs, 0
-        self.add_task("", total=total * len(logs))
+        self._runs, self._total, self._tenths = runs, total, 0
+        self.add_task("", total=total * len(runs))
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Count before every refresh; rich refreshes, and draws nothing, without a terminal as well."""
         for task in self.tasks:
-            count = sum(log.read_bytes().count(b"\n") for log in self._logs if log.is_file())
+            count = sum(min(num_streamed(run), self._total) for run in self._runs)
             self.update(task.id, completed=count)
             self.update(task.id, description=_state(task))
             tenths = int(task.percentage / 10)

@@ -41,6 +41,12 @@ def audit_note(config: EvaluationConfig) -> str:
     return f"The same by SimulEval's own agent, word by word and delay by delay: {', '.join(counts)}." if counts else ""
 
 
+def failure_note(failed: Mapping[str, Exception]) -> str:
+    """Name what failed, each with the first line of why; empty if nothing has."""
+    reasons = [f"- {name}: {str(error).splitlines()[0]}" for name, error in failed.items()]
+    return "\n".join(["**Not everything succeeded:**", "", *reasons]) if reasons else ""
+
+
 def tokenizer_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     """Say what BLEU of Japanese and Korean counts if not words; else empty."""
     wanted = counting(config, settings).tokenizer if config.bleu_tokenize == UNSPACED.tokenizer else ""
@@ -92,8 +98,11 @@ def write_report(
     settings: ModelSettings,
     scores: Sequence[Score],
     signatures: Mapping[str, str],
+    failed: Mapping[str, Exception],
 ) -> None:
     """Write report.md: the table with its units, the curve, and every setting and version behind them.
+
+    ``failed`` are policies without a score, or without their audit, and why.
 
     The evaluation is resolved: the report says what was really used, be it set or a default.
     """
@@ -109,6 +118,7 @@ def write_report(
         f"Report of {date.today().isoformat()}.",
         "## Scores",
         score_table(scores),
+        failure_note(failed),
         audit_note(config),
         slot_length_note(config, settings),
         tokenizer_note(config, settings),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,50 +20,47 @@ from simulmask_plugin.evaluation.config import (
     resolve,
 )
 from simulmask_plugin.evaluation.curves import draw_curve
-from simulmask_plugin.evaluation.digests import Digests, model_files, save
-from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
+from simulmask_plugin.evaluation.digests import Digests, model_files, saved
+from simulmask_plugin.evaluation.engines import ENGINES
+from simulmask_plugin.evaluation.processes import check_processes, is_first, stream
+from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.progress import Bar
 from simulmask_plugin.evaluation.report import write_report
 from simulmask_plugin.evaluation.runs import (
     AUDIT,
-    INSTANCES,
-    LATENCY_METRICS,
     SCORES,
-    SESSIONS,
     finish,
-    predictions,
+    has_scores,
     work_left,
 )
-from simulmask_plugin.evaluation.scores import Score, read_jsonl, score, signatures, write_scores
-from simulmask_plugin.streaming.options import agent_flag
+from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
 from simulmask_plugin.training.machine import check_device
 
 PATHS = ("model", "source", "target")
 """Results are those of another place as long as the files are the same."""
 FREE = ("output", "policies", "jobs", "threads", "lanes", "audit", "bleu_tokenize", "simulmask", "extra_metrics")
 """Keys that no translation depends on."""
-NOTHING = (
-    "{}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it for longer, or "
-    "with a policy nearer to this one."
-)
-OF_AGENT = (
-    *("model", "source", "target", "source_lang", "target_lang", "threads", "device", "attn_implementation"),
-    *("max_target_tokens", "document_units", "context_sentences"),
-)
-"""Keys that are options of SimulEval or our agent, under the same names."""
 
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     """Run what is missing of an evaluation YAML, and say where the results are; return the exit code.
 
+    Of the processes of a launcher all take part, and the first one speaks.
+
     Raises:
         ValueError: if the YAML, the model or the files are wrong, or the output was made with other settings.
-        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
+        ProgramFailed: if no policy has a score; the message says why, or holds the end of a log.
     """
     config = load_evaluation(path, overrides)
-    evaluate(config, Path(path).stem, has_bar=True)
+    check_processes(config)
+    if not is_first():
+        stream(None)
+        return 0
+    _, failed = evaluate(config, Path(path).stem, has_bar=True)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
-    return 0
+    for name, error in failed.items():
+        print(f"Failed: {name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def evaluate(
@@ -74,8 +70,8 @@ def evaluate(
     environment: Mapping[str, str] | None = None,
     *,
     has_bar: bool = False,
-) -> list[Score]:
-    """Run what is missing, write scores.tsv, curve.png and report.md; return the scores, one per policy.
+) -> tuple[list[Score], dict[str, ProgramFailed]]:
+    """Run what is missing, write scores.tsv, curve.png and report.md of all policies that have a score.
 
     Args:
         config: the evaluation.
@@ -84,9 +80,12 @@ def evaluate(
         environment: variables for SimulEval beside those of this process.
         has_bar: whether a bar shows how far it has come, or lines where there is no terminal.
 
+    Returns:
+        the scores, and what failed: name of a policy -> why.
+
     Raises:
         ValueError: if the model, the files or the device are wrong, or the output was made with other settings.
-        ProgramFailed: if SimulEval fails; the message says why, or holds the end of its log.
+        ProgramFailed: if no policy has a score; the message says why, or holds the end of a log.
     """
     settings = check_evaluation(config)
     check_device(config.device)
@@ -104,74 +103,52 @@ def evaluate(
         folder.mkdir(exist_ok=True)
         if prepare := work_left(folder, {**made_with, "policy": dict(policy)}, free=PATHS, say=say):
             left[folder] = prepare
+    scores: dict[Path, Score] = {}
+    failed: dict[str, ProgramFailed] = {}
+    said = dict(zip(folders, says, strict=True))
 
-    def run(folder: Path, policy: Mapping[str, Any], say: Callable[[str], None]) -> Score:
-        if folder in left:
-            if config.engine == "simuleval":
-                _run_simuleval(resolved, policy, folder, environment or {}, left[folder])
-            elif config.audit:
-                say(_audit(resolved, policy, folder, environment or {}))
-            finish(folder, total)
-        of_run = score(resolved, folder)
-        say(describe(of_run, config))
-        return of_run
+    def ended(folder: Path, fault: ProgramFailed | None = None) -> None:
+        try:
+            if fault and not has_scores(folder):
+                raise fault
+            if folder in left and not fault:
+                finish(folder, total)
+            scores[folder] = score(resolved, folder)
+            said[folder](describe(scores[folder], config, saved(folder / AUDIT)))
+        except ProgramFailed as error:
+            fault = error
+        if fault:
+            failed[folder.name] = fault
+            said[folder](f"failed: {str(fault).splitlines()[0]}")
 
-    logs = [folder / SESSIONS for folder in left] if has_bar else []
-    with ThreadPoolExecutor(config.jobs) as pool, Bar(logs, total):
-        if config.engine == "batched" and left:
-            _run_batched(resolved, left, environment or {})
-        scores = list(pool.map(run, folders, config.policies, says))
-    write_scores(output / SCORES, scores)
-    draw_curve(output / "curve.png", {name: scores}, f"{config.model}, {config.source}")
-    write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved))
-    return scores
-
-
-def _run_batched(
-    config: EvaluationConfig, left: Mapping[Path, Callable[[], None]], environment: Mapping[str, str]
-) -> None:
-    """Stream what is left of all runs in this process, then have SimulEval score them."""
-    from simulmask_plugin.evaluation.batched import stream_batched
-
-    for prepare in left.values():
-        prepare()
-    decisions = {Path(config.output, decision.name): decision for decision in config.decisions}
-    runs = {folder: decisions[folder] for folder in left}
-    stream_batched(config, runs, {folder: len(predictions(folder)) for folder in runs}, num_sentences(config))
-    written = [folder for folder in runs if any(map(str.strip, predictions(folder)))]
-    for folder in runs:
-        if folder not in written:
-            raise ProgramFailed(NOTHING.format(folder))
-    command = [sys.executable, "-m", "simulmask_plugin.agents", str(config.latency_unit), *map(str, runs)]
-    log = Path(config.output, "scoring.log")
-    run_program("SimulEval", command, log, {**environment, "PYTHONUTF8": "1"})
+    for folder in folders:
+        if folder not in left:
+            ended(folder)
+    with Bar(left if has_bar else (), total):
+        ENGINES[config.engine](resolved, left, environment or {}, ended)
+    if not scores:
+        raise next(iter(failed.values()))
+    in_order = [scores[folder] for folder in folders if folder in scores]
+    write_scores(output / SCORES, in_order)
+    draw_curve(output / "curve.png", {name: in_order}, f"{config.model}, {config.source}")
+    write_report(output / "report.md", name, resolved, settings, in_order, signatures(resolved), failed)
+    return in_order, failed
 
 
-def _audit(config: EvaluationConfig, policy: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> str:
-    """Stream the first sentences with SimulEval's agent as well; say how many come out the same."""
-    several = min(config.audit, num_sentences(config))
-    again = folder / "audit"
-    again.mkdir(exist_ok=True)
-    (again / INSTANCES).unlink(missing_ok=True)
-    _run_simuleval(replace(config, limit=several), policy, again, environment, lambda: None)
-    ours, theirs = (read_jsonl(place / INSTANCES)[:several] for place in (folder, again))
-    equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
-    save(folder / AUDIT, {"sentences": several, "equal": equal})
-    return f"SimulEval's own agent writes the same, at the same time, for {equal} of {several} sentences"
-
-
-def describe(of_run: Score, config: EvaluationConfig) -> str:
-    """The scores of a run in one line, and of how many sentences the translation is not whole."""
+def describe(of_run: Score, config: EvaluationConfig, audit: Mapping[str, Any]) -> str:
+    """The scores of a run in one line; its audit; and of how many sentences the translation is not whole."""
     line = (
         f"BLEU {of_run.bleu:.2f} at LAAL {of_run.laal:.2f} "
         f"({of_run.sentences} sentences, {of_run.calls_per_token:.2f} calls a token)"
     )
-    if not of_run.truncated:
-        return line
-    return (
-        f"{line}\n  {of_run.truncated} of them were cut off at max_target_tokens: {config.max_target_tokens}; raise "
-        "it, or train for longer: a model that does not end its sentences has not learned to."
-    )
+    if audit:
+        line += f"\n  SimulEval's own agent writes the same for {audit['equal']} of {audit['sentences']} sentences"
+    if of_run.truncated:
+        line += (
+            f"\n  {of_run.truncated} of them were cut off at max_target_tokens: {config.max_target_tokens}; raise it, "
+            "or train for longer: a model that does not end its sentences has not learned to."
+        )
+    return line
 
 
 def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
@@ -185,34 +162,3 @@ def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, A
     }
     digests.save()
     return made_with
-
-
-def _run_simuleval(
-    config: EvaluationConfig,
-    policy: Mapping[str, Any],
-    directory: Path,
-    environment: Mapping[str, str],
-    prepare: Callable[[], None],
-) -> None:
-    command = [sys.executable, "-m", "simuleval.cli", "--agent-class", "simulmask_plugin.agents.SimulMaskAgent"]
-    options = {
-        **{agent_flag(key): getattr(config, key) for key in OF_AGENT},
-        "output": directory,
-        "eval-latency-unit": config.latency_unit,
-        "end-index": config.limit,
-        "model-dtype": config.dtype,
-        "session-log": directory / SESSIONS,
-        **{agent_flag(key): value for key, value in policy.items()},
-    }
-    given = {key: value for key, value in options.items() if value is not None and value is not False}
-    command += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
-    command += ["--continue-unfinished", "--quality-metrics", "BLEU", "--latency-metrics", *LATENCY_METRICS]
-    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
-    environment = {**environment, **threads, "PYTHONUTF8": "1"}  # SimulEval opens texts as the locale says
-    try:
-        run_program("SimulEval", command, directory / "simuleval.log", environment, prepare=prepare)
-    except ProgramFailed as error:
-        written = predictions(directory)
-        if len(written) < num_sentences(config) or any(map(str.strip, written)):
-            raise
-        raise ProgramFailed(NOTHING.format(directory)) from error

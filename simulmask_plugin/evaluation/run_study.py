@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
@@ -23,7 +23,8 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.comparison import Comparison, Run, Training, write_comparison
 from simulmask_plugin.evaluation.config import resolve
 from simulmask_plugin.evaluation.digests import Digests, check_same, save
-from simulmask_plugin.evaluation.programs import run_program
+from simulmask_plugin.evaluation.processes import num_processes
+from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 from simulmask_plugin.evaluation.run import evaluate
 from simulmask_plugin.evaluation.runs import INSTANCES
 from simulmask_plugin.evaluation.scores import metrics, read_jsonl, signatures, translations
@@ -49,13 +50,15 @@ _say = partial(print, flush=True)
 
 
 def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
-    """Run what is missing of a study, and write its comparison; return the exit code.
+    """Run what is missing of a study, and write the comparison of all that succeeded; return the exit code.
 
     Raises:
         ValueError: if the study is wrong, or its output was made with other settings.
-        ProgramFailed: if a training, a merge or SimulEval fails; the message holds the end of its log.
+        ProgramFailed: if nothing succeeded; the message holds the end of a log.
     """
     study = load_study(path, overrides)
+    if num_processes() > 1:
+        raise ValueError("simulmask compare starts all its processes itself; run it without torchrun or accelerate.")
     for system in study.systems.values():
         check_device(system.evaluation.device)
     environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
@@ -63,17 +66,21 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         environments.put(environment)
     trainings: dict[str, Training] = {}
     runs: list[Run] = []
-    failed = Event()
+    failed: dict[str, ProgramFailed] = {}
+    stopped = Event()
 
     def run(name: str) -> None:
-        if failed.is_set():
+        if stopped.is_set():
             return
         environment = environments.get()
         try:
             trainings[name] = _train(study, name, environment)
-            runs.extend(_stream(study, name, environment))
+            runs.extend(_stream(study, name, environment, failed))
+        except ProgramFailed as error:
+            failed[name] = error
+            _say(f"{name} failed: {str(error).splitlines()[0]}")
         except BaseException as error:
-            failed.set()
+            stopped.set()
             if isinstance(error, Exception):
                 reason = (str(error) or repr(error)).splitlines()[0]
                 _say(f"{name} failed: {reason}\nModels that are running will finish; no other one is started.")
@@ -85,23 +92,35 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         futures = [pool.submit(run, name) for name in study.models]
     for future in futures:
         future.result()
-    written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs))
+    if not runs:
+        raise next(iter(failed.values()))
+    written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs, failed))
     print(f"Comparison: {', '.join(map(str, written))}")
-    return 0
+    for name, error in failed.items():
+        print(f"Failed: {name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs: list[Run]) -> Comparison:
+def _comparison(
+    study: Study,
+    path: str,
+    trainings: Mapping[str, Training],
+    runs: Sequence[Run],
+    failed: Mapping[str, ProgramFailed],
+) -> Comparison:
     order = list(study.systems)
-    first = study.systems[order[0]].evaluation
+    runs = sorted(runs, key=lambda run: order.index(run.system))
+    first = study.systems[runs[0].system].evaluation
     settings = {
         name: ModelSettings.load(model_folder(Path(study.output), name, len(stages)))
         for name, stages in study.models.items()
+        if name in trainings
     }
-    resolved = resolve(first, settings[study.systems[order[0]].model])
+    resolved = resolve(first, settings[runs[0].model])
     return Comparison(
         title=study.title or Path(path).stem,
         date=date.today().isoformat(),
-        runs=sorted(runs, key=lambda run: order.index(run.system)),
+        runs=runs,
         trainings=trainings,
         plain=study.plain,
         reference=study.reference_run,
@@ -111,7 +130,9 @@ def _comparison(study: Study, path: str, trainings: Mapping[str, Training], runs
             | settings[name].config.said()
             | asdict(settings[name].trained_on)
             for name, stages in study.models.items()
+            if name in trainings
         },
+        failed={name: str(error).splitlines()[0] for name, error in failed.items()},
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
         sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],
@@ -155,16 +176,22 @@ def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
     return training
 
 
-def _stream(study: Study, name: str, environment: Mapping[str, str]) -> Iterator[Run]:
-    """Stream one model as every system does that has it."""
+def _stream(study: Study, name: str, environment: Mapping[str, str], failed: dict[str, ProgramFailed]) -> Iterator[Run]:
+    """Stream one model as every system does that has it; ``failed`` gets SYSTEM/RUN of what could not be."""
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
         # of several jobs each would draw its bars over those of the others
-        scores = evaluate(settings.evaluation, system, f"{system} ", environment, has_bar=study.jobs == 1)
-        for decision, score in zip(settings.evaluation.decisions, scores, strict=True):
+        try:
+            scores, faults = evaluate(settings.evaluation, system, f"{system} ", environment, has_bar=study.jobs == 1)
+        except ProgramFailed as error:
+            failed[system] = error
+            continue
+        failed |= {f"{system}/{run}": error for run, error in faults.items()}
+        decisions = {decision.name: decision for decision in settings.evaluation.decisions}
+        for score in scores:
             log = Path(settings.evaluation.output, score.name, INSTANCES)
-            yield Run(system, name, decision, score, *translations(read_jsonl(log)))
+            yield Run(system, name, decisions[score.name], score, *translations(read_jsonl(log)))
 
 
 def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str], digests: Digests) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ LOGS = {
 """Of SimulEval and of our agent, one object a line; and the keys that each of them has."""
 RESULTS = (*LOGS, SCORES)
 SETTINGS, FINISHED = "settings.json", "finished.json"
+JOURNAL = "streamed.{}.jsonl"
+"""Of the engine batched: what a process has streamed, a line for every sentence, in the order in which they end."""
 AUDIT = "audit.json"
 """Of the engine batched: how many sentences SimulEval's own agent has streamed the same."""
 DERIVED = ("extra_metrics.json", SCORES, FINISHED)
@@ -46,7 +48,7 @@ def work_left(
     Raises:
         ValueError: if it holds results made with other settings, other texts or another model.
     """
-    logs = [directory / name for name in LOGS]
+    logs = [*(directory / name for name in LOGS), *_journals(directory)]
     if not any(log.is_file() and log.stat().st_size for log in logs):  # nothing else in the folder matters
         return partial(_begin, directory, made_with)
     settings = saved(directory / SETTINGS)
@@ -84,9 +86,53 @@ def finish(directory: Path, num_sentences: int) -> None:
     save(directory / FINISHED, {name: _digest(directory / name) for name in RESULTS})
 
 
+def has_scores(directory: Path) -> bool:
+    """Whether SimulEval has scored a run."""
+    return not _fault_of_scores(directory / SCORES)
+
+
 def predictions(directory: Path) -> list[str]:
     """What a run has written so far, a text per sentence."""
     return [json.loads(line)["prediction"] for line in _whole_lines(directory / INSTANCES)]
+
+
+def enter(directory: Path, process: int, index: int, records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note in the journal of a process what the logs are to hold of a sentence: name of the log -> its line."""
+    with (directory / JOURNAL.format(process)).open("a", encoding="utf-8") as file:
+        file.write(json.dumps([index, records]) + "\n")
+
+
+def entered(directory: Path) -> dict[int, dict[str, str]]:
+    """What logs and journals hold of a run: index of a sentence -> name of the log -> its line."""
+    logs = {name: _whole_lines(directory / name) for name in LOGS}
+    found = {
+        index: dict(zip(logs, lines, strict=True)) for index, lines in enumerate(zip(*logs.values(), strict=False))
+    }
+    for journal in _journals(directory):
+        for line in _lines(journal):
+            index, records = parse_json(line.decode(), str(journal))
+            found[index] = {name: json.dumps(record) + "\n" for name, record in records.items()}
+    return found
+
+
+def undone(runs: Iterable[Path], num_sentences: int) -> list[tuple[Path, int]]:
+    """The sentences of some runs that have not been streamed: folder of a run, index."""
+    done = {run: entered(run).keys() for run in runs}
+    return [(run, index) for index in range(num_sentences) for run in done if index not in done[run]]
+
+
+def num_streamed(directory: Path) -> int:
+    """How many sentences a run has streamed so far, as far as lines tell."""
+    return sum(len(_lines(log)) for log in (directory / SESSIONS, *_journals(directory)))
+
+
+def close(directory: Path) -> None:
+    """Write the logs of a run, a line for every sentence in their order, in place of its journals."""
+    found = [records for _, records in sorted(entered(directory).items())]
+    for name in LOGS:
+        write_text(directory / name, "".join(records[name] for records in found))
+    for journal in _journals(directory):
+        journal.unlink()
 
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
@@ -101,26 +147,36 @@ def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 
 def _begin(directory: Path, made_with: Mapping[str, Any]) -> None:
-    for name in (*LOGS, *DERIVED):
-        (directory / name).unlink(missing_ok=True)
+    for path in (*_journals(directory), *(directory / name for name in (*LOGS, *DERIVED))):
+        path.unlink(missing_ok=True)
     save(directory / SETTINGS, made_with)
 
 
 def _continue(directory: Path, say: Callable[[str], None]) -> None:
-    """After a kill, both logs may end in half a line, and one may be shorter: keep the sentences complete in both."""
     for name in DERIVED:
         (directory / name).unlink(missing_ok=True)
+    repair(directory)
+    say(f"continues after {len(entered(directory))} sentences that were streamed before")
+
+
+def repair(directory: Path) -> None:
+    """Drop what a kill has cut: half lines, and of the two logs the lines that the other one does not have."""
     kept = {name: _whole_lines(directory / name) for name in LOGS}
     num_kept = min(map(len, kept.values()))
     for name, lines in kept.items():
         write_text(directory / name, "".join(lines[:num_kept]))
-    say(f"continues after {num_kept} sentences that were streamed before")
+    for journal in _journals(directory):
+        write_text(journal, "".join(f"{line.decode()}\n" for line in _lines(journal)))
+
+
+def _journals(directory: Path) -> list[Path]:
+    return sorted(directory.glob(JOURNAL.format("*")))
 
 
 def _whole_lines(log: Path) -> list[str]:
     """The lines of a log up to the first that is cut, lacks a key or is out of order."""
     lines: list[str] = []
-    for line in log.read_bytes().split(b"\n")[:-1] if log.is_file() else ():
+    for line in _lines(log):
         try:
             value = parse_json(line.decode(), str(log))
         except ValueError:  # half a line
@@ -130,6 +186,11 @@ def _whole_lines(log: Path) -> list[str]:
             break
         lines.append(f"{line.decode()}\n")
     return lines
+
+
+def _lines(log: Path) -> list[bytes]:
+    """The lines that have an end."""
+    return log.read_bytes().split(b"\n")[:-1] if log.is_file() else []
 
 
 def _fault_of_scores(path: Path) -> str:

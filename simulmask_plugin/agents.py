@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from simuleval import cli, options
@@ -30,6 +31,7 @@ from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
+from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.streaming.writer import Writer
 
@@ -78,17 +80,19 @@ class SimulMaskAgent(TextToTextAgent):
         parser.add_argument("--attn-implementation", choices=("sdpa", "eager"), help=eager)
         parser.add_argument("--threads", type=int, help="CPU threads")
         parser.add_argument("--session-log", help="JSONL file: cost of every sentence (seconds, calls, FLOPs)")
+        parser.add_argument("--trace-log", help="JSONL file: the READs and WRITEs of every sentence, see Recorder")
 
     def reset(self) -> None:
         """Begin a new sentence."""
         super().reset()
-        self.num_taken, self.seconds = 0, 0.0
+        self.num_taken, self.seconds, start = 0, 0.0, time.perf_counter()
         self.session = open_session(
             self.model,
             self.encoder,
             self.decision,
             document=self.document,
             max_target_tokens=self.options.max_target_tokens,
+            recorder=Recorder(lambda: time.perf_counter() - start) if self.options.trace_log else None,
         )
         self.writer = Writer(self.session, self.options.eval_latency_unit)
 
@@ -113,13 +117,19 @@ class SimulMaskAgent(TextToTextAgent):
 
     def _log(self) -> None:
         if self.options.session_log:
-            record = asdict(self.session.counters) | {
+            cost = asdict(self.session.counters) | {
                 "seconds": self.seconds,
                 "flops": session_flops(self.model, self.session.counters),
                 "truncated": self.session.truncated,
             }
-            with Path(self.options.session_log).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            _append(self.options.session_log, cost)
+        if self.session.recorder is not None:
+            _append(self.options.trace_log, {"steps": self.session.recorder.steps})
+
+
+def _append(log: str, record: dict[str, Any]) -> None:
+    with Path(log).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def call(words: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """The SimulEval agent, without SimulEval's loop."""
 
+import json
+
 import pytest
 from driving import agent_of, write_model
 from reference import settings_of
@@ -81,3 +83,19 @@ def test_spaces_between_runs_survive_where_simuleval_counts_characters(model_of,
     sent = [agent.pushpop(TextSegment(content=word, finished=i == len(source) - 1)) for i, word in enumerate(source)]
     prediction = "".join((one.content or "").replace(" ", "") for one in sent)  # as SimulEval joins it
     assert prediction.replace("\N{NO-BREAK SPACE}", " ") == "我用iPhone 15 Pro。是"
+
+
+def test_agent_traces_every_sentence(model_of, byte_level, tmp_path):
+    settings = settings_of(policy="wait_k", k=2)
+    write_model(tmp_path, model_of("llama", len(byte_level), 0), byte_level, settings)
+    agent = agent_of(tmp_path, "--max-target-tokens", "5", "--trace-log", str(tmp_path / "trace.jsonl"))
+    for words in (["a", "dog"], ["the", "dog", "abc"]):
+        for word in words:
+            agent.pushpop(TextSegment(content=word, finished=word == words[-1]))
+        agent.reset()
+    first, second = (json.loads(line)["steps"] for line in (tmp_path / "trace.jsonl").read_text().splitlines())
+    for steps, words in ((first, ["a", "dog"]), (second, ["the", "dog", "abc"])):
+        assert [step["text"] for step in steps if step["action"] == "READ"] == words
+        assert [step["g"] for step in steps][:3] == [1, 2, 2] and steps[2]["action"] == "WRITE"
+        times = [step["time"] for step in steps]
+        assert times == sorted(times) and times[0] >= 0

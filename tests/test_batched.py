@@ -12,6 +12,7 @@ from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.runs import close, enter, repair, undone
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.simulation import simulate
 
 WAIT_2 = {"policy": "wait_k", "k": 2}
@@ -152,3 +153,26 @@ def test_characters_are_counted_where_the_latency_is(evaluation, tmp_path):
     (records,) = stream(replace(config, latency_unit="char"), tmp_path, [Decision()]).values()
     for instance in records[0]:
         assert len(instance["prediction"]) == len(instance["delays"]) == instance["prediction_length"]
+
+
+def test_trace_has_a_line_for_every_sentence_with_the_steps_of_its_session(evaluation, tmp_path):
+    encoder, model, config = evaluation(**WAIT_2)
+    folder = tmp_path / Decision().name
+    folder.mkdir()
+    (folder / "settings.json").write_text('{"trace": true}')
+    records = stream(replace(config, trace=True), tmp_path, [Decision()], shares=2)[folder.name]
+    path = folder / "trace.jsonl"
+    traces = [json.loads(line)["steps"] for line in path.read_text().splitlines()]
+    for instance, cost, steps, words in zip(*records, traces, map(str.split, SOURCES), strict=True):
+        session = open_session(model, encoder, Decision(), max_target_tokens=12, recorder=Recorder(lambda: 0.0))
+        delays_of(session, words)
+        assert [{**step, "time": 0.0} for step in steps] == session.recorder.steps
+        assert " ".join(step["text"] for step in steps if step["action"] == "WRITE") == instance["prediction"]
+        times = [step["time"] for step in steps]
+        assert times == sorted(times) and 0 < times[-1] <= round(cost["seconds"], 6)
+
+
+def test_trace_that_nobody_asked_for_is_not_written(evaluation, tmp_path):
+    _, _, config = evaluation(**WAIT_2)
+    stream(config, tmp_path, [Decision()])
+    assert not list(tmp_path.glob("*/trace.jsonl"))

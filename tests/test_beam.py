@@ -81,7 +81,7 @@ def search(model, context, score, width, limit, opens_word=False):
     feeder, logits = feed_context(model, context)
     place = {"order": len(context), "position": len(context)}
     options = {"width": width, "limit": limit, "ends": ENDS, "opens_word": opens_word, **place}
-    return feeder, feeder.run(beam_search(feeder.lane, logits, score, **options))
+    return feeder, [token for token, _ in feeder.run(beam_search(feeder.lane, logits, score, **options))]
 
 
 contexts = st.lists(st.integers(10, VOCAB - 1), min_size=1, max_size=8)

@@ -191,3 +191,33 @@ def test_run_is_declared_finished_only_when_it_is_whole(folder, damage, message)
     with pytest.raises(ProgramFailed, match=message):
         finish(folder, NUM_SENTENCES)
     assert not (folder / "finished.json").exists()
+
+
+def traced(folder):
+    """The run with a trace, as its settings ask for."""
+    (folder / "settings.json").write_text(json.dumps(MADE_WITH | {"trace": True}))
+    (folder / "trace.jsonl").write_text(lines([{"steps": []}] * NUM_SENTENCES))
+    finish(folder, NUM_SENTENCES)
+
+
+def test_trace_is_a_log_like_the_others(folder):
+    traced(folder)
+    assert prepared(folder, trace=True) is None
+    (folder / "finished.json").unlink()
+    (folder / "trace.jsonl").write_text(lines([{"steps": []}] * 3) + '{"steps": [')
+    with pytest.raises(ProgramFailed, match=r"trace\.jsonl holds 3 whole lines of 4 sentences"):
+        finish(folder, NUM_SENTENCES)
+    assert prepared(folder, trace=True) == (["continues after 3 sentences that were streamed before"], 3)
+    assert (folder / "trace.jsonl").read_text() == lines([{"steps": []}] * 3)
+
+
+def test_trace_that_is_lost_is_made_again(folder):
+    traced(folder)
+    (folder / "trace.jsonl").unlink()
+    said, kept = prepared(folder, trace=True)
+    assert (said, kept) == (["trace.jsonl: missing or changed since the run ended; streaming again"], 0)
+
+
+def test_run_without_a_trace_is_not_taken_for_one_with_it(folder):
+    with pytest.raises(ValueError, match=r"\(trace changed\)"):
+        work_left(folder, MADE_WITH | {"trace": True}, free=("source",), say=refuse)

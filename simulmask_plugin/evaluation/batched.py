@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from simulmask_plugin.evaluation.config import EvaluationConfig
-from simulmask_plugin.evaluation.runs import INSTANCES, SESSIONS, enter
+from simulmask_plugin.evaluation.runs import INSTANCES, SESSIONS, TRACE, enter
 from simulmask_plugin.files.texts import read_text
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
 from simulmask_plugin.streaming.options import Decision, document_of, open_session
 from simulmask_plugin.streaming.pool import Pool
+from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.session import Session
 from simulmask_plugin.streaming.simulation import Record, simulate
 from simulmask_plugin.streaming.translator import Translator, load
@@ -63,13 +64,20 @@ def stream_batched(
             faults[run] = f"sentence {index + 1}: {result}"
             continue
         session, instance = result
-        cost = asdict(session.counters) | {
-            "seconds": session.lane.seconds,
-            "flops": session_flops(translator.model, session.counters),
-            "truncated": session.truncated,
-        }
-        enter(run, process, index, {INSTANCES: {"index": index, **instance}, SESSIONS: cost})
+        records = {INSTANCES: {"index": index, **instance}, SESSIONS: _cost(translator, session)}
+        if session.recorder is not None:
+            records[TRACE] = {"steps": session.recorder.steps}
+        enter(run, process, index, records)
     return faults
+
+
+def _cost(translator: Translator, session: Session) -> Record:
+    """A line of our own log."""
+    return asdict(session.counters) | {
+        "seconds": session.lane.seconds,
+        "flops": session_flops(translator.model, session.counters),
+        "truncated": session.truncated,
+    }
 
 
 def _job(
@@ -87,6 +95,7 @@ def _job(
                 document=document_of(settings, config.document_units, config.context_sentences),
                 max_target_tokens=config.max_target_tokens,
                 lane=lane,
+                recorder=Recorder(lambda: lane.seconds) if config.trace else None,
             )
             return (yield from simulate(session, source, reference, str(config.latency_unit)))
         except ValueError as error:  # the other policies may be able to stream it

@@ -80,6 +80,8 @@ class EvaluationConfig:
     """Layouts of chunks: every line is a document; a sentence ends at punctuation after so many source units."""
     context_sentences: int = 0
     """Of a document: finished sentences that stay visible."""
+    trace: bool = False
+    """Write trace.jsonl: the READs and WRITEs of every sentence, with time and probability, see `Recorder`."""
     extra_metrics: Mapping[str, Any] = field(default_factory=dict)
     """Name -> command of another program, see `ExtraMetric`."""
 

@@ -14,7 +14,16 @@ from simulmask_plugin.evaluation.config import EvaluationConfig, num_sentences
 from simulmask_plugin.evaluation.digests import save
 from simulmask_plugin.evaluation.processes import Streaming, stream
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
-from simulmask_plugin.evaluation.runs import AUDIT, INSTANCES, LATENCY_METRICS, SESSIONS, close, predictions, undone
+from simulmask_plugin.evaluation.runs import (
+    AUDIT,
+    INSTANCES,
+    LATENCY_METRICS,
+    SESSIONS,
+    TRACE,
+    close,
+    predictions,
+    undone,
+)
 from simulmask_plugin.evaluation.scores import read_jsonl
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.streaming.options import agent_flag
@@ -73,7 +82,7 @@ def run_batched(config: EvaluationConfig, left: Left, environment: Mapping[str, 
             faults[folder] = NOTHING.format(folder)
     good = [folder for folder in runs if folder not in faults]
     several = min(config.audit, num_sentences(config))
-    audited = replace(config, limit=several)
+    audited = replace(config, limit=several, trace=False)
     calls = [["--score-only", f"--output={folder}", f"--eval-latency-unit={config.latency_unit}"] for folder in good]
     for folder in good if several else ():
         (folder / AUDIT).unlink(missing_ok=True)
@@ -102,6 +111,7 @@ def agent_options(config: EvaluationConfig, policy: Mapping[str, Any], folder: P
         "end-index": config.limit,
         "model-dtype": config.dtype,
         "session-log": folder / SESSIONS,
+        "trace-log": folder / TRACE if config.trace else None,
         **{agent_flag(key): value for key, value in policy.items()},
     }
     given = {key: value for key, value in options.items() if value is not None and value is not False}

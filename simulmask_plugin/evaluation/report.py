@@ -20,7 +20,7 @@ from simulmask_plugin.options import yaml_text
 from simulmask_plugin.text.languages import TOKENIZER_PACKAGES, UNSPACED
 from simulmask_plugin.text.units import CHARACTER
 
-NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0}
+NOTHING: Mapping[str, Any] = {"simulmask": {}, "extra_metrics": {}, "context_sentences": 0, "trace": False}
 """Values of an evaluation's keys that say nothing, besides None."""
 
 UNSAID: Mapping[str, Any] = asdict(TrainedOn())

@@ -157,6 +157,7 @@ def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, A
     files |= {path.name: path for path in model_files(config.model)}
     digests = Digests(Path(config.output, "digests.json"))
     made_with = {key: value for key, value in asdict(config).items() if key not in FREE} | {
+        "trace": config.trace or None,  # a run that was made before there was the key has none
         "trained": json.loads(json.dumps(settings.content())),
         "files": {name: digests.of(path) for name, path in files.items()},
     }

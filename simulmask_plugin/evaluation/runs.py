@@ -17,13 +17,13 @@ from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import parse_json
 
-INSTANCES, SESSIONS, SCORES = "instances.log", "sessions.jsonl", "scores.tsv"
+INSTANCES, SESSIONS, TRACE, SCORES = "instances.log", "sessions.jsonl", "trace.jsonl", "scores.tsv"
 LOGS = {
     INSTANCES: {"index", "prediction", "reference", "source", "delays"},
     SESSIONS: {"seconds", "calls", "written_tokens", "flops", "truncated"},
+    TRACE: {"steps"},
 }
 """Of SimulEval and of our agent, one object a line; and the keys that each of them has."""
-RESULTS = (*LOGS, SCORES)
 SETTINGS, FINISHED = "settings.json", "finished.json"
 JOURNAL = "streamed.{}.jsonl"
 """Of the engine batched: what a process has streamed, a line for every sentence, in the order in which they end."""
@@ -32,6 +32,11 @@ AUDIT = "audit.json"
 DERIVED = ("extra_metrics.json", SCORES, FINISHED)
 """Made from the logs of a run, and worth nothing once these change."""
 LATENCY_METRICS = ("AL", "LAAL", "AP", "DAL")
+
+
+def logs_of(trace: bool) -> list[str]:
+    """The logs of a run: the trace only where it is asked for."""
+    return [name for name in LOGS if trace or name != TRACE]
 
 
 def work_left(
@@ -59,7 +64,8 @@ def work_left(
     finished = saved(directory / FINISHED)
     if not finished:
         return partial(_continue, directory, say)
-    damaged = [name for name in RESULTS if finished.get(name) != _digest(directory / name)]
+    results = (*_logs_in(directory), SCORES)
+    damaged = [name for name in results if finished.get(name) != _digest(directory / name)]
     if not damaged:
         return None
     only_scores = damaged == [SCORES]
@@ -74,7 +80,8 @@ def finish(directory: Path, num_sentences: int) -> None:
     Raises:
         ProgramFailed: if SimulEval has not left a result for every sentence, and all scores.
     """
-    for log in (directory / name for name in LOGS):
+    logs = _logs_in(directory)
+    for log in (directory / name for name in logs):
         lines = _whole_lines(log)
         if len(lines) != num_sentences or "".join(lines) != log.read_text(encoding="utf-8"):
             raise ProgramFailed(
@@ -83,7 +90,7 @@ def finish(directory: Path, num_sentences: int) -> None:
             )
     if fault := _fault_of_scores(directory / SCORES):
         raise ProgramFailed(f"{directory / SCORES} {fault}; is the disk full? Run the same command again.")
-    save(directory / FINISHED, {name: _digest(directory / name) for name in RESULTS})
+    save(directory / FINISHED, {name: _digest(directory / name) for name in (*logs, SCORES)})
 
 
 def has_scores(directory: Path) -> bool:
@@ -104,7 +111,7 @@ def enter(directory: Path, process: int, index: int, records: Mapping[str, Mappi
 
 def entered(directory: Path) -> dict[int, dict[str, str]]:
     """What logs and journals hold of a run: index of a sentence -> name of the log -> its line."""
-    logs = {name: _whole_lines(directory / name) for name in LOGS}
+    logs = {name: _whole_lines(directory / name) for name in _logs_in(directory)}
     found = {
         index: dict(zip(logs, lines, strict=True)) for index, lines in enumerate(zip(*logs.values(), strict=False))
     }
@@ -129,10 +136,15 @@ def num_streamed(directory: Path) -> int:
 def close(directory: Path) -> None:
     """Write the logs of a run, a line for every sentence in their order, in place of its journals."""
     found = [records for _, records in sorted(entered(directory).items())]
-    for name in LOGS:
+    for name in _logs_in(directory):
         write_text(directory / name, "".join(records[name] for records in found))
     for journal in _journals(directory):
         journal.unlink()
+
+
+def _logs_in(directory: Path) -> list[str]:
+    """The logs of a run that has begun, as its settings have it."""
+    return logs_of(saved(directory / SETTINGS).get("trace", False))
 
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
@@ -160,8 +172,8 @@ def _continue(directory: Path, say: Callable[[str], None]) -> None:
 
 
 def repair(directory: Path) -> None:
-    """Drop what a kill has cut: half lines, and of the two logs the lines that the other one does not have."""
-    kept = {name: _whole_lines(directory / name) for name in LOGS}
+    """Drop what a kill has cut: half lines, and of the logs the lines that another one does not have."""
+    kept = {name: _whole_lines(directory / name) for name in _logs_in(directory)}
     num_kept = min(map(len, kept.values()))
     for name, lines in kept.items():
         write_text(directory / name, "".join(lines[:num_kept]))

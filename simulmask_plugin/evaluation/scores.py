@@ -17,7 +17,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from simulmask_plugin import __version__
 from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.extra_metrics import run_metrics
-from simulmask_plugin.evaluation.runs import LATENCY_METRICS, LOGS, SCORES
+from simulmask_plugin.evaluation.runs import INSTANCES, LATENCY_METRICS, SCORES, SESSIONS
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import parse_json
 from simulmask_plugin.files.texts import numbered_lines
@@ -91,7 +91,7 @@ def number_text(value: float, digits: int = 2) -> str:
 
 def score(config: EvaluationConfig, directory: Path) -> Score:
     """Score a finished run of a resolved evaluation: by sacrebleu (quality), SimulEval (latency), our log (cost)."""
-    instances, sessions = (read_jsonl(directory / name) for name in LOGS)
+    instances, sessions = (read_jsonl(directory / name) for name in (INSTANCES, SESSIONS))
     latency = pandas.read_csv(directory / SCORES, sep="\t").iloc[0]
     predictions, references = translations(instances)
     bleu, chrf = metrics(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool
@@ -14,11 +15,19 @@ from simulmask_plugin.streaming.lane import ALL, FedRow, Lane, Request, Steps
 
 @dataclass(frozen=True, slots=True)
 class _Hypothesis:
-    """A branch: its tokens, their entries in the cache, and the sum of their log-probabilities."""
+    """A branch: its tokens, their entries in the cache, and after each the sum of the log-probabilities so far.
+
+    One that has ended has one sum more, that with the end.
+    """
 
     ids: tuple[int, ...]
     entries: tuple[int, ...]
-    score: float
+    sums: tuple[float, ...] = (0.0,)
+
+    @property
+    def score(self) -> float:
+        """The sum of all log-probabilities."""
+        return self.sums[-1]
 
     @property
     def mean_score(self) -> float:
@@ -37,8 +46,10 @@ def beam_search(
     opens_word: bool,
     order: int,
     position: int,
-) -> Steps[list[int]]:
-    """Search for the best continuation; its tokens are in the cache afterwards, as if they had been fed one by one.
+) -> Steps[list[tuple[int, float]]]:
+    """Search for the best continuation: tokens, each with its log-probability.
+
+    The tokens are in the cache afterwards, as if they had been fed one by one.
 
     All live hypotheses are fed in one call. The search stops when ``width`` hypotheses have ended, or none that lives
     would be better than the best of them if it ended now. The tokens are returned without the end.
@@ -54,7 +65,7 @@ def beam_search(
         order: place of the first token in the training sequence.
         position: of that token.
     """
-    start, live, finished = lane.num_keys, [_Hypothesis((), (), 0.0)], list[_Hypothesis]()
+    start, live, finished = lane.num_keys, [_Hypothesis((), ())], list[_Hypothesis]()
     next_scores = scores(logits, opens_word=opens_word)[None]
     for depth in range(limit):
         grown: list[_Hypothesis] = []
@@ -62,10 +73,10 @@ def beam_search(
             if len(grown) == width:
                 break
             if token in ends:
-                finished.append(_Hypothesis(parent.ids, parent.entries, score))
+                finished.append(_Hypothesis(parent.ids, parent.entries, (*parent.sums, score)))
             else:
                 entry = lane.num_keys + len(grown)
-                grown.append(_Hypothesis((*parent.ids, token), (*parent.entries, entry), score))
+                grown.append(_Hypothesis((*parent.ids, token), (*parent.entries, entry), (*parent.sums, score)))
         best = max((h.mean_score for h in finished), default=-torch.inf)
         if len(finished) >= width or all(h.mean_score <= best for h in grown):
             break
@@ -75,7 +86,7 @@ def beam_search(
         next_scores = scores((yield Request(rows, len(rows), visible)), opens_word=False)
     winner = max(finished or live, key=lambda h: h.mean_score)
     lane.keep(start, winner.entries)
-    return list(winner.ids)
+    return [(token, after - before) for token, (before, after) in zip(winner.ids, pairwise(winner.sums), strict=False)]
 
 
 def _own_branches(live: Sequence[_Hypothesis], start: int, num_keys: int) -> Bool[Tensor, "1 1 live key"]:

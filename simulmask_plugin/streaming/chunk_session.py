@@ -128,7 +128,7 @@ class ChunkedSession(Session):
         """Return the tokens of a chunk, at most ``limit``; all but an end token stay in the cache."""
         logits = yield from self._open()
         if self.beam_width > 1:
-            ids = yield from beam_search(
+            written = yield from beam_search(
                 self.lane,
                 logits,
                 self._choose.scores,
@@ -139,16 +139,20 @@ class ChunkedSession(Session):
                 order=self._place,
                 position=self._position,
             )
-            self._place += len(ids)
-            return ids
-        ids = []
+            self._place += len(written)
+            if self.recorder is not None:
+                self.recorder.tokens += written
+            return [token for token, _ in written]
+        ids: list[int] = []
         token = self._choose.next_token(logits, opens_word=not self._is_first_target)
         while token not in self._ends:
+            self._wrote(token, logits)
             ids.append(token)
             self._queue([token])
             if len(ids) == limit:
                 break
-            token = self._choose.next_token((yield from self._predict()), opens_word=False)
+            logits = yield from self._predict()
+            token = self._choose.next_token(logits, opens_word=False)
         return ids
 
     def _leave(self, window: Window) -> None:

@@ -19,6 +19,7 @@ from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, cho
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.document import Document
 from simulmask_plugin.streaming.lane import Lane
+from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.self_test import check_takes_mask
 from simulmask_plugin.streaming.session import Session
 
@@ -233,6 +234,7 @@ def open_session(
     document: Document | None = None,
     max_target_tokens: int = 512,
     lane: Lane | None = None,
+    recorder: Recorder | None = None,
 ) -> Session:
     """Return the session of one sentence (or document) for a model in evaluation mode.
 
@@ -249,6 +251,7 @@ def open_session(
         raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
     return layout.session(run)(
         lane=lane or Lane(),
+        recorder=recorder,
         model=model,
         encoder=encoder.with_settings(decision.streamed_with(encoder.settings)),
         policy=policy,

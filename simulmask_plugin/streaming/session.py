@@ -13,6 +13,7 @@ from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action, Evidence, Policy
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps, T
+from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
 
@@ -42,6 +43,7 @@ class Session(ABC):
         max_target_tokens: the session ends when it has written so many.
         trace: receives what identifies a row that predicts, and its logits.
         lane: where its rows go.
+        recorder: of READs and WRITEs; None: nobody wants to know them.
 
     Attributes:
         num_read: source units.
@@ -58,6 +60,7 @@ class Session(ABC):
     max_target_tokens: int = 512
     trace: Callable[..., None] | None = None
     lane: Lane = field(default_factory=Lane)
+    recorder: Recorder | None = None
 
     num_read: int = field(default=0, init=False)
     num_written: int = field(default=0, init=False)
@@ -88,6 +91,8 @@ class Session(ABC):
             self._last_read = text
             self._take(ids)
             self.num_read += 1
+        if self.recorder is not None:
+            self.recorder.read(text, self.num_read)
 
     @abstractmethod
     def _take(self, ids: list[int]) -> None:
@@ -121,11 +126,22 @@ class Session(ABC):
         """
         if self.finished:
             raise ValueError("The session is finished; start a new one per sentence.")
-        return self._writing()
+        return self._writing() if self.recorder is None else self._recorded(self.recorder)
+
+    def _recorded(self, recorder: Recorder) -> Steps[str | None]:
+        text = yield from self._writing()
+        recorder.write(self.encoder.target, self.num_read)
+        return text
 
     @abstractmethod
     def _writing(self) -> Steps[str | None]:
         """WRITE, in a session that goes on."""
+
+    def _wrote(self, token: int, logits: Tensor) -> None:
+        """Tell the recorder of a token that is written, and of the logits (vocabulary,) that it was chosen from."""
+        if self.recorder is not None:
+            log_probabilities = logits[: len(self.encoder.tokenizer)].log_softmax(dim=-1)
+            self.recorder.tokens.append((token, float(log_probabilities[token])))
 
     @property
     def counters(self) -> Counters:

@@ -36,6 +36,7 @@ class StreamingSession(Session):
     _visible: list[int] = field(default_factory=lambda: [0], init=False)  # source tokens of the first i units
     _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
     _logits: Tensor | None = field(default=None, init=False)  # what they predict, once they have been fed
+    _chosen_from: Tensor | None = field(default=None, init=False)  # the logits that a token was chosen from last
     _least_read: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -137,10 +138,13 @@ class StreamingSession(Session):
 
     def _choose(self, logits: Tensor, opening: bool) -> int:
         assert self.choose is not None
+        self._chosen_from = logits
         return self.choose(logits, len(self.target_ids), opening)
 
     def _append(self, token: int) -> None:
-        """Take a token into the target; its row is to be fed."""
+        """Take the token that was chosen last into the target; its row is to be fed."""
+        assert self._chosen_from is not None
+        self._wrote(token, self._chosen_from)
         self.target_ids.append(token)
         self.counters.written_tokens += 1
         self._anchor = [token]

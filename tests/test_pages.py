@@ -14,6 +14,7 @@ from simulmask_plugin.cli import build_parser
 from simulmask_plugin.config.block import known_keys
 from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.study import Study
+from simulmask_plugin.options import yaml_text
 from simulmask_plugin.streaming.options import parameters, run_keys
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY
 
@@ -53,7 +54,7 @@ def test_page_of_the_evaluation_has_its_defaults():
     written = defaults("docs/evaluation.md", "Keys")
     for field in fields(EvaluationConfig):
         if isinstance(field.default, str | int):
-            assert written[field.name] == str(field.default)
+            assert written[field.name] == yaml_text(field.default)
 
 
 def test_page_of_studies_shows_every_key():

@@ -133,6 +133,7 @@ def clean_environment():
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "DS_ACCELERATOR": "cpu",
+        "PYTHONFAULTHANDLER": "1",  # a program that is aborted says where
     }
 
 

@@ -132,6 +132,16 @@ def test_a_model_is_evaluated_without_a_training(bench, base):
     assert metrics["eval_loss"] > 1
 
 
+def test_processes_leave_together_once_all_is_saved(bench, base, monkeypatch):
+    def record():
+        saved.extend(path.name for path in (bench.folder / "together").iterdir())
+
+    saved = []
+    monkeypatch.setattr("simulmask_plugin.training.llamafactory_seams.leave_together", record)
+    bench.train("together", base, **FULL)
+    assert {"model.safetensors", "trainer_state.json", FILE_NAME} <= set(saved)
+
+
 def test_a_program_for_gpus_is_refused_where_there_is_none(bench, base, monkeypatch):
     monkeypatch.setattr("simulmask_plugin.training.machine.has_gpu", lambda: False)
     with pytest.raises(ValueError, match="use_unsloth_gc: true needs a GPU, and torch sees none here"):

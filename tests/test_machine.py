@@ -1,12 +1,20 @@
 """What needs a GPU is refused where there is none, before anything is loaded, with what to set."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from simulmask_plugin.training import machine
-from simulmask_plugin.training.machine import check_device, check_kernels, check_torchrun, check_training
+from simulmask_plugin.training.machine import (
+    check_device,
+    check_kernels,
+    check_torchrun,
+    check_training,
+    leave_together,
+)
 
 ZERO_2 = "yaml_configs/deepspeed/ds_z2_config.json"
 
@@ -91,3 +99,27 @@ def test_device_that_is_not_there_is_refused(monkeypatch, num_gpus, device, mess
 def test_device_that_is_there_is_accepted(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_device(device)
+
+
+GLOO = """
+import time, torch, torch.distributed as dist
+from simulmask_plugin.training.machine import leave_together
+
+dist.init_process_group("gloo", init_method="file://{path}", rank=0, world_size=1)
+reduced = dist.all_reduce(torch.ones(3), async_op=True).get_future()
+busy = reduced.then(lambda _: time.sleep(0.5))  # in the thread of gloo, which `wait` does not wait for
+reduced.wait()
+leave_together()
+assert busy.done()
+"""
+
+
+def test_process_does_not_end_while_a_thread_of_gloo_needs_the_interpreter(tmp_path):
+    """Without `leave_together` it is aborted (-6): "terminate called without an active exception"."""
+    command = [sys.executable, "-c", GLOO.format(path=tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_single_process_leaves_alone():
+    leave_together()

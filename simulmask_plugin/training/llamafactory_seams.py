@@ -28,7 +28,7 @@ from simulmask_plugin.training.exporting import (
     exported_settings,
     save_settings,
 )
-from simulmask_plugin.training.machine import KERNELS, check_kernels, check_torchrun, check_training
+from simulmask_plugin.training.machine import KERNELS, check_kernels, check_torchrun, check_training, leave_together
 
 if TYPE_CHECKING:
     from simulmask_plugin.training.run import SftRun
@@ -146,7 +146,8 @@ def extend_workflow(workflow: ModuleType) -> None:
         attention = attention_of(model_config, model_args.flash_attn)
         loader.logger.info_rank0(describe_training(config, attention, flat=flat))
         with _seams_replaced(workflow, SftRun(config=config, seed=training_args.seed, flat=flat, logger=loader.logger)):
-            return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
+            run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
+        leave_together()
 
     _replace(workflow, "run_sft", run_simulmask)
 

@@ -1,4 +1,4 @@
-"""The hardware that a YAML needs, and clear errors on a machine without a GPU.
+"""The hardware that a YAML needs, clear errors on a machine without a GPU, and how processes on the CPU end.
 
 Each check raises a ValueError that names the key and the remedy.
 """
@@ -6,6 +6,7 @@ Each check raises a ValueError that names the key and the remedy.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
 """Keys of a training YAML that need a GPU, unless ``use_cpu: true`` is set."""
 KERNELS = ("enable_liger_kernel", "use_unsloth_gc", "use_liger_kernel", "fp8")
 """Keys whose kernels need one in any case."""
+
+RELEASE = 0.1
+"""Seconds in which gloo's threads let go of the tensors of collectives that have ended."""
 
 SMOKE = "`simulmask smoke YAML` tries a recipe on the hardware at hand"
 
@@ -59,6 +63,21 @@ def check_torchrun(num_devices: int) -> None:
             "FORCE_TORCHRUN=1 starts a process for every GPU, and torch sees none here. Unset it, or set with "
             f"NPROC_PER_NODE the number of processes to start on the CPU; {SMOKE}."
         )
+
+
+def leave_together() -> None:
+    """Wait at the end of a training on the CPU until every process has come here and gloo's threads are idle.
+
+    A thread of gloo keeps the tensors of its last collective a moment longer than `wait` waits, and needs the
+    interpreter to release them. If the process ends in that moment, it is aborted ("terminate called without an active
+    exception", https://github.com/pytorch/pytorch/issues/190489), torchrun kills the processes that are still saving,
+    and a finished training is reported as failed. Destroying the group does not help, since DDP keeps it alive.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
+        dist.barrier()  # waits for all collectives before it; its own has no tensor of Python
+        time.sleep(RELEASE)  # a thread may have ended a collective and still be about to release its tensors
 
 
 def device_of(name: str) -> torch.device:

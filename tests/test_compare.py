@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,14 +25,14 @@ def study(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).write_text("one\n")
 
-    def run(*overrides, fails=(), **stage):
+    def run(*overrides, fails=(), base=(), **stage):
         offline = {"policies": [{"policy": "offline"}]}
         values = {
             "output": str(tmp_path / "out"),
             "plain": "first",
             "reference": "first",
             "evaluation": {"source": str(tmp_path / "a"), "target": str(tmp_path / "b")},
-            "models": {name: [{"train": STAGE1, **stage}] for name in ("first", "second")},
+            "models": {"first": [{"train": STAGE1, **stage}], "second": [*base, {"train": STAGE1, **stage}]},
             "systems": {name: {"model": name, **offline} for name in ("first", "second")},
         }
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -63,9 +64,9 @@ def study(tmp_path, monkeypatch):
 
         monkeypatch.setattr(compare, "evaluate", stream)
 
-        def compared(study, path, found, runs, failed):
-            trainings.update(found)
-            run.compared = [one.system for one in runs]
+        def compared(study, path, found):
+            trainings.update(found.trainings)
+            run.compared = [one.system for one in found.runs]
 
         monkeypatch.setattr(compare, "_comparison", compared)
         monkeypatch.setattr(compare, "write_comparison", lambda output, comparison: [])
@@ -113,6 +114,42 @@ def test_what_succeeded_is_compared_and_what_failed_is_said_at_the_end(study, ca
 def test_a_study_of_which_nothing_succeeds_has_failed(study):
     with pytest.raises(ProgramFailed, match="first: stage 1 of 1"):
         study(fails=("first", "second"))
+
+
+BASE = [{"from": "first"}]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_model_waits_for_its_base_and_starts_from_it(study, tmp_path, monkeypatch, jobs):
+    train = compare._train
+
+    def train_slowly(study, name, environment):
+        time.sleep(0.1 * (name == "first"))
+        return train(study, name, environment)
+
+    monkeypatch.setattr(compare, "_train", train_slowly)
+    commands, trainings = study(f"jobs={jobs}", base=BASE)
+    assert commands == [["train", config(tmp_path, name)] for name in ("first", "second")]
+    trained = yaml.safe_load(Path(config(tmp_path, "second")).read_text())
+    assert trained["model_name_or_path"] == str(tmp_path / "out" / "models" / "first" / "stage1")
+    assert trainings["second"].tokens == 7, "of its own stages alone"
+
+
+def test_what_starts_from_a_model_that_failed_fails_by_name(study, capsys):
+    with pytest.raises(ProgramFailed, match="first: stage 1 of 1"):
+        study(fails=("first",), base=BASE)
+    assert "second failed: its base first failed\n" in capsys.readouterr().out
+    assert [Path(path).parent.name for _, path in study.commands] == ["first"]
+
+
+def test_model_whose_base_has_changed_is_refused(study, tmp_path):
+    weights = tmp_path / "out" / "models" / "first" / "stage1" / "model.safetensors"
+    study(base=BASE)
+    weights.write_bytes(b"other")
+    with pytest.raises(
+        ValueError, match=r"second was trained on other files .* \(model_name_or_path: model\.safetensors changed"
+    ):
+        study(base=BASE)
 
 
 def test_studies_are_not_launched(study, monkeypatch):

@@ -13,7 +13,7 @@ from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.cli import build_parser
 from simulmask_plugin.config.block import known_keys
 from simulmask_plugin.evaluation.config import EvaluationConfig
-from simulmask_plugin.evaluation.study import Study
+from simulmask_plugin.evaluation.study import StudyKeys
 from simulmask_plugin.options import yaml_text
 from simulmask_plugin.streaming.options import parameters, run_keys
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY
@@ -59,7 +59,7 @@ def test_page_of_the_evaluation_has_its_defaults():
 
 def test_page_of_studies_shows_every_key():
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert sorted(yaml.safe_load(block)) == sorted(field.name for field in fields(Study))
+    assert sorted(yaml.safe_load(block)) == sorted(field.name for field in fields(StudyKeys))
 
 
 def test_page_of_the_evaluation_has_every_latency():

@@ -67,6 +67,18 @@ def test_stages_have_their_overrides(study):
     assert two[1].values["max_steps"] != 7, "the common overrides are for the first stage"
 
 
+def test_model_may_start_from_an_earlier_one(study, tmp_path):
+    training = {"dataset_dir": "here", "model_name_or_path": "tiny"}
+    own = [{"train": STAGE1, "simulmask.k": 5}, {"train": STAGE2}, {"export": MERGE}]
+    loaded = study(training=training, models={"plain": PLAIN, "two stages": [{"from": "plain"}, *own]})
+    assert loaded.bases == {"two stages": "plain"}
+    (base,), (first, *_) = loaded.models.values()
+    assert base.values["model_name_or_path"] == "tiny"
+    assert "model_name_or_path" not in first.values, "of this the base decides"
+    assert first.values["dataset_dir"] == "here" and first.values["simulmask"]["k"] == 5
+    assert Path(loaded.systems["SimulMask"].evaluation.model).name == "stage3", "to start from a model is no stage"
+
+
 def test_models_whose_folders_would_be_one_are_refused(study):
     stages = [{"train": STAGE1}]
     with pytest.raises(ValueError, match="models 'a b' and 'a_b' would share a folder; rename one"):
@@ -117,6 +129,39 @@ BAD = {
     "nothing to merge": (
         {"models": {"plain": [*PLAIN, {"export": MERGE}]}},
         r"plain, stage 2: expected a training, got export",
+    ),
+    "base alone": ({"models": {"plain": PLAIN, "a": [{"from": "plain"}]}}, r"models\.a ends without a whole model"),
+    "merge of a base": (
+        {"models": {"plain": PLAIN, "a": [{"from": "plain"}, {"export": MERGE}]}},
+        r"a, stage 1: expected a training, got export",
+    ),
+    "base of the first": (
+        {"models": {"plain": [{"from": "a"}, *PLAIN], "a": PLAIN}},
+        r"models\.plain: from: expected a model that stands before it \(none, for it is the first\), got 'a'",
+    ),
+    "itself as base": (
+        {"models": {"plain": PLAIN, "a": [{"from": "a"}, *PLAIN]}},
+        r"models\.a: from: expected a model that stands before it \(plain\), got 'a'",
+    ),
+    "base that is no name": (
+        {"models": {"plain": PLAIN, "a": [{"from": ["plain"]}, *PLAIN]}},
+        r"models\.a: from: expected a model .* got \['plain'\]",
+    ),
+    "base behind a stage": (
+        {"models": {"plain": PLAIN, "a": [*PLAIN, {"from": "plain"}]}},
+        r"models\.a: \{from: NAME\} must stand alone, before all stages",
+    ),
+    "two bases": (
+        {"models": {"plain": PLAIN, "a": [{"from": "plain"}, {"from": "plain"}, *PLAIN]}},
+        r"models\.a: \{from: NAME\} must stand alone, before all stages",
+    ),
+    "base within a stage": (
+        {"models": {"plain": PLAIN, "a": [{"from": "plain", "train": STAGE1}]}},
+        r"models\.a: \{from: NAME\} must stand alone, before all stages",
+    ),
+    "base and a model": (
+        {"models": {"plain": PLAIN, "a": [{"from": "plain"}, {"train": STAGE1, "model_name_or_path": "b"}]}},
+        r"a, stage 1: it starts from the model before it; leave out model_name_or_path",
     ),
     "system without a model": ({"systems": {"a": {"policies": []}}}, r"systems\.a must be a mapping such as"),
     "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),

@@ -6,15 +6,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -61,23 +61,49 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
         raise ValueError("simulmask compare starts all its processes itself; run it without torchrun or accelerate.")
     for system in study.systems.values():
         check_device(system.evaluation.device)
+    found = _run_models(study)
+    if not found.runs:
+        raise next(iter(found.failed.values()))
+    written = write_comparison(Path(study.output), _comparison(study, path, found))
+    print(f"Comparison: {', '.join(map(str, written))}")
+    for name, error in found.failed.items():
+        print(f"Failed: {name}: {error}", file=sys.stderr)
+    return 1 if found.failed else 0
+
+
+class _Found(NamedTuple):
+    """What the models of a study gave."""
+
+    trainings: dict[str, Training]
+    """By model."""
+    runs: list[Run]
+    failed: dict[str, ProgramFailed]
+    """Model, system or SYSTEM/RUN -> why it has no result."""
+
+
+def _run_models(study: Study) -> _Found:
+    """Train and stream every model, as many at once as the study says, each behind its base."""
+    found = _Found({}, [], {})
     environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for environment in _environments(study):
         environments.put(environment)
-    trainings: dict[str, Training] = {}
-    runs: list[Run] = []
-    failed: dict[str, ProgramFailed] = {}
+    futures: dict[str, Future[None]] = {}
     stopped = Event()
 
     def run(name: str) -> None:
+        base = study.bases.get(name)
+        if base is not None:
+            wait([futures[base]])  # no deadlock: it stands earlier, so a thread has taken it
         if stopped.is_set():
             return
         environment = environments.get()
         try:
-            trainings[name] = _train(study, name, environment)
-            runs.extend(_stream(study, name, environment, failed))
+            if base is not None and base not in found.trainings:
+                raise ProgramFailed(f"its base {base} failed")
+            found.trainings[name] = _train(study, name, environment)
+            found.runs.extend(_stream(study, name, environment, found.failed))
         except ProgramFailed as error:
-            failed[name] = error
+            found.failed[name] = error
             _say(f"{name} failed: {str(error).splitlines()[0]}")
         except BaseException as error:
             stopped.set()
@@ -89,50 +115,40 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
             environments.put(environment)
 
     with ThreadPoolExecutor(study.jobs) as pool:
-        futures = [pool.submit(run, name) for name in study.models]
-    for future in futures:
+        for name in study.models:
+            futures[name] = pool.submit(run, name)
+    for future in futures.values():
         future.result()
-    if not runs:
-        raise next(iter(failed.values()))
-    written = write_comparison(Path(study.output), _comparison(study, path, trainings, runs, failed))
-    print(f"Comparison: {', '.join(map(str, written))}")
-    for name, error in failed.items():
-        print(f"Failed: {name}: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    return found
 
 
-def _comparison(
-    study: Study,
-    path: str,
-    trainings: Mapping[str, Training],
-    runs: Sequence[Run],
-    failed: Mapping[str, ProgramFailed],
-) -> Comparison:
+def _comparison(study: Study, path: str, found: _Found) -> Comparison:
     order = list(study.systems)
-    runs = sorted(runs, key=lambda run: order.index(run.system))
+    runs = sorted(found.runs, key=lambda run: order.index(run.system))
     first = study.systems[runs[0].system].evaluation
     settings = {
         name: ModelSettings.load(model_folder(Path(study.output), name, len(stages)))
         for name, stages in study.models.items()
-        if name in trainings
+        if name in found.trainings
     }
     resolved = resolve(first, settings[runs[0].model])
     return Comparison(
         title=study.title or Path(path).stem,
         date=date.today().isoformat(),
         runs=runs,
-        trainings=trainings,
+        trainings=found.trainings,
         plain=study.plain,
         reference=study.reference_run,
         bleu=metrics(resolved)[0],
         models={
-            name: {f"stage {number}": stage.summary(TRAINED) for number, stage in enumerate(stages, 1)}
+            name: ({"from": study.bases[name]} if name in study.bases else {})
+            | {f"stage {number}": stage.summary(TRAINED) for number, stage in enumerate(stages, 1)}
             | settings[name].config.said()
             | asdict(settings[name].trained_on)
             for name, stages in study.models.items()
-            if name in trainings
+            if name in found.trainings
         },
-        failed={name: str(error).splitlines()[0] for name, error in failed.items()},
+        failed={name: str(error).splitlines()[0] for name, error in found.failed.items()},
         evaluation={key: getattr(resolved, key) for key in SHARED},
         versions=signatures(resolved),
         sources=[line for line, _ in numbered_lines(Path(first.source))][: runs[0].score.sentences],
@@ -157,13 +173,16 @@ def _environments(study: Study) -> list[dict[str, str]]:
 
 
 def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
-    """Run the stages of one model, each from what the one before it made; return what the trainings took."""
-    stages = study.models[name]
+    """Run the stages of one model, each from what the one before it made; return what these trainings took."""
+    stages, output = study.models[name], Path(study.output)
     training = Training()
-    digests = Digests(model_folder(Path(study.output), name, 1).with_name("digests.json"))
+    digests = Digests(model_folder(output, name, 1).with_name("digests.json"))
     start: dict[str, str] = {}
+    if name in study.bases:
+        base = study.bases[name]
+        start = {"model_name_or_path": str(model_folder(output, base, len(study.models[base])))}
     for number, stage in enumerate(stages, 1):
-        folder = model_folder(Path(study.output), name, number)
+        folder = model_folder(output, name, number)
         values = {**stage.values, **start}
         title = f"{name}: stage {number} of {len(stages)} ({stage.kind})"
         _run_stage(Stage(stage.kind, values), folder, title, environment, digests)
@@ -171,8 +190,7 @@ def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
             training += _training(folder)
         start = {"model_name_or_path": str(folder)}
         if stage.makes_adapter:
-            base = Path(values["model_name_or_path"])
-            start = {"model_name_or_path": str(base), "adapter_name_or_path": str(folder)}
+            start = {"model_name_or_path": str(values["model_name_or_path"]), "adapter_name_or_path": str(folder)}
     return training
 
 

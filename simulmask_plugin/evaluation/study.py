@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +65,8 @@ class StudyKeys:
     """Directory of everything that the study makes."""
     models: Mapping[str, Annotated[Any, STAGES]]
     """Name -> its stages in order, each a mapping: {train: YAML} or {export: YAML}, and overrides of that YAML, e.g.
-    {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it."""
+    {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it; behind {from: NAME}, the
+    first one starts from what the last stage of that model made."""
     systems: Mapping[str, Annotated[Any, SYSTEM]]
     """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
     plain: str
@@ -75,7 +76,8 @@ class StudyKeys:
     title: str = ""
     """Of the figure and the report; default: the name of the YAML."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides for the first stage of every model, e.g. model_name_or_path and dataset_dir."""
+    """Overrides for the first stage of every model, e.g. dataset_dir and, for those that start from no other model of
+    the study, model_name_or_path."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Keys of an evaluation YAML that all systems share, e.g. source and target."""
     jobs: AtOnce = 1
@@ -89,6 +91,8 @@ class Study(StudyKeys):
     """A study whose models and systems have been read."""
 
     models: Mapping[str, tuple[Stage, ...]]
+    bases: Mapping[str, str]
+    """Name of a model -> of the earlier one that it starts from."""
     systems: Mapping[str, System]
 
     @property
@@ -113,17 +117,36 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
         first = folders.setdefault(model_folder(Path(keys.output), name, 1), name)
         if first != name:
             raise ValueError(f"{path}: models {first!r} and {name!r} would share a folder; rename one.")
-    models = {
-        name: _read_stages(stages, keys.training, f"{path}: models.{name}") for name, stages in keys.models.items()
-    }
-    systems = {name: _read_system(keys, name, f"{path}: systems.{name}.") for name in keys.systems}
+    models: dict[str, tuple[Stage, ...]] = {}
+    bases: dict[str, str] = {}
+    for name, stages in keys.models.items():
+        where = f"{path}: models.{name}"
+        own = [stage for stage in stages if "from" not in stage]
+        if len(own) < len(stages):
+            bases[name] = _read_base(stages, models, where)
+        models[name] = _read_stages(own, keys.training, where, has_base=name in bases)
+    systems = {name: _read_system(keys, models, name, f"{path}: systems.{name}.") for name in keys.systems}
     values = {field.name: getattr(keys, field.name) for field in fields(keys)}
-    study = Study(**values | {"models": models, "systems": systems})
+    study = Study(**values | {"models": models, "bases": bases, "systems": systems})
     _check(study, path)
     return study
 
 
-def _read_stages(stages: Iterable[Mapping[str, Any]], training: Mapping[str, Any], where: str) -> tuple[Stage, ...]:
+def _read_base(stages: Sequence[Mapping[str, Any]], earlier: Iterable[str], where: str) -> str:
+    """Name of the model that ``from`` names."""
+    first, *rest = stages
+    if list(first) != ["from"] or any("from" in stage for stage in rest):
+        raise ValueError(f"{where}: {{from: NAME}} must stand alone, before all stages, got {list(stages)!r}.")
+    known = list(earlier)
+    if first["from"] not in known:
+        names = ", ".join(known) or "none, for it is the first"
+        raise ValueError(f"{where}: from: expected a model that stands before it ({names}), got {first['from']!r}.")
+    return str(first["from"])
+
+
+def _read_stages(
+    stages: Iterable[Mapping[str, Any]], training: Mapping[str, Any], where: str, *, has_base: bool
+) -> tuple[Stage, ...]:
     result: list[Stage] = []
     for number, stage in enumerate(stages, 1):
         kinds = [kind for kind in KINDS if isinstance(stage.get(kind), str)]
@@ -133,6 +156,9 @@ def _read_stages(stages: Iterable[Mapping[str, Any]], training: Mapping[str, Any
         given = {**({} if result else training), **own}
         try:
             values = read_yaml(stage[kinds[0]], [f"{key}={json.dumps(value)}" for key, value in given.items()])
+            if result or has_base:
+                if values.pop("model_name_or_path", None) == own.get("model_name_or_path", ""):
+                    raise ValueError("it starts from the model before it; leave out model_name_or_path.")
             if kinds[0] == "train":
                 SimulMaskConfig.from_dict(values.get("simulmask", {}))
         except ValueError as error:
@@ -148,14 +174,14 @@ def _read_stages(stages: Iterable[Mapping[str, Any]], training: Mapping[str, Any
     return tuple(result)
 
 
-def _read_system(study: StudyKeys, name: str, where: str) -> System:
+def _read_system(study: StudyKeys, models: Mapping[str, Sequence[Stage]], name: str, where: str) -> System:
     own = dict(study.systems[name])
     model = own.pop("model")
-    check_choice(f"{where}model", model, study.models)
+    check_choice(f"{where}model", model, models)
     for key in SAME_FOR_ALL:
         if key in own:
             raise ValueError(f"{where}{key} must be the same for all systems; set it in evaluation:.")
-    own["model"] = str(model_folder(Path(study.output), model, len(study.models[model])))
+    own["model"] = str(model_folder(Path(study.output), model, len(models[model])))
     own["output"] = str(Path(study.output, "systems", name))
     values = {"threads": study.threads, **study.evaluation, **own}
     return System(model, read(EvaluationConfig, values, where, empty_is_default=True))

@@ -10,7 +10,6 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from simulmask_plugin.evaluation.comparison import (
-    QUANTILES,
     Comparison,
     Run,
     Training,
@@ -159,27 +158,30 @@ def test_report_lists_the_stages_and_the_settings_that_differ_from_their_default
     assert tables["Signatures and versions"] == [["torch", "2"]]
 
 
-def test_report_shows_sentences_from_the_worst_to_the_best(comparison, report):
+def test_report_shows_the_worst_sentences_then_typical_ones(comparison, report):
+    """Sentences 1, 3, ... have lost their fox."""
     shown = samples(comparison(("masked", None)).sources, comparison(("masked", None)).runs)
-    assert [sample.why.partition(" (")[0] for sample in shown] == list(QUANTILES)
-    worst, *_, best = shown
-    assert worst.number % 2 == 0 and best.number % 2 == 1, "sentences 2, 4, ... are those that lost their fox"
-    assert best.why == "the best (mean chrF 100.0)"
+    assert [sample.why.partition(" (")[0] for sample in shown] == ["worst"] * 10 + ["typical"] * 10
+    means = [sum(float(chrf) for _, _, chrf, _ in sample.outputs) / 4 for sample in shown]
+    assert means[:10] == sorted(means[:10]) and max(means[:10]) <= min(means[10:])
+    worst = shown[0]
+    assert worst.number % 2 == 1 and worst.why == f"worst (mean chrF {means[0]:.1f})"
     table = report.tables[1]
-    assert table[0] == ["Source", f"source {worst.number - 1}"]
-    assert table[1] == ["Reference", REFERENCES[worst.number - 1]]
+    assert report.captions[0] == f"Sentence {worst.number}: {worst.why}"
+    assert table[0] == ["Source", f"source {worst.number}"]
+    assert table[1] == ["Reference", REFERENCES[worst.number]]
     assert [row[:3] for row in table[2:4]] == [
         ["offline", "offline", "100.0"],
         ["recompute", "wait_k-3-recompute", worst.outputs[1][2]],
     ]
-    assert [row[3] for row in table[2:]] == [text[worst.number - 1] for text in (REFERENCES, WORSE, REFERENCES, WORSE)]
+    assert [row[3] for row in table[2:]] == [text[worst.number] for text in (REFERENCES, WORSE, REFERENCES, WORSE)]
 
 
 def test_one_sentence_is_shown_once(comparison):
     runs = [
         replace(run, predictions=run.predictions[:1], references=[REFERENCES[:1]]) for run in comparison(("", "")).runs
     ]
-    assert [sample.number for sample in samples(["a"], runs)] == [1]
+    assert [sample.number for sample in samples(["a"], runs)] == [0]
 
 
 @pytest.mark.parametrize(

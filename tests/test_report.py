@@ -1,5 +1,6 @@
 """The report of an evaluation."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -17,14 +18,26 @@ from simulmask_plugin.streaming.options import Decision
 SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots"}
 
 
+def write_log(run, predictions=("two dogs",)):
+    """The instances.log of a run."""
+    run.mkdir(parents=True, exist_ok=True)
+    records = [
+        {"source": f"source {index} |", "prediction": prediction, "reference": "the quick brown fox\n"}
+        for index, prediction in enumerate(predictions)
+    ]
+    (run / "instances.log").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 @pytest.fixture
 def report(tmp_path):
     """Writes the report of these policies, all with the same scores, and returns its lines."""
 
     def write(*policies, latency_unit="word", **keys):
-        keys |= {"model": "model", "source": "s", "target": "t", "output": "o", "latency_unit": latency_unit}
+        keys |= {"model": "model", "source": "s", "target": "t", "output": str(tmp_path), "latency_unit": latency_unit}
         config = EvaluationConfig(policies=policies, **keys)
         names = [Decision.from_dict(policy).name for policy in policies]
+        for name in names:
+            write_log(tmp_path / name)
         scores = [Score(name, 2, *[1.0] * 9, truncated=0) for name in names]
         write_report(tmp_path / "report.md", "toy_eval", config, settings_of(**SLOTS_16), scores, {}, {})
         return (tmp_path / "report.md").read_text().splitlines()
@@ -67,7 +80,8 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
     policies = ({"policy": "wait_k", "k": 1}, {"policy": "offline"})
     target = tmp_path / "test.target"
     target.write_text("zwei Hunde")
-    files = {"model": str(tmp_path), "source": "s", "target": str(target), "output": "o"}
+    files = {"model": str(tmp_path), "source": "s", "target": str(target), "output": str(tmp_path)}
+    write_log(tmp_path / "wait_k-1")
     given = EvaluationConfig(**files, policies=policies, limit=9)
     settings = settings_of(**SLOTS_16)
     scores = [Score("wait_k-1", 9, *[1.0] * 9, truncated=0)]
@@ -125,7 +139,8 @@ def test_table_gives_every_number_its_own_digits(tmp_path):
 
 def test_report_names_the_language_pairs_and_latencies_that_were_trained(tmp_path):
     (tmp_path / "test.target").write_text("zwei Hunde")
-    files = {"model": "m", "source": "s", "target": str(tmp_path / "test.target"), "output": "o"}
+    files = {"model": "m", "source": "s", "target": str(tmp_path / "test.target"), "output": str(tmp_path)}
+    write_log(tmp_path / "low")
     config = EvaluationConfig(**files, policies=({"latency": "low"},), latency_unit="word")
     trained_on = TrainedOn((("Chinese", "English"), ("German", "French")), ("low", "high"))
     settings = settings_of(layout="interleaved").after_training_on(trained_on)
@@ -149,3 +164,29 @@ def test_report_says_where_bleu_counts_characters_for_want_of_words(report, toke
     said = [line for line in lines if line.startswith("BLEU counts characters")]
     expected = f"tokenizer char); for words, {extra}-mecab: `pip install 'sacrebleu[{extra}]'`."
     assert [line.endswith(expected) for line in said] == ([] if extra is None else [True])
+
+
+def test_report_shows_the_worst_and_typical_sentences_of_the_run_in_the_middle(tmp_path):
+    words = "the quick brown fox".split()
+    good, bad = "the quick brown fox", "thx qxick"
+    predictions = [good] * 9 + [" ".join(words[: 1 + i % 3]) for i in range(12)] + [bad, ""]
+    for name in ("low", "high", "offline"):
+        write_log(tmp_path / name, predictions if name == "low" else [good] * 23)
+    lags = {"offline": 8.0, "high": 1.0, "low": 3.0}
+    scores = [Score(name, 23, *[1.0] * 9, truncated=0) for name in lags]
+    scores = [replace(score, laal=lags[score.name]) for score in scores]
+    files = {"model": "m", "source": "s", "target": "t", "output": str(tmp_path), "latency_unit": "word"}
+    config = EvaluationConfig(**files, bleu_tokenize="13a", target_lang="German", policies=())
+    write_report(tmp_path / "report.md", "toy", config, settings_of(**SLOTS_16), scores, {}, {})
+    text = (tmp_path / "report.md").read_text()
+    assert "As streamed with `low`, the run in the middle by LAAL" in text
+    _, worst, typical = re.split("\n### ", text.split("## Sentences")[1].split("\n## ")[0])
+    cells = [[cell.strip() for cell in line.split(" | ")] for line in worst.splitlines() if line.startswith("| ")][2:]
+    assert cells[:2] == [
+        ["| 22", "0.0", "source", r"`source 22 \|` |"],
+        ["|", "", "reference", "`the quick brown fox` |"],
+    ]
+    assert cells[2] == ["|", "", "output", "|"] and cells[3][0] == "| 21" and cells[5][3] == "`thx qxick` |"
+    numbers = {kind: re.findall(r"^\| (\d+) ", part, re.MULTILINE) for kind, part in (("w", worst), ("t", typical))}
+    assert len(numbers["w"]) == len(numbers["t"]) == 10 and not set(numbers["w"]) & set(numbers["t"])
+    assert numbers["t"][0] == "11", "the first with the chrF of the median, three words of four"

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import pandas
 from jinja2 import Environment
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
 from simulmask_plugin.evaluation.curves import draw_curve
+from simulmask_plugin.evaluation.examples import sentence_chrf, worst_and_typical
 from simulmask_plugin.evaluation.report import UNSAID, settings_that_matter
 from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
 from simulmask_plugin.files.atomic import write_text
@@ -23,9 +24,6 @@ from simulmask_plugin.streaming.options import Decision
 
 COLUMNS = ("bleu", "chrf", "laal", "al", "calls_per_token", "gflops_per_sentence")
 """The measures of a run that the table has."""
-
-QUANTILES = {"the worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "the best": 1.0}
-"""Which sentences are shown: their places among all, ordered by the mean chrF of their translations."""
 
 REPORT = """<!doctype html>
 <html lang="en">
@@ -58,8 +56,8 @@ pass over all rows, of prefix pairs over all pairs, and of chunks over every lat
 training was interrupted.</p>
 <p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
 <h2>Translations</h2>
-<p class="note">Of all sentences, ordered by the mean chrF of their translations here. The number is the sentence's own
-chrF.</p>
+<p class="note">The sentences with the lowest mean chrF of their translations here, then those nearest to the median.
+They count from 0, as in instances.log. The number beside a translation is its own chrF.</p>
 {% for sample in samples %}
 <table>
 <caption>Sentence {{ sample.number }}: {{ sample.why }}</caption>
@@ -203,7 +201,7 @@ FORMATS = {
 
 
 class Sample(NamedTuple):
-    """A sentence, why it is shown, and what every run made of it; sentences count from 1."""
+    """A sentence, why it is shown, and what every run made of it; sentences count from 0."""
 
     number: int
     why: str
@@ -242,23 +240,13 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
 
 
 def samples(sources: Sequence[str], runs: Sequence[Run]) -> list[Sample]:
-    """Return a few sentences, from the worst translated to the best translated."""
+    """Return the worst translated sentences, then typical ones, by the mean chrF of their translations."""
     (references,) = runs[0].references
-    metric = CHRF()
-    chrf = pandas.DataFrame(
-        [
-            metric.sentence_score(text, [reference]).score
-            for text, reference in zip(run.predictions, references, strict=True)
-        ]
-        for run in runs
-    )
-    means = chrf.mean().sort_values(kind="stable")
-    places: dict[int, str] = {}
-    for why, quantile in QUANTILES.items():
-        places.setdefault(means.index[round(quantile * (len(means) - 1))], why)
+    chrf = pandas.DataFrame(sentence_chrf(run.predictions, references) for run in runs)
+    means = chrf.mean()
     return [
         Sample(
-            number=sentence + 1,
+            number=sentence,
             why=f"{why} (mean chrF {means[sentence]:.1f})",
             source=sources[sentence],
             reference=references[sentence],
@@ -267,5 +255,6 @@ def samples(sources: Sequence[str], runs: Sequence[Run]) -> list[Sample]:
                 for run, score in zip(runs, chrf[sentence], strict=True)
             ],
         )
-        for sentence, why in places.items()
+        for why, sentences in worst_and_typical(list(means)).items()
+        for sentence in sentences
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,8 +14,17 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import EvaluationConfig, counting
 from simulmask_plugin.evaluation.digests import saved
-from simulmask_plugin.evaluation.runs import AUDIT
-from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
+from simulmask_plugin.evaluation.examples import sentence_chrf, worst_and_typical
+from simulmask_plugin.evaluation.runs import AUDIT, INSTANCES
+from simulmask_plugin.evaluation.scores import (
+    EXTRA_DIGITS,
+    MEASURES,
+    Score,
+    meanings,
+    number_text,
+    read_jsonl,
+    translations,
+)
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
 from simulmask_plugin.text.languages import TOKENIZER_PACKAGES, UNSPACED
@@ -81,10 +91,34 @@ def score_table(scores: Sequence[Score]) -> str:
 
 
 def code(text: str) -> str:
-    """The text as it is, in a cell of a Markdown table."""
+    """The text as it is, in a cell of a Markdown table; empty if it is."""
+    if not text:
+        return ""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " * bool(longest)
     return f"{fence}{space}{text}{space}{fence}".replace("|", "\\|")
+
+
+def examples_section(config: EvaluationConfig, scores: Sequence[Score]) -> list[str]:
+    """The worst and typical sentences of one run, the one in the middle by latency; a run without LAAL comes last."""
+    by_latency = sorted(scores, key=lambda score: (math.isnan(score.laal), score.laal))
+    name = by_latency[(len(scores) - 1) // 2].name
+    instances = read_jsonl(Path(config.output, name, INSTANCES))
+    predictions, (references,) = translations(instances)
+    chrf = sentence_chrf(predictions, references)
+    sections = [
+        "## Sentences",
+        f"As streamed with {code(name)}, the run in the middle by LAAL: those with the lowest chrF, then those nearest "
+        "to its median. They count from 0, as in instances.log; `simulmask trace` draws one, step by step.",
+    ]
+    for kind, sentences in worst_and_typical(chrf).items():
+        rows = []
+        for index in sentences:
+            rows.append([str(index), f"{chrf[index]:.1f}", "source", code(instances[index]["source"])])
+            rows += [["", "", "reference", code(references[index])], ["", "", "output", code(predictions[index])]]
+        if rows:
+            sections += [f"### {kind.capitalize()}", markdown_table(["sentence:", "chrF:", "", "text"], rows)]
+    return sections
 
 
 def _settings_table(settings: Mapping[str, str]) -> str:
@@ -124,6 +158,7 @@ def write_report(
         tokenizer_note(config, settings),
         "\n".join(f"- {meaning}" for meaning in meanings(MEASURES, _unit(config, settings))),
         "![BLEU against LAAL](curve.png)",
+        *examples_section(config, scores),
         "## Signatures and versions",
         _settings_table(signatures),
         "## How it was evaluated",

@@ -10,7 +10,12 @@ __version__ = "0.1.0"
 
 
 def load(
-    folder: str, *, device: str = "cpu", dtype: str = "float32", attn_implementation: str | None = None
+    model: str,
+    adapter: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
 ) -> Translator:
     """Load a trained model that streams; the arguments are those of `streaming.translator.load`::
 
@@ -20,4 +25,4 @@ def load(
     """
     from simulmask_plugin.streaming import translator  # torch is imported only now
 
-    return translator.load(folder, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    return translator.load(model, adapter, device=device, dtype=dtype, attn_implementation=attn_implementation)

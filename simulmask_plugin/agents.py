@@ -25,13 +25,13 @@ from simuleval.agents import TextToTextAgent
 from simuleval.agents.actions import Action, ReadAction, WriteAction
 from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 
-from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
 from simulmask_plugin.streaming.recorder import Recorder
+from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.streaming.translator import load
 from simulmask_plugin.streaming.writer import Writer
 
@@ -50,13 +50,17 @@ class SimulMaskAgent(TextToTextAgent):
         self.options = args
         if args.threads:
             torch.set_num_threads(args.threads)
-        settings = ModelSettings.load(args.model).for_pair(args.source_lang, args.target_lang)
+        settings = TrainedModel.of(args.model, args.adapter).settings().for_pair(args.source_lang, args.target_lang)
         keys = ("policy", *parameters(), *run_keys())
         self.decision = Decision.from_dict({key: getattr(args, key) for key in keys})
         self.decision.resolve(settings)
         self.document = document_of(settings, args.document_units, args.context_sentences)
         loaded = _load(
-            args.model, device=args.device, dtype=args.model_dtype, attn_implementation=args.attn_implementation
+            args.model,
+            args.adapter,
+            device=args.device,
+            dtype=args.model_dtype,
+            attn_implementation=args.attn_implementation,
         )
         self.model, self.encoder = loaded.model, loaded.encoder.with_settings(settings)
         super().__init__(args)
@@ -64,7 +68,12 @@ class SimulMaskAgent(TextToTextAgent):
     @staticmethod
     def add_args(parser: ArgumentParser) -> None:
         """Add the agent's options to SimulEval's."""
-        parser.add_argument("--model", required=True, help="directory of a merged model with its simulmask.json")
+        parser.add_argument(
+            "--model", required=True, help="folder of a merged model, or of the base of --adapter, or name on the hub"
+        )
+        parser.add_argument(
+            "--adapter", help="folder of an adapter on the model, or name on the hub; several with commas between"
+        )
         parser.add_argument("--policy", choices=tuple(POLICIES), help="default: as trained")
         for key, policy in parameters().items():
             add_option(parser, agent_flag(key), [policy], key, f"of {policy.name}")

@@ -49,7 +49,9 @@ EVALUATION = {
     "unknown tokenizer": ("bleu_tokenize=14a", ["bleu_tokenize", "'14a'", "13a"]),
     "unknown unit": ("latency_unit=token", ["latency_unit: unknown value 'token'"]),
     "document of prefix": ("document_units=20", ["needs a model of layout: interleaved or turns", "layout: prefix"]),
-    "no model": ("model=nowhere", ["nowhere has no simulmask.json"]),
+    "no model": ("model=nowhere", ["model: nowhere: no such folder, and no model of that name"]),
+    "no folder": ("model=./nowhere", ["model: ./nowhere: no such folder"]),
+    "adapter that is none": ("adapter=model", ["adapter: model has no adapter_config.json; it is a whole model"]),
     "no text": ("source=nowhere", ["source: nowhere: no such file"]),
     "folder for a text": ("target=model", ["target: model: no such file"]),
     "contradiction": (
@@ -125,7 +127,11 @@ ROWS |= {
     "study: text": (study(), {"s": "ein haus\n\n"}, ["s:2: the line is empty"]),
     "study: key twice": (study(), {"study.yaml": added("plain: b\n")}, ["study.yaml", "duplicate key plain"]),
     "validate: unknown key": (["simulmask", "validate", "eval.yaml", "beams=4"], {}, ["unknown key 'beams'"]),
-    "validate: no model": (["simulmask", "validate", "eval.yaml", "model=nowhere"], {}, ["nowhere has no simulmask"]),
+    "validate: no model": (
+        ["simulmask", "validate", "eval.yaml", "model=nowhere"],
+        {},
+        ["model: nowhere: no such folder"],
+    ),
     "validate: no text": (["simulmask", "validate", "eval.yaml", "source=nowhere"], {}, ["nowhere: no such file"]),
     "options: k": (show("--k", "0"), {}, ["simulmask.k must be an integer of at least 1", "got 0"]),
     "options: endless range": (show("--k", "1-99999999"), {}, ["range k", "at most 10000"]),
@@ -183,7 +189,7 @@ ROWS |= {
     ),
     "options: examples": (["simulmask", "parity", "--examples", "0"], {}, ["--examples must be at least 1, got 0"]),
     "options: length": (["simulmask", "parity", "--length", "-1"], {}, ["--length must be at least 0, got -1"]),
-    "options: model": (["simulmask", "parity", "--model", "nowhere"], {}, ["nowhere has no simulmask.json"]),
+    "options: model": (["simulmask", "parity", "--model", "nowhere"], {}, ["model: nowhere: no such folder"]),
     "options: layer": (
         ["simulmask", "attention", "model", "--source", "a", "--target", "b", "--layer", "99"],
         {},

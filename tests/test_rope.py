@@ -7,6 +7,7 @@ from driving import encoder_of, error, llama_factory, session_of
 from simulmask_plugin.attention.families import check_rope, rope_types, tiny_config, tiny_model
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.commands.random_rows import random_row
+from simulmask_plugin.files.loading import load_config
 from simulmask_plugin.streaming.options import streaming_attention
 from simulmask_plugin.streaming.parity import ParityResult, compare
 
@@ -64,7 +65,7 @@ def test_streaming_refuses_what_changes_with_the_length(tmp_path, kind):
         session_of(model, encoder_of(byte_tokenizer(), policy="wait_k", k=3))
     model.config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
-        streaming_attention(str(tmp_path), None)
+        streaming_attention(load_config(tmp_path), None)
 
 
 def test_parity_names_what_it_cannot_promise(tmp_path, capsys):

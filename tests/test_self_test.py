@@ -13,6 +13,7 @@ from transformers.models.llama import modeling_llama
 from simulmask_plugin.attention.alibi import SEAMS, _mpt_attention
 from simulmask_plugin.attention.families import FAMILIES, tiny_config
 from simulmask_plugin.commands.training_yaml import load_training
+from simulmask_plugin.files.loading import load_config
 from simulmask_plugin.streaming import self_test
 from simulmask_plugin.streaming.options import streaming_attention
 from simulmask_plugin.streaming.self_test import check_takes_mask, whole_models
@@ -89,7 +90,7 @@ def test_streaming_refuses_it_before_weights_are_loaded(llama_without_mask, tmp_
     tiny_config("llama", 50).save_pretrained(tmp_path)
     settings_of(policy="wait_k", k=3).save(tmp_path)
     with pytest.raises(ValueError, match=REFUSAL) as refused:
-        streaming_attention(str(tmp_path), None)
+        streaming_attention(load_config(tmp_path), None)
     assert error(capsys, "parity", "--model", tmp_path) == str(refused.value)
 
 

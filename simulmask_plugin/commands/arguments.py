@@ -19,6 +19,7 @@ Text = Annotated[str | None, Option(metavar="TEXT")]
 SourceLang = Annotated[str | None, Option("of a model trained on several language pairs", "NAME")]
 TargetLang = Annotated[str | None, Option(metavar="NAME")]
 Index = Annotated[int | None, Option("only this one, from 0; default: the mean of all")]
+Adapter = Annotated[str | None, Option("of the model, unmerged; several with commas between", "DIR")]
 Json = Annotated[bool, Option("print the numbers, and nothing else")]
 
 
@@ -124,6 +125,7 @@ class ParityOptions:
     config: Annotated[str | None, Argument("training YAML: its model and block", "CONFIG.yaml")] = None
     overrides: Overrides = field(default_factory=list)
     model: Annotated[str | None, Option("a trained model with its simulmask.json", "DIR")] = None
+    adapter: Adapter = None
     source_lang: SourceLang = None
     target_lang: TargetLang = None
     family: Annotated[list[str], Option("tiny random models; default: all", "NAME")] = field(default_factory=list)
@@ -142,6 +144,7 @@ class AttentionOptions:
     model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
     source: Annotated[str, Option(metavar="TEXT")]
     target: Annotated[str, Option("what is written, in training and in streaming", "TEXT")]
+    adapter: Adapter = None
     source_lang: SourceLang = None
     target_lang: TargetLang = None
     policy: Annotated[str | None, Option("default: as trained", choices=_scheduled)] = None
@@ -164,6 +167,7 @@ class TranslateOptions:
     """Options of ``simulmask translate``."""
 
     model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
+    adapter: Adapter = None
     text: Annotated[str | None, Option("one sentence; default: standard input, a sentence a line", "TEXT")] = None
     policy: Annotated[str | None, Option("default: as trained", choices=_streamed)] = None
     keys: Annotated[Mapping[str, Any], Keys(_keys_of_runs)] = field(default_factory=dict)

@@ -18,7 +18,6 @@ from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.commands.arguments import AttentionOptions
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import load_model, load_tokenizer
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.pictures.picture import (
     LOOK_AHEAD_MARK,
@@ -33,6 +32,7 @@ from simulmask_plugin.policies import ModelDriven, Offline, Policy, ReadSchedule
 from simulmask_plugin.streaming.lane import ORDER, Lane
 from simulmask_plugin.streaming.parity import TOLERANCE, force, promises_parity, stream_forced
 from simulmask_plugin.streaming.parity import training_logits as run_training
+from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
 
@@ -200,10 +200,11 @@ def run_attention(options: AttentionOptions) -> int:
     Raises:
         ValueError: if the model, an option or a text is wrong.
     """
-    settings = ModelSettings.load(options.model).for_pair(options.source_lang, options.target_lang)
+    trained = TrainedModel.of(options.model, options.adapter)
+    settings = trained.settings().for_pair(options.source_lang, options.target_lang)
     policy, column = _decide(settings, options)
-    encoder = ExampleEncoder(load_tokenizer(options.model), settings)
-    model = load_model(options.model, attention="eager")
+    encoder = ExampleEncoder(trained.tokenizer(), settings)
+    model = trained.load(attention="eager")
     row = Row(options.source, options.target, *settings.pair(), column, _latency(settings, options.latency))
     attention = compare_attention(model, encoder, row, policy).select(options.layer, options.head)
     picture = picture_of(encoder.tokenizer, settings, attention.layout, attention.schedule)

@@ -22,10 +22,10 @@ from simulmask_plugin.attention.float64 import StayInFloat64
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.commands.arguments import ParityOptions
 from simulmask_plugin.commands.random_rows import LETTERS, long_row, random_row
-from simulmask_plugin.commands.verify_merge import make_room
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import load_config, load_model, load_tokenizer
+from simulmask_plugin.files.adapters import make_room, with_adapter
+from simulmask_plugin.files.loading import load_model, local_folder
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.options import choices_of
 from simulmask_plugin.pictures.terminal import console, table, verdict
@@ -39,6 +39,7 @@ from simulmask_plugin.streaming.parity import (
     stock_difference,
 )
 from simulmask_plugin.streaming.self_test import check_takes_mask
+from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 from simulmask_plugin.text.units import CHARACTER, TOKEN, WORD
 from simulmask_plugin.training.chat_prompt import resolve_prompt
@@ -87,6 +88,8 @@ def run_parity(options: ParityOptions) -> int:
         raise ValueError("--source-lang and --target-lang go with --model; a training YAML names its own.")
     if options.examples < 1:
         raise ValueError(f"--examples must be at least 1, got {options.examples}.")
+    if options.adapter is not None and options.model is None:
+        raise ValueError("--adapter goes with --model; a training YAML names its own.")
     if options.length < 0:
         raise ValueError(f"--length must be at least 0, got {options.length}.")
     records = list(_measure(_subjects(options), options))
@@ -198,27 +201,26 @@ def _real_subject(options: ParityOptions) -> Subject:
 
         setup = load_training(options.config, options.overrides, to_run=False)
         settings, tokenizer, model_config, wanted = setup.settings, setup.tokenizer, setup.model_config, setup.attention
-        folder, adapters = setup.model_args.model_name_or_path, setup.model_args.adapter_name_or_path or ()
-        num_tokens = len(tokenizer)
+        load: Callable[..., Any] = partial(_load_at_start, setup.model_args, len(tokenizer))
     else:
-        folder, adapters, wanted, num_tokens = str(options.model), (), None, 0
-        settings = ModelSettings.load(folder).for_pair(options.source_lang, options.target_lang)
-        tokenizer, model_config = load_tokenizer(folder), load_config(folder)
+        trained, wanted = TrainedModel.of(str(options.model), options.adapter), None
+        settings = trained.settings().for_pair(options.source_lang, options.target_lang)
+        tokenizer, model_config, load = trained.tokenizer(), trained.config(), trained.load
     family = family_of(model_config)
     # A session passes its mask in every layout, even if training needs none (flash_attn: fa2).
     attention = wanted if wanted in family.implementations else family.attention
     check_takes_mask(model_config, attention)
+    cells = tuple(_cells(settings, family, options.matrix))
+    return Subject(family, attention, partial(load, attention=attention), tokenizer, cells, is_real=True)
 
-    def load() -> PreTrainedModel:
-        model = load_model(folder, attention=attention)
-        make_room(model, num_tokens)
-        for adapter in adapters:
-            from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        return model.eval()
-
-    return Subject(family, attention, load, tokenizer, tuple(_cells(settings, family, options.matrix)), is_real=True)
+def _load_at_start(model_args: Any, num_tokens: int, *, attention: str) -> PreTrainedModel:
+    """The model of a training YAML."""
+    model = load_model(model_args.model_name_or_path, attention=attention)
+    make_room(model, num_tokens)
+    for name in model_args.adapter_name_or_path or ():
+        model = with_adapter(model, local_folder("adapter_name_or_path", name, weights=True))
+    return model.eval()
 
 
 def _cells(settings: ModelSettings, family: Family, matrix: bool) -> Iterator[ModelSettings]:

@@ -19,7 +19,7 @@ def run_translate(options: TranslateOptions) -> int:
     Raises:
         ValueError: if the model cannot be streamed like this.
     """
-    translator = load(options.model, device=options.device)
+    translator = load(options.model, options.adapter, device=options.device)
     unit = translator.encoder.source.unit
     if options.text is not None:
         _translate(translator, split_units(options.text, unit), options)

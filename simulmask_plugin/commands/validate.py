@@ -11,7 +11,6 @@ from simulmask_plugin.commands.training_yaml import DataSample, TrainingSetup, i
 from simulmask_plugin.config.description import describe_block
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.json_files import read_json
-from simulmask_plugin.files.loading import load_config, load_tokenizer
 from simulmask_plugin.options import read_yaml
 from simulmask_plugin.pictures.picture import describe_schedule, draw, title, token_table
 from simulmask_plugin.pictures.terminal import console, table
@@ -120,7 +119,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     settings = check_evaluation(config)
     check_encodable(config, settings)
     config = resolve(config, settings)
-    model_config = load_config(config.model)
+    model_config = config.trained_model.config()
     check_positions(model_config, settings.config.layout.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
@@ -136,7 +135,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     out = console()
     out.print(table(("", ""), topics.items(), title=f"{path}: what will happen"))
     out.print(table(("", ""), describe_block(settings.config).items(), title="the model was trained with"))
-    print_example(load_tokenizer(config.model), replace(settings, config=streamed), row)
+    print_example(config.trained_model.tokenizer(), replace(settings, config=streamed), row)
     out.print("Valid.")
 
 

@@ -15,6 +15,7 @@ from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.commands.arguments import MergeOptions
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
+from simulmask_plugin.files.adapters import make_room
 from simulmask_plugin.files.loading import check_location, load_tokenizer, weights_of
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.pictures.terminal import console, table, verdict
@@ -252,12 +253,6 @@ def load_model(folder: str) -> tuple[Any, Stored]:
         problems=[f"{kind}: {', '.join(map(str, info[key]))}" for key, kind in kinds.items() if info[key]],
     )
     return model.float().eval(), stored
-
-
-def make_room(model: Any, num_tokens: int) -> None:
-    """Enlarge the embedding as LLaMA-Factory does for new tokens, if it has fewer rows than there are tokens."""
-    if num_tokens > len(model.get_input_embeddings().weight):
-        model.resize_token_embeddings(num_tokens, pad_to_multiple_of=64, mean_resizing=False)
 
 
 def _with_adapter(model: Any, adapter: str, num_tokens: int) -> PreTrainedModel:

@@ -85,7 +85,8 @@ class ModelSettings:
         if not path.is_file():
             raise ValueError(
                 f"{directory} has no {FILE_NAME}: expected a checkpoint, adapter or merged model of a training with "
-                "a simulmask: block (train with the plugin, or export with it installed)."
+                "a simulmask: block (train with the plugin, or export with it installed); of a base, name the "
+                "adapter, too."
             )
         content = read_settings(path, (*(field.name for field in fields(cls)),))
         try:

@@ -46,7 +46,11 @@ def stream_batched(
     if config.threads:
         torch.set_num_threads(config.threads)
     translator = load(
-        config.model, device=config.device, dtype=config.dtype, attn_implementation=config.attn_implementation
+        config.model,
+        config.adapter,
+        device=config.device,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
     )
     sources, references = (read_text(path).splitlines(keepends=True) for path in (config.source, config.target))
     faults: dict[Path, str] = {}

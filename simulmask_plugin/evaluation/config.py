@@ -12,10 +12,10 @@ from sacrebleu.metrics import BLEU
 
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
-from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, check_choice, read, read_yaml
 from simulmask_plugin.streaming.options import Decision, check_policies, document_of, streaming_attention
+from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.languages import (
     Counting,
     counting_of_name,
@@ -38,7 +38,7 @@ class EvaluationConfig:
     """The keys of an evaluation YAML; a key that is not listed here is an error, an empty one is its default."""
 
     model: str
-    """Directory of a merged model with its simulmask.json."""
+    """Directory of a merged model with its simulmask.json, or of the base of the adapter; or its name on the hub."""
     source: str
     """Source text, one sentence a line (source_units: character: white space between the characters)."""
     target: str
@@ -48,6 +48,8 @@ class EvaluationConfig:
     policies: Annotated[tuple[Mapping[str, Any], ...], Must("be a list such as [{policy: wait_k, k: 3}]", bool)]
     """What to stream with, e.g. [{policy: wait_k, k: 3}, {policy: offline}], or [{latency: low}]; see Decision.
     One that says slot_length streams with slots of another length than in training, and is named in the report."""
+    adapter: str | None = None
+    """The same of an adapter with its simulmask.json, which is merged in memory; of several, with commas between."""
     simulmask: Mapping[str, Any] = field(default_factory=dict)
     """Optional: expected settings of the model; one that contradicts its simulmask.json is an error."""
     latency_unit: LatencyUnit | None = None
@@ -95,6 +97,11 @@ class EvaluationConfig:
         """The policies; their names are those of the runs."""
         return tuple(map(Decision.from_dict, self.policies))
 
+    @property
+    def trained_model(self) -> TrainedModel:
+        """The model with its adapter, see `TrainedModel.of`."""
+        return TrainedModel.of(self.model, self.adapter)
+
 
 def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
     """Read an evaluation YAML, with ``key=value`` overrides.
@@ -107,14 +114,14 @@ def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> Evaluati
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:
     """Return the model's settings, or raise a ValueError on anything wrong that shows before a model is loaded."""
-    settings = ModelSettings.load(config.model)
+    settings = config.trained_model.settings()
     check_for_model(config, settings)
     return settings
 
 
 def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Raise a ValueError that names the line, if the model's tokenizer cannot encode a line of the source."""
-    units = UnitTokenizer(load_tokenizer(config.model), settings.config.source_units)
+    units = UnitTokenizer(config.trained_model.tokenizer(), settings.config.source_units)
     for line, where in islice(numbered_lines(Path(config.source)), config.limit):
         try:
             units.encode_all(line, spaced=True)
@@ -172,7 +179,7 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
         bleu_tokenize=bleu_tokenizer(config, settings),
         source_lang=source_lang,
         target_lang=target_lang,
-        attn_implementation=streaming_attention(config.model, config.attn_implementation),
+        attn_implementation=streaming_attention(config.trained_model.config(), config.attn_implementation),
     )
 
 

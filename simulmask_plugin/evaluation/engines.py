@@ -38,7 +38,7 @@ NOTHING = (
     "with a policy nearer to this one."
 )
 OF_AGENT = (
-    *("model", "source", "target", "source_lang", "target_lang", "threads", "device", "attn_implementation"),
+    *("source", "target", "source_lang", "target_lang", "threads", "device", "attn_implementation"),
     *("max_target_tokens", "document_units", "context_sentences"),
 )
 """Keys that are options of SimulEval or our agent, under the same names."""
@@ -104,7 +104,10 @@ ENGINES = {"simuleval": run_simuleval, "batched": run_batched}
 
 def agent_options(config: EvaluationConfig, policy: Mapping[str, Any], folder: Path) -> list[str]:
     """What SimulEval is called with, to stream one policy with our agent into a folder."""
+    model, *adapters = config.trained_model.folders()
     options = {
+        "model": model,
+        "adapter": ",".join(map(str, adapters)) or None,
         **{agent_flag(key): getattr(config, key) for key in OF_AGENT},
         "output": folder,
         "eval-latency-unit": config.latency_unit,

@@ -147,7 +147,7 @@ def write_report(
         evaluated, streamed = evaluated | {"lanes": None, "audit": None}, "by SimulEval"
     sections = [
         f"# {name}",
-        f"`{config.model}` translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
+        f"{_named(config)} translates {scores[0].sentences} sentences of `{config.source}` from {config.source_lang} "
         f"to {config.target_lang}, streamed {streamed} under {len(scores)} policies. Reference: `{config.target}`. "
         f"Report of {date.today().isoformat()}.",
         "## Scores",
@@ -168,6 +168,11 @@ def write_report(
         _settings_table(settings_that_matter(trained, UNSAID)),
     ]
     write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def _named(config: EvaluationConfig) -> str:
+    """The model, and its adapter if there is one."""
+    return f"`{config.model}`" + (f" with the adapter `{config.adapter}`" if config.adapter else "")
 
 
 def _unit(config: EvaluationConfig, settings: ModelSettings) -> str:

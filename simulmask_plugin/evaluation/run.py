@@ -36,7 +36,7 @@ from simulmask_plugin.evaluation.runs import (
 from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
 from simulmask_plugin.training.machine import check_device
 
-PATHS = ("model", "source", "target")
+PATHS = ("model", "adapter", "source", "target")
 """Results are those of another place as long as the files are the same."""
 FREE = ("output", "policies", "jobs", "threads", "lanes", "audit", "bleu_tokenize", "simulmask", "extra_metrics")
 """Keys that no translation depends on."""
@@ -130,7 +130,8 @@ def evaluate(
         raise next(iter(failed.values()))
     in_order = [scores[folder] for folder in folders if folder in scores]
     write_scores(output / SCORES, in_order)
-    draw_curve(output / "curve.png", {name: in_order}, f"{config.model}, {config.source}")
+    of_what = ", ".join(filter(None, (config.model, config.adapter, config.source)))
+    draw_curve(output / "curve.png", {name: in_order}, of_what)
     write_report(output / "report.md", name, resolved, settings, in_order, signatures(resolved), failed)
     return in_order, failed
 
@@ -154,7 +155,10 @@ def describe(of_run: Score, config: EvaluationConfig, audit: Mapping[str, Any]) 
 def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
     """All that results depend on beside the policy: settings, and the content of texts and model."""
     files = {"source": Path(config.source), "target": Path(config.target)}
-    files |= {path.name: path for path in model_files(config.model)}
+    model, *adapters = config.trained_model.folders(weights=True)
+    files |= {path.name: path for path in model_files(model)}
+    for number, adapter in enumerate(adapters, 1):
+        files |= {f"adapter {number}: {path.name}": path for path in model_files(adapter)}
     digests = Digests(Path(config.output, "digests.json"))
     made_with = {key: value for key, value in asdict(config).items() if key not in FREE} | {
         "trace": config.trace or None,  # a run that was made before there was the key has none

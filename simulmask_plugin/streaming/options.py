@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from simulmask_plugin.attention.families import check_attention, check_rope, family_of
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import load_config
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
@@ -207,8 +206,8 @@ def document_of(settings: ModelSettings, units: int | None, context_sentences: i
     return Document(units, context_sentences)
 
 
-def streaming_attention(model: str, given: str | None) -> str:
-    """Return the attention to stream a model with: the given one, else that of training.
+def streaming_attention(config: Any, given: str | None) -> str:
+    """Return the attention to stream a model of this configuration with: the given one, else that of training.
 
     transformers would take sdpa for Gemma 2, too, and leave its soft-capping out.
 
@@ -216,7 +215,6 @@ def streaming_attention(model: str, given: str | None) -> str:
         ValueError: if the model's family is not supported, does not take our mask with the given one, or rotates
             positions by the length of the text.
     """
-    config = load_config(model)
     check_rope(config)
     attention = given or family_of(config).attention
     check_attention(config, attention)

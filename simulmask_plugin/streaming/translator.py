@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.loading import load_model, load_tokenizer
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, Session, open_session, streaming_attention
+from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.units import split_units
 
 
@@ -120,20 +119,27 @@ def _steps(session: Session, words: Iterable[str]) -> Iterator[Step]:
 
 
 def load(
-    folder: str, *, device: str = "cpu", dtype: str = "float32", attn_implementation: str | None = None
+    model: str,
+    adapter: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
 ) -> Translator:
     """Load a trained model, see `Translator`.
 
     Args:
-        folder: of a merged model with its simulmask.json.
+        model: folder, or name on the hub, of a whole model with its simulmask.json, or of the base of the adapter.
+        adapter: the same of an adapter with its simulmask.json, which is merged in memory; of several, with commas
+            between them.
         device: as torch names it.
         dtype: as torch names it, or auto, that of the weights.
         attn_implementation: sdpa or eager; None: as in training.
 
     Raises:
-        ValueError: if the folder has no simulmask.json, or the model cannot be streamed.
+        ValueError: if there is no simulmask.json, the adapter does not fit, or the model cannot be streamed.
     """
-    settings = ModelSettings.load(folder)
-    attention = streaming_attention(folder, attn_implementation)
-    model = load_model(folder, attention=attention, dtype=dtype)
-    return Translator(model.to(device), ExampleEncoder(load_tokenizer(folder), settings))
+    trained = TrainedModel.of(model, adapter)
+    encoder = ExampleEncoder(trained.tokenizer(), trained.settings())
+    attention = streaming_attention(trained.config(), attn_implementation)
+    return Translator(trained.load(attention=attention, dtype=dtype).to(device), encoder)

@@ -24,8 +24,9 @@ from simulmask_plugin.attention.families import (
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import FILE_NAME
 from simulmask_plugin.corpora.dataset_info import read_entries
+from simulmask_plugin.files.adapters import check_reproducible
 from simulmask_plugin.options import check_values
-from simulmask_plugin.training.pissa import check_adapter, check_pissa
+from simulmask_plugin.training.pissa import check_pissa
 from simulmask_plugin.training.quantization import check_bitsandbytes
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
     check_bitsandbytes(model_args, training_args)
     check_pissa(finetuning_args, training_args)
     for adapter in model_args.adapter_name_or_path or []:
-        check_adapter(Path(adapter, model_args.adapter_folder or ""))
+        check_reproducible(Path(adapter, model_args.adapter_folder or ""))
     _check_output(training_args)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from simulmask_plugin.batches.features import check_special_tokens
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
-from simulmask_plugin.training.pissa import check_adapter
+from simulmask_plugin.files.adapters import check_reproducible
 
 
 def exported_settings(model_args: Any) -> ModelSettings | None:
@@ -27,7 +27,7 @@ def exported_settings(model_args: Any) -> ModelSettings | None:
     if not known:
         return None
     for adapter in adapters:
-        check_adapter(adapter)
+        check_reproducible(adapter)
     if model_args.rope_scaling is not None:
         raise ValueError("rope_scaling would change the positions that the model was trained with; remove it.")
     if known[0] != origins[0]:

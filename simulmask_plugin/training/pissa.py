@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.files.adapters import PISSA_CONVERTED
 
-BACKUP, CONVERTED = "pissa_backup", "pissa_converted"
-"""Folders that LLaMA-Factory writes into output_dir: the adapter as trained, and converted to plain LoRA."""
+BACKUP = "pissa_backup"
+"""Folder that LLaMA-Factory writes into output_dir: the adapter as trained."""
 WEIGHTS = "adapter_model.safetensors"
 EXACT = -1
 """pissa_iter: the singular values are computed exactly, not estimated by a random method."""
@@ -24,7 +24,7 @@ def check_pissa(finetuning_args: Any, training_args: Any) -> None:
         raise ValueError(
             f"pissa_init with pissa_iter: {finetuning_args.pissa_iter} estimates what it takes out of the weights by a "
             "random method, and a merge would take out something else; set pissa_convert: true and merge "
-            f"output_dir/{CONVERTED}, or set pissa_iter: {EXACT}."
+            f"output_dir/{PISSA_CONVERTED}, or set pissa_iter: {EXACT}."
         )
     if finetuning_args.pissa_convert and training_args.resume_from_checkpoint is not None:
         raise ValueError(
@@ -32,18 +32,6 @@ def check_pissa(finetuning_args: Any, training_args: Any) -> None:
             f"convert it into something else; train from the start, or with pissa_iter: {EXACT} and pissa_convert: "
             "false, which can resume."
         )
-
-
-def check_adapter(folder: Path) -> None:
-    """Raise a ValueError with the folder to use instead of an adapter whose base weights cannot be reproduced."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        start = read_json(path).get("init_lora_weights")
-        if isinstance(start, str) and start.startswith("pissa_niter"):
-            raise ValueError(
-                f"{folder} is a PiSSA adapter over weights that were estimated by a random method; take {CONVERTED} in "
-                "the output_dir of its training, which pissa_convert: true writes."
-            )
 
 
 class PissaCallback(TrainerCallback):
@@ -58,6 +46,6 @@ class PissaCallback(TrainerCallback):
         """Add all other trained weights, and simulmask.json; called after LLaMA-Factory's own callback."""
         if args.should_save:
             output = Path(str(args.output_dir))
-            weights = [load_file(output / folder / WEIGHTS) for folder in (BACKUP, CONVERTED)]
-            save_file(weights[0] | weights[1], output / CONVERTED / WEIGHTS, metadata={"format": "pt"})
-            self.settings.save(output / CONVERTED)
+            weights = [load_file(output / folder / WEIGHTS) for folder in (BACKUP, PISSA_CONVERTED)]
+            save_file(weights[0] | weights[1], output / PISSA_CONVERTED / WEIGHTS, metadata={"format": "pt"})
+            self.settings.save(output / PISSA_CONVERTED)

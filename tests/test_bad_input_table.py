@@ -18,7 +18,7 @@ from driving import llama_factory, write_setup
 from simulmask_plugin.cli import main
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.evaluation import run as evaluation
+from simulmask_plugin.evaluation import engines
 from simulmask_plugin.evaluation import run_study as compare
 from simulmask_plugin.text.prompts import Prompt
 
@@ -65,7 +65,7 @@ def place(good, tmp_path, monkeypatch):
     def begin(*args, **kwargs):
         raise AssertionError("a program was begun")
 
-    for module in (evaluation, compare):
+    for module in (engines, compare):
         monkeypatch.setattr(module, "run_program", begin)
 
 

@@ -99,8 +99,8 @@ def test_every_option_reaches_the_command(monkeypatch):
         monkeypatch.setitem(arguments.COMMANDS, name, (arguments.COMMANDS[name][0], taken.append))
     main("show --k 1-3 --layout slots --slot-length 4 --prefix-pairs --source-units token a.yaml b=c".split())
     main(
-        "parity a.yaml b=c --model m --adapter a --family llama mpt --source-lang S --target-lang T --matrix --examples 2 "
-        "--length 8 --seed 5 --float64 --json d=e".split()
+        "parity a.yaml b=c --model m --adapter a --family llama mpt --source-lang S --target-lang T --matrix "
+        "--examples 2 --length 8 --seed 5 --float64 --json d=e".split()
     )
     shown, compared = taken
     block = {"layout": "slots", "source_units": "token", "k": "1-3", "prefix_pairs": True, "slot_length": 4}

@@ -40,6 +40,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "stream a test set with SimulEval for every policy of a YAML; write scores, curve and report",
         "simulmask eval yaml_configs/toy_eval.yaml limit=100",
     ),
+    "trace": (
+        "draw one streamed sentence: what had been read when each target unit was written, beside the reference",
+        "simulmask trace output/demo/eval 17 --policy wait_k-3 --png trace.png",
+    ),
     "curve": (
         "draw the curves of several evaluations on the same axes",
         "simulmask curve wait-k=output/demo/eval EAST=output/demo_east/eval --png curves.png",

@@ -35,6 +35,7 @@ COMMANDS = (
     "attention",
     "translate",
     "eval",
+    "trace",
     "curve",
     "compare",
     "verify-merge",

@@ -179,6 +179,16 @@ class TranslateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TraceOptions:
+    """Options of ``simulmask trace``."""
+
+    results: Annotated[str, Argument("output of `simulmask eval`, or the folder of one of its runs", "RESULTS")]
+    sentence: Annotated[int, Argument("its index in instances.log, from 0", "SENTENCE")]
+    policy: Annotated[str | None, Option("the run, where RESULTS has several, e.g. wait_k-3", "NAME")] = None
+    png: Annotated[str | None, Option("draw it into this file, too", "FILE")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveOptions:
     """Options of ``simulmask curve``."""
 
@@ -214,6 +224,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
     "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
     "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
+    "trace": (TraceOptions, lambda given: _from("commands.trace").run_trace(given)),
     "curve": (CurveOptions, lambda given: _from("evaluation.curves").run_curve(given.evaluations, given.png)),
     "compare": (StudyOptions, lambda given: _from("evaluation.run_study").run_compare(given.config, given.overrides)),
     "verify-merge": (MergeOptions, lambda given: _from("commands.verify_merge").run_verify_merge(given)),

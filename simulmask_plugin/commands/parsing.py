@@ -60,7 +60,9 @@ def add_fields(parser: ArgumentParser, cls: type[DataclassInstance]) -> None:
                 add_option(parser, key.replace("_", "-"), owners, key, about, several=several)
         elif isinstance(how, Argument):
             nargs = ("+" if is_required else "*") if get_origin(kind) is list else (None if is_required else "?")
-            parser.add_argument(field.name, metavar=how.metavar, nargs=nargs, help=how.help)
+            parser.add_argument(
+                field.name, type=int if kind is int else str, metavar=how.metavar, nargs=nargs, help=how.help
+            )
         elif kind is bool:
             parser.add_argument(flag, action="store_true", help=how.help)
         else:

@@ -1,4 +1,4 @@
-"""The mask of one example as a PNG, and the attention weights under it."""
+"""The mask of one example as a PNG, the attention weights under it, and the staircase of a streamed sentence."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from simulmask_plugin.pictures.picture import (
     to_json,
     visible,
 )
+from simulmask_plugin.pictures.staircase import NEW, OLD, Staircase
 
 HIDDEN_COLOR, ABSENT_COLOR = "#f2f2f2", "#dcdcdc"
 HIDDEN_DOT: Mapping[str, Any] = {"linestyle": "none", "marker": ".", "markersize": 3, "color": "#a0a0a0"}
@@ -112,6 +113,36 @@ def save_attention_png(
         figure.suptitle(heading, fontsize=10, x=0, y=1 + (0.95 if picture.slots else 0.6) / side, ha="left")
         with replacing(path) as unfinished:
             figure.savefig(unfinished, **FILE)
+
+
+def save_staircase_png(staircase: Staircase, path: str | Path, heading: str) -> None:
+    """Draw the source words that had been read before each target unit, and on the right what is known of the unit."""
+    size, stairs = len(staircase.source), staircase.stairs
+    with text_style():
+        figure = Figure(figsize=(CELL_INCHES * size, CELL_INCHES * max(1, len(stairs))))
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size), ylim=(max(1, len(stairs)), 0))
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xticks(np.arange(size) + 0.5, staircase.source, rotation=90)
+        axes.xaxis.tick_top()
+        axes.set_yticks(np.arange(len(stairs)) + 0.5, [visible(stair.text) for stair in stairs])
+        for row, stair in enumerate(stairs):
+            new = len(staircase.new_words(row))
+            for start, count, color in ((0, stair.num_read - new, OLD), (stair.num_read - new, new, NEW)):
+                axes.broken_barh([(start + i + 0.03, 0.94) for i in range(count)], (row + 0.03, 0.94), color=color)
+            known = [] if stair.probability is None else [f"P {stair.probability:.2f}"]
+            known += [] if stair.seconds is None else [f"{stair.seconds:.3f} s"]
+            color = LOOK_AHEAD_COLOR if stair.is_unsure else "black"
+            axes.text(size + 0.3, row + 0.5, "   ".join(known), va="center", color=color)
+        steps = [stair.num_read for stair in stairs]
+        axes.stairs(
+            steps, np.arange(len(steps) + 1), orientation="horizontal", baseline=None, color="black", linewidth=2
+        )
+        axes.set_title(heading, fontsize=10, loc="left", pad=10)
+        axes.set_xlabel(f"reference: {staircase.reference}", loc="left", labelpad=10)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, metadata={"Title": heading}, **FILE)
 
 
 def text_style() -> AbstractContextManager[None]:

@@ -144,7 +144,7 @@ def test_latency_of_a_row_that_comes_whole_is_checked_as_well():
     [
         ("layouts/slots.py", True),
         ("text/units.py", True),
-        ("policies.py", True),
+        ("policies/fixed.py", True),
         ("pictures/drawing.py", False),
         ("commands/show.py", False),
         ("training/trainer.py", False),

@@ -15,7 +15,7 @@ from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.texts import is_blank
 from simulmask_plugin.layouts.base import Example, Layout
 from simulmask_plugin.layouts.chunks import join_chunks
-from simulmask_plugin.policies import ReadSchedule, roll_out
+from simulmask_plugin.policies import ReadSchedule
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY, check_latency
 from simulmask_plugin.text.units import Tokenizer, UnitTokenizer, encode_inside, split_units
 
@@ -222,9 +222,15 @@ def features_of(example: Example, column: Sequence[int] | None, config: SimulMas
 
 
 def schedule_of(
-    example: Example, column: Sequence[int] | None, config: SimulMaskConfig, policy_index: int = 0
+    example: Example,
+    column: Sequence[int] | None,
+    config: SimulMaskConfig,
+    policy_index: int = 0,
+    random: np.random.Generator | None = None,
 ) -> ReadSchedule:
     """Return g(1..T+1) of an example: that of the data or of a prefix pair where there is one, else of one policy.
+
+    Without ``random`` a policy that draws gives the one that READs most often.
 
     Raises:
         ValueError: if the column decreases, leaves 0..S, has the wrong length, or is missing where g comes from it.
@@ -234,7 +240,7 @@ def schedule_of(
         return ReadSchedule.from_column(column, num_source, num_target)
     if config.has_schedule_column:
         raise ValueError(f"policy: {config.policy.name} needs the column `schedule` in every row of the data.")
-    return roll_out(config.policies[policy_index], num_source, num_target)
+    return config.policies[policy_index].make_schedule(num_source, num_target, random)
 
 
 class ScheduleSampler:
@@ -247,6 +253,7 @@ class ScheduleSampler:
     def __init__(self, settings: ModelSettings, seed: int) -> None:
         self.config = settings.config
         self.num_policies = len(settings.config.policies)
+        self.draws = self.num_policies > 1 or settings.config.policy.draws
         self.seed = seed
 
     def draw(self, example: Example, schedule: tuple[int, ...], epoch: int) -> tuple[ReadSchedule, np.ndarray | None]:
@@ -254,10 +261,10 @@ class ScheduleSampler:
         rate = self.config.layout.look_ahead_share
         draws_units = self.config.convention.look_ahead and rate < 1
         random, which = None, 0
-        if draws_units or self.num_policies > 1:
+        if draws_units or self.draws:
             random = np.random.default_rng((self.seed, epoch, zlib.crc32(example.input_ids.astype("<i8").tobytes())))
             if not self.config.has_schedule_column:
                 which = int(random.integers(self.num_policies))
-        read = schedule_of(example, schedule, self.config, which)
+        read = schedule_of(example, schedule, self.config, which, random)
         flags = random.random(len(example.target_lengths)) < rate if random is not None and draws_units else None
         return read, flags

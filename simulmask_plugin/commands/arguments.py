@@ -26,13 +26,18 @@ Json = Annotated[bool, Option("print the numbers, and nothing else")]
 def _keys_of_blocks() -> dict[str, list[type[Policy] | type[Layout]]]:
     """The keys that policies and layouts bring into a block, each with the classes that have it."""
     owners: dict[str, list[type[Policy] | type[Layout]]] = {}
-    for policy in POLICIES.values():
+    for policy in _trained().values():
         for key in block_keys(policy):
             owners.setdefault(key, []).append(policy)
     for layout in LAYOUTS.values():
         for key in keys_of(layout):
             owners.setdefault(key, []).append(layout)
     return owners
+
+
+def _trained() -> dict[str, type[Policy]]:
+    """The policies that give the schedules of a training."""
+    return {name: policy for name, policy in POLICIES.items() if policy.trains}
 
 
 def _scheduled() -> dict[str, type[Policy]]:
@@ -96,7 +101,7 @@ class ShowOptions:
         str | None, Argument("training YAML: its block, tokenizer and first row of data", "CONFIG.yaml")
     ] = None
     overrides: Overrides = field(default_factory=list)
-    policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=POLICIES.keys)] = None
+    policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=_trained)] = None
     layout: Annotated[str | None, Option("default: prefix", choices=LAYOUTS.keys)] = None
     keys: Annotated[Mapping[str, Any], Keys(_keys_of_blocks, ranges=True)] = field(default_factory=dict)
     source_units: Annotated[Unit | None, Option("in which the policy counts")] = None

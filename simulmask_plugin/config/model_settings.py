@@ -120,7 +120,11 @@ class ModelSettings:
             )
         is_trained = asked is self.config.policy
         if not asked.streams or (is_trained and len(trained) > 1 and not given):
-            why = "whose schedule is a column of the training data"
+            why = (
+                "whose schedules are drawn at random"
+                if asked.draws
+                else "whose schedule is a column of the training data"
+            )
             if asked.streams:
                 drawn = {key: value for key, value in self.config.keys().items() if isinstance(value, tuple)}
                 why = " and ".join(f"trained with {key} drawn from {', '.join(map(str, drawn[key]))}" for key in drawn)
@@ -158,7 +162,8 @@ class ModelSettings:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = self.config.keys()
-        free = ("policy", *(key for policy in POLICIES.values() for key in block_keys(policy)))
+        of_policies = (key for policy in POLICIES.values() if policy.trains for key in block_keys(policy))
+        free = tuple(dict.fromkeys(("policy", *of_policies)))
         several = len(self.trained_on.language_pairs) > 1
         for key, value in overrides.items():
             if several and key in ("source_lang", "target_lang"):

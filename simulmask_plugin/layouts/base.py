@@ -201,6 +201,11 @@ class Layout:
                 f"simulmask.layout: {self.name} does not go with policy: {block.policy.name}; layout: interleaved and "
                 "policy: model_driven belong together."
             )
+        if not block.policy.trains:
+            raise ValueError(
+                f"simulmask.policy: {block.policy.name} decides while streaming, when it can ask the model. Train "
+                "with policy: random, or wait_k with a list of k, and name it in the policies of an evaluation."
+            )
         if "{latency}" in block.instruction + block.header and not self.names_latency:
             raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.name}.")
 
@@ -272,6 +277,10 @@ class Layout:
     def session(self, run: RunOptions) -> Callable[..., Any]:
         """What opens a session of the layout; imported late, since it needs torch."""
         raise NotImplementedError
+
+    def shows_fewer(self, run: RunOptions) -> bool:
+        """Whether a policy may compare with what a row predicts that sees fewer units (`Policy.fewer`)."""
+        return False
 
     def parity_run(self) -> RunOptions:
         """The run of which the layout promises parity."""

@@ -51,6 +51,11 @@ class PrefixPairs(Layout):
                 f"simulmask.positions: {self.positions} does not go with prefix_pairs: true, whose examples are plain "
                 "causal text; set positions: contiguous or remove prefix_pairs."
             )
+        if block.policy.draws:
+            raise ValueError(
+                f"simulmask.policy: {block.policy.name} does not go with prefix_pairs: true, whose pairs are made "
+                "once, before the training; set policy: wait_k."
+            )
         for key, value in block.keys().items():
             if not isinstance(value, tuple):
                 continue

@@ -87,6 +87,11 @@ class TextLayout(UnitLayout):
         """A session that keeps its cache, or the baseline that does not."""
         return session_of(run)
 
+    def shows_fewer(self, run: RunOptions) -> bool:
+        """Not where the target is fed again after every READ."""
+        assert isinstance(run, PrefixRun)
+        return not run.recompute
+
     def orders(self, layout: SequenceLayout) -> list[int]:
         """Places in the text; from the header on twice those, with a place for a look-ahead row before a kept row."""
         start = layout.example.source_end

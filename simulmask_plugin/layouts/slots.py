@@ -202,6 +202,10 @@ class Slots(UnitLayout):
 
         return SlotsSession
 
+    def shows_fewer(self, run: RunOptions) -> bool:
+        """Yes: the target has positions of its own."""
+        return True
+
     def orders(self, layout: SequenceLayout) -> list[int]:
         """Twice the position, with a place for a look-ahead row before every kept row after the prompt."""
         return [

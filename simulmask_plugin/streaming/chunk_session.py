@@ -94,12 +94,13 @@ class ChunkedSession(Session):
         if self._window is not None and self._window.ends_read(self._unread):
             return True
         read, written = (0, 0) if self._window is None else self._window.num_before
-        if self.num_read - read < self.policy.wanted(self.num_written - written + 1):
+        num_read, t = self.num_read - read, self.num_written - written + 1
+        if num_read < self.policy.wanted(t):
             return False
-        if not self.policy.asks_model:
+        if not self.policy.asks_model or num_read >= self.policy.latest(t):
             return True
         logits = yield from (self._open() if self._read_end is None else self._predict())
-        return self._accepts(logits, self._read_end)
+        return self._accepts(num_read, t, logits, read_end=self._read_end)
 
     # WRITE
 

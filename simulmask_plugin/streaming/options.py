@@ -45,6 +45,9 @@ class Decision:
         keys = (*parameters(), *run_keys())
         check_known(values, ("policy", *keys), "")
         given = {key: value for key in keys if (value := values.get(key)) is not None and value is not False}
+        for key in given.keys() & parameters().keys():
+            if type_of(parameters()[key], key) is float and type(given[key]) is int:
+                given[key] = float(given[key])  # by which a run can be found again under its name
         return cls(values.get("policy"), tuple(given.items()))
 
     def __getitem__(self, key: str) -> Any:
@@ -101,7 +104,14 @@ class Decision:
                 raise ValueError(f"{key} has no meaning for a model of layout: {layout.name}; remove it.")
         options = read(layout.run_options, run, "")
         layout.streamed_with(options)
-        return settings.inference_policy(self.policy, **self.parameters), options
+        policy = settings.inference_policy(self.policy, **self.parameters)
+        if policy.fewer and not layout.shows_fewer(options):
+            how = " and ".join([f"layout: {layout.name}", *(f"{key}: {value}" for key, value in run.items())])
+            raise ValueError(
+                f"policy: {policy.name} compares with a row that sees fewer units, which {how} does not have; take "
+                "confidence or entropy."
+            )
+        return policy, options
 
     def streamed_with(self, settings: ModelSettings) -> ModelSettings:
         """The settings to stream with: those of training, unless the run chooses another layout.
@@ -166,7 +176,10 @@ def _pattern(owner: type[Policy | RunOptions], key: str) -> str:
     """The part of a name that a key may have, as a regular expression."""
     kind, choices = type_of(owner, key), choices_of(owner, key)
     values = "|".join(sorted(choices, key=len, reverse=True)) or VALUES.get(kind, "[^-]+")
-    word = _part(key, "") if owner in run_keys().values() else ""
+    if issubclass(owner, Policy):
+        word = key if key in owner.spelled else ""
+    else:
+        word = _part(key, "")
     return f"(?:-(?P<{key}>{word}))?" if kind is bool else f"(?:-{word}(?P<{key}>{values}))?"
 
 

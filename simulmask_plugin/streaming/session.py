@@ -148,12 +148,18 @@ class Session(ABC):
         """What the session has cost."""
         return self.lane.counters
 
-    def _accepts(self, logits: Tensor, read_end: int | None = None) -> bool:
-        """Whether the policy WRITEs, given the logits (vocabulary,) of the row that opens the unit or chunk."""
-        if not self.policy.asks_model:
+    def _accepts(
+        self, num_read: int, t: int, logits: Tensor, *, read_end: int | None = None, fewer: Tensor | None = None
+    ) -> bool:
+        """Whether the policy WRITEs target unit t, given the logits (vocabulary,) of the row that opens it.
+
+        That row sees ``num_read`` units; ``fewer`` are those of one that sees `Policy.fewer` less.
+        """
+        if not self.policy.asks_model or num_read >= self.policy.latest(t):
             return True
         num_tokens = len(self.encoder.tokenizer)  # a model may have more rows (its vocabulary padded)
-        return self.policy.accepts(Evidence(logits[:num_tokens], read_end))
+        less = None if fewer is None else fewer[:num_tokens]
+        return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less))
 
     def _request(self, *rows: FedRow) -> Request:
         """What is pending and these rows, in one call; they predict, or else the last one that is pending does."""

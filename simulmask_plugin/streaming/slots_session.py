@@ -74,7 +74,7 @@ class SlotsSession(StreamingSession):
         else:
             rows = [self._kept(last, own)]
         closing, self._closing = self._closing, []
-        logits = yield self._request(*closing, *rows)
+        logits = yield from self._feed([*closing, *rows], self._with_fewer(last, own))
         if closing:
             self._record(last, "kept", logits=logits[0])
         self._record(last, "header" if self._at_header and self.target_ids else "kept", logits=logits[-1])
@@ -92,6 +92,14 @@ class SlotsSession(StreamingSession):
     def _kept(self, index: int, num_read: int) -> FedRow:
         position = self._positions[index]
         return FedRow(self.target_ids[index], place_order(position), -1, num_read, position)
+
+    def _with_fewer(self, index: int, num_read: int) -> list[FedRow]:
+        rows = super()._with_fewer(index, num_read) if not self._at_header else []
+        seen = num_read - self.policy.fewer
+        if self._at_header and self.policy.fewer and seen > 0:
+            place = self._planner.header_start + len(self._header) - 1
+            rows = [FedRow(self._header[-1], place_order(place, kept=False), PADDING, seen, place)]
+        return rows
 
     def _look_ahead(self, index: int, num_read: int) -> FedRow:
         position = self._positions[index]

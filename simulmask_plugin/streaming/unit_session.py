@@ -37,6 +37,7 @@ class StreamingSession(Session):
     _anchor: list[int] = field(default_factory=list, init=False)  # tokens whose kept rows predict the next unit
     _logits: Tensor | None = field(default=None, init=False)  # what they predict, once they have been fed
     _chosen_from: Tensor | None = field(default=None, init=False)  # the logits that a token was chosen from last
+    _fewer: Tensor | None = field(default=None, init=False)  # what they predict with `Policy.fewer` units less
     _least_read: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class StreamingSession(Session):
         token = self._choose(self._logits, opening=True)
         is_end = token == self.encoder.tokenizer.eos_token_id
         sees_all = self.source_finished and own == self.num_read
-        if not sees_all and (is_end or not self._accepts(self._logits)):
+        if not sees_all and (is_end or not self._accepts(own, self.num_written + 1, self._logits, fewer=self._fewer)):
             self._read_first(own)
             return None
         if is_end:
@@ -99,9 +100,22 @@ class StreamingSession(Session):
     def _predict_unit(self, own: int) -> Steps[Tensor]:
         """Feed the anchor's kept rows; return what the last of them predicts, the next unit's first token."""
         end = len(self.target_ids)  # a header's rows have negative indices
-        logits = (yield self._request(*(self._kept(i, own) for i in range(end - len(self._anchor), end))))[-1]
+        rows = [self._kept(i, own) for i in range(end - len(self._anchor), end)]
+        logits = (yield from self._feed(rows, self._with_fewer(end - 1, own)))[-1]
         self._record(end - 1, "kept", logits=logits)
         return logits
+
+    def _feed(self, rows: list[FedRow], fewer: list[FedRow]) -> Steps[Tensor]:
+        """Feed rows, and one that sees fewer units if the policy looks at that; it is not kept."""
+        logits = yield self._request(*rows, *fewer)
+        self._fewer = logits[-1] if fewer else None
+        self.lane.crop(self.lane.num_keys - len(fewer))
+        return logits[: len(logits) - len(fewer)]
+
+    def _with_fewer(self, index: int, num_read: int) -> list[FedRow]:
+        """The row of a token with fewer units than these; none if the policy does not ask, or no unit would be left."""
+        seen = num_read - self.policy.fewer
+        return [self._look_ahead(index, seen)] if self.policy.fewer and seen > 0 else []
 
     def _write_unit(self, token: int, own: int) -> Steps[list[int]]:
         """Feed the unit's tokens until the next one belongs to another unit; leave the anchor for that one."""
@@ -116,10 +130,13 @@ class StreamingSession(Session):
                 self._logits = None  # complete by definition: its only row is fed when g(t + 1) has been read
                 return unit
             pair = waits and following is not None and following > own and self._release_beside_output(following)
-            feed = [self._kept(index, own)]
+            feed, fewer = [self._kept(index, own)], []
             if pair and following is not None:
                 feed = [self._look_ahead(index, own), self._kept(index, following)]
-            logits = yield self._request(*feed)
+                fewer = self._with_fewer(index, following)
+            elif following == own or not waits:
+                fewer = self._with_fewer(index, own)
+            logits = yield from self._feed(feed, fewer)
             next_token = self._choose(logits[0], opening=False)
             if not self._is_complete(unit, next_token):
                 if pair:

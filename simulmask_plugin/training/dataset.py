@@ -28,8 +28,8 @@ A row belongs to its first feature: its first prefix pair, or in flat data the f
 """
 
 FEATURE_CODE = (
-    *("options.py", "policies.py", "training/dataset.py"),
-    *(f"{room}/**/*.py" for room in ("files", "text", "layouts", "config", "batches")),
+    *("options.py", "training/dataset.py"),
+    *(f"{room}/**/*.py" for room in ("files", "text", "policies", "layouts", "config", "batches")),
 )
 """The code of the package that makes features."""
 

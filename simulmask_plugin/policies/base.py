@@ -1,4 +1,4 @@
-"""Decision policies: how many source units are wanted before target unit t is written, and whether to write it then.
+"""What a policy is: how many source units are wanted before target unit t is written, and whether to write it then.
 
 A policy is one dataclass whose fields are its parameters. Keys of the block, options of commands, keys of an
 evaluation, names of runs and titles come from these fields; the schedule of training and READ or WRITE in streaming
@@ -11,11 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from simulmask_plugin.options import MOST_UNITS, Must, between, check_fields
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from torch import Tensor
 
 
@@ -102,10 +103,13 @@ class Evidence:
     Attributes:
         logits: (tokens,) fp32, of the row that predicts the next target token, or whether the read ends.
         read_end: id of the end of read, where the model predicts one (interleaved).
+        fewer: the same logits of a row that sees `Policy.fewer` source units less; None: no unit would be left, or the
+            policy does not ask for them.
     """
 
     logits: Tensor
     read_end: int | None = None
+    fewer: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +121,12 @@ class Policy:
         from_data: whether g comes from the data in training.
         needs_column: whether every row has to bring its g; a row of other data comes whole where it has none.
         streams: whether it can decide on unseen text.
+        trains: whether it can give the schedules of a training.
+        draws: whether `make_schedule` draws; its schedules then differ from epoch to epoch.
         needs_read_end: whether it looks at the end of read, which only some layouts predict.
         run_keys: parameters that only streaming has; the block has no such keys.
         in_label: whether a run is named after the policy, too, and not after its parameters alone.
+        spelled: parameters whose values have their names before them in the name of a run.
         asks_model: whether `accepts` looks at the model; set for every subclass.
     """
 
@@ -127,9 +134,12 @@ class Policy:
     from_data: ClassVar[bool] = False
     needs_column: ClassVar[bool] = False
     streams: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
     needs_read_end: ClassVar[bool] = False
     run_keys: ClassVar[tuple[str, ...]] = ()
     in_label: ClassVar[bool] = True
+    spelled: ClassVar[tuple[str, ...]] = ()
     asks_model: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -148,6 +158,25 @@ class Policy:
         """Whether to WRITE now that the wanted units have been read; if not, one unit more is read."""
         return True
 
+    def latest(self, t: int) -> float:
+        """Source units after which target unit t is written whatever the model predicts; inf: never."""
+        return math.inf
+
+    @property
+    def fewer(self) -> int:
+        """How many source units less `Evidence.fewer` is to see; 0: it is not looked at."""
+        return 0
+
+    def make_schedule(self, num_source: int, num_target: int, random: Generator | None) -> ReadSchedule:
+        """The schedule of a training example, g(t) = min(wanted(t), S).
+
+        Args:
+            num_source: S.
+            num_target: T.
+            random: for a policy that draws; None: of those that it may draw, the one that READs most often.
+        """
+        return roll_out(self, num_source, num_target)
+
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
         """Names of the parameters."""
@@ -161,85 +190,13 @@ class Policy:
     def label(cls, values: Mapping[str, Any]) -> str:
         """Name of a run with these parameters, e.g. wait_k-3."""
         is_named = cls.in_label or not values
-        return "-".join(map(str, (*([cls.name] if is_named else []), *values.values())))
+        parts = (f"{key}{value}" if key in cls.spelled else str(value) for key, value in values.items())
+        return "-".join([*([cls.name] if is_named else []), *parts])
 
     @property
     def title(self) -> str:
         """The policy over a picture, e.g. "wait_k k=3"."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.values().items())])
-
-
-@dataclass(frozen=True, kw_only=True)
-class WaitK(Policy):
-    """Wanted units k + t - 1 (Ma et al., 2019, https://arxiv.org/abs/1810.08398, section 3)."""
-
-    name = "wait_k"
-    k: Units
-    """Source units."""
-
-    def wanted(self, t: int) -> float:
-        """Units: k before the first target unit, one more before each that follows."""
-        return self.k + t - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadN(Policy):
-    """Wanted units n * ceil(t / n): n units are read, then n are written, and so on."""
-
-    name = "read_n"
-    n: Units
-    """Source units."""
-
-    def wanted(self, t: int) -> float:
-        """The next multiple of n."""
-        return self.n * -(-t // self.n)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offline(Policy):
-    """Wanted units: all of them, for every t."""
-
-    name = "offline"
-
-    def wanted(self, t: int) -> float:
-        """All of them."""
-        return math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromColumn(Policy):
-    """g(t) is a column of the training data; it cannot decide on unseen text."""
-
-    name = "schedule"
-    from_data = needs_column = True
-    streams = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelDriven(Policy):
-    """The model decides (EAST, https://arxiv.org/abs/2504.09570, section 3.4): WRITE when it predicts the end of read.
-
-    In training the chunks of the data give g.
-    """
-
-    name = "model_driven"
-    from_data = needs_read_end = True
-    run_keys = ("latency",)
-    in_label = False
-    latency: Literal["low", "low-medium", "medium", "medium-high", "high", "offline"] | None = None
-    """For the prompt; None: the only one that was trained, else medium."""
-    read_threshold: Probability | None = None
-    """WRITE when P(end of read) reaches this; None: when no token is likelier (as published)."""
-
-    def wanted(self, t: int) -> float:
-        """None: the model is asked after every unit."""
-        return 0
-
-    def accepts(self, evidence: Evidence) -> bool:
-        """Whether the read ends here."""
-        if self.read_threshold is None:
-            return int(evidence.logits.argmax()) == evidence.read_end
-        return float(evidence.logits.softmax(dim=-1)[evidence.read_end]) >= self.read_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +209,6 @@ class Following(Policy):
     def wanted(self, t: int) -> float:
         """g(t)."""
         return self.schedule.num_read[t - 1]
-
-
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (WaitK, ReadN, Offline, FromColumn, ModelDriven)}
 
 
 def roll_out(policy: Policy, num_source: int, num_target: int) -> ReadSchedule:

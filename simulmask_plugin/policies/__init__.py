@@ -1,0 +1,53 @@
+"""Decision policies: when to READ and when to WRITE; a policy is an entry of ``POLICIES``, see docs/add-a-policy.md."""
+
+from __future__ import annotations
+
+from simulmask_plugin.policies.adaptive import Confidence, Divergence, Entropy, LocalAgreement
+from simulmask_plugin.policies.base import (
+    Action,
+    Evidence,
+    Following,
+    Policy,
+    Probability,
+    ReadSchedule,
+    Units,
+    decide,
+    parse_schedule,
+    roll_out,
+)
+from simulmask_plugin.policies.fixed import Offline, ReadN, WaitK
+from simulmask_plugin.policies.from_column import FromColumn
+from simulmask_plugin.policies.model_driven import ModelDriven
+from simulmask_plugin.policies.random_walk import RandomWalk
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        *(WaitK, ReadN, Offline, FromColumn, ModelDriven),
+        *(RandomWalk, Confidence, Entropy, LocalAgreement, Divergence),
+    )
+}
+
+__all__ = [
+    "POLICIES",
+    "Action",
+    "Confidence",
+    "Divergence",
+    "Entropy",
+    "Evidence",
+    "Following",
+    "FromColumn",
+    "LocalAgreement",
+    "ModelDriven",
+    "Offline",
+    "Policy",
+    "Probability",
+    "RandomWalk",
+    "ReadN",
+    "ReadSchedule",
+    "Units",
+    "WaitK",
+    "decide",
+    "parse_schedule",
+    "roll_out",
+]

@@ -148,9 +148,9 @@ def check_policies(policies: Iterable[Mapping[str, Any]], settings: ModelSetting
 
 
 def parameters() -> dict[str, type[Policy]]:
-    """The parameters of all policies, each with the first policy that has it."""
+    """The parameters of all policies that decide on unseen text, each with the first policy that has it."""
     owners: dict[str, type[Policy]] = {}
-    for policy in POLICIES.values():
+    for policy in filter(lambda policy: policy.streams, POLICIES.values()):
         for key in policy.parameters():
             owners.setdefault(key, policy)
     return owners

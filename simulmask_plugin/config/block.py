@@ -131,7 +131,7 @@ def block_keys(policy: type[Policy]) -> tuple[str, ...]:
 
 def known_keys() -> tuple[str, ...]:
     """Every key that a block may have."""
-    of_policies = (key for policy in POLICIES.values() for key in block_keys(policy))
+    of_policies = (key for policy in POLICIES.values() if policy.trains for key in block_keys(policy))
     of_layouts = (key for layout in LAYOUTS.values() for key in keys_of(layout))
     return tuple(dict.fromkeys(("policy", *of_policies, "layout", *of_layouts, *COMMON)))
 
@@ -173,6 +173,12 @@ def _parts(block: Mapping[str, Any]) -> tuple[type[Layout], type[Policy]]:
     """The classes of layout and policy that a block names."""
     if not isinstance(block, Mapping):
         raise ValueError(f"The simulmask: block must be a mapping of keys to values, got {block!r}.")
+    asked = POLICIES.get(str(block.get("policy")))
+    if asked is not None and not asked.trains:
+        raise ValueError(
+            f"{WHERE}policy: {asked.name} decides while streaming, when it can ask the model. Train with policy: random, "
+            "or wait_k with a list of k, and name it in the policies of an evaluation."
+        )
     check_known(block, known_keys(), WHERE)
     name = block.get("layout", "prefix")
     check_choice(f"{WHERE}layout", name, LAYOUTS)

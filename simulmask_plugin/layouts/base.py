@@ -201,11 +201,6 @@ class Layout:
                 f"simulmask.layout: {self.name} does not go with policy: {block.policy.name}; layout: interleaved and "
                 "policy: model_driven belong together."
             )
-        if not block.policy.trains:
-            raise ValueError(
-                f"simulmask.policy: {block.policy.name} decides while streaming, when it can ask the model. Train "
-                "with policy: random, or wait_k with a list of k, and name it in the policies of an evaluation."
-            )
         if "{latency}" in block.instruction + block.header and not self.names_latency:
             raise ValueError(f"The placeholder {{latency}} needs layout: interleaved, got layout: {self.name}.")
 

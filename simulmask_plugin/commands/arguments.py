@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 from simulmask_plugin.commands.parsing import Argument, Keys, Option, add_fields, made
-from simulmask_plugin.config.block import Unit, block_keys, keys_of
+from simulmask_plugin.config.block import Unit, block_keys, keys_of, training_policies
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import Layout, RunOptions
 from simulmask_plugin.policies import POLICIES, Policy
@@ -26,18 +26,13 @@ Json = Annotated[bool, Option("print the numbers, and nothing else")]
 def _keys_of_blocks() -> dict[str, list[type[Policy] | type[Layout]]]:
     """The keys that policies and layouts bring into a block, each with the classes that have it."""
     owners: dict[str, list[type[Policy] | type[Layout]]] = {}
-    for policy in _trained().values():
+    for policy in training_policies().values():
         for key in block_keys(policy):
             owners.setdefault(key, []).append(policy)
     for layout in LAYOUTS.values():
         for key in keys_of(layout):
             owners.setdefault(key, []).append(layout)
     return owners
-
-
-def _trained() -> dict[str, type[Policy]]:
-    """The policies that give the schedules of a training."""
-    return {name: policy for name, policy in POLICIES.items() if policy.trains}
 
 
 def _scheduled() -> dict[str, type[Policy]]:
@@ -101,7 +96,7 @@ class ShowOptions:
         str | None, Argument("training YAML: its block, tokenizer and first row of data", "CONFIG.yaml")
     ] = None
     overrides: Overrides = field(default_factory=list)
-    policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=_trained)] = None
+    policy: Annotated[str | None, Option("default: wait_k with k = 3", choices=training_policies)] = None
     layout: Annotated[str | None, Option("default: prefix", choices=LAYOUTS.keys)] = None
     keys: Annotated[Mapping[str, Any], Keys(_keys_of_blocks, ranges=True)] = field(default_factory=dict)
     source_units: Annotated[Unit | None, Option("in which the policy counts")] = None

@@ -129,9 +129,14 @@ def block_keys(policy: type[Policy]) -> tuple[str, ...]:
     return tuple(key for key in policy.parameters() if key not in policy.run_keys)
 
 
+def training_policies() -> dict[str, type[Policy]]:
+    """The policies that a block may name."""
+    return {name: policy for name, policy in POLICIES.items() if policy.trains}
+
+
 def known_keys() -> tuple[str, ...]:
     """Every key that a block may have."""
-    of_policies = (key for policy in POLICIES.values() if policy.trains for key in block_keys(policy))
+    of_policies = (key for policy in training_policies().values() for key in block_keys(policy))
     of_layouts = (key for layout in LAYOUTS.values() for key in keys_of(layout))
     return tuple(dict.fromkeys(("policy", *of_policies, "layout", *of_layouts, *COMMON)))
 
@@ -176,8 +181,8 @@ def _parts(block: Mapping[str, Any]) -> tuple[type[Layout], type[Policy]]:
     asked = POLICIES.get(str(block.get("policy")))
     if asked is not None and not asked.trains:
         raise ValueError(
-            f"{WHERE}policy: {asked.name} decides while streaming, when it can ask the model. Train with policy: random, "
-            "or wait_k with a list of k, and name it in the policies of an evaluation."
+            f"{WHERE}policy: {asked.name} decides while streaming, when it can ask the model. Train with policy: "
+            "random, or wait_k with a list of k, and name it in the policies of an evaluation."
         )
     check_known(block, known_keys(), WHERE)
     name = block.get("layout", "prefix")
@@ -185,8 +190,8 @@ def _parts(block: Mapping[str, Any]) -> tuple[type[Layout], type[Policy]]:
     layout = LAYOUTS[name].variant(block)
     policy = block.get("policy", layout.policy.name if layout.policy else None)
     if policy is None and "policy" not in block:
-        raise ValueError(f"{WHERE}policy is missing; expected one of {', '.join(POLICIES)}.")
-    check_choice(f"{WHERE}policy", policy, POLICIES)
+        raise ValueError(f"{WHERE}policy is missing; expected one of {', '.join(training_policies())}.")
+    check_choice(f"{WHERE}policy", policy, training_policies())
     return layout, POLICIES[policy]
 
 

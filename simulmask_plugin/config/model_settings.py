@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from simulmask_plugin.config.block import SimulMaskConfig, block_keys, known_keys, meaningful
+from simulmask_plugin.config.block import SimulMaskConfig, block_keys, known_keys, meaningful, training_policies
 from simulmask_plugin.config.settings_file import read_settings, write_settings
 from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
 from simulmask_plugin.options import check_choice, check_known, read
@@ -162,7 +162,7 @@ class ModelSettings:
             ValueError: naming the first key that differs, or that only training knows.
         """
         trained = self.config.keys()
-        of_policies = (key for policy in POLICIES.values() if policy.trains for key in block_keys(policy))
+        of_policies = (key for policy in training_policies().values() for key in block_keys(policy))
         free = tuple(dict.fromkeys(("policy", *of_policies)))
         several = len(self.trained_on.language_pairs) > 1
         for key, value in overrides.items():

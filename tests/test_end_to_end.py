@@ -181,6 +181,27 @@ def test_two_processes_give_the_losses_of_one(workshop, stage1, setup):
     assert saved_settings(output) == saved_settings(stage1)
 
 
+STREAM_EVAL = (
+    'simulmask.stream_eval.policies=[{"policy":"wait_k","k":1},{"policy":"wait_k","k":5}]',  # torchrun takes no spaces
+    *(f"simulmask.stream_eval.{one}" for one in ("sentences=25", "lanes=8", "max_target_tokens=24")),
+    *("eval_dataset=toy_train", "eval_strategy=steps", "eval_steps=1"),
+)
+
+
+def test_processes_share_what_is_streamed_while_training(workshop, stage1):
+    """Twice 25 sentences over two processes, whose scores are those of one."""
+    found = []
+    for setup, size, environment in (("one", 8, {}), ("ddp", 4, TWO_PROCESSES), ("zero2", 4, TWO_PROCESSES)):
+        keys = (*SETTINGS, "max_steps=2", f"per_device_train_batch_size={size}", f"model_name_or_path={stage1}")
+        output = workshop.train(f"streamed_{setup}", *keys, *STREAM_EVAL, *SETUPS.get(setup, ()), **environment)
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        names = ("eval_bleu", "eval_laal", "eval_bleu_wait_k-1", "eval_laal_wait_k-5")
+        found.append([entry[name] for entry in history if "eval_loss" in entry for name in names])
+    one, *several = found
+    assert len(one) == 2 * 4 and one[0] > 0 and one[:4] != one[4:]
+    assert several == [pytest.approx(one, abs=1e-6)] * 2
+
+
 def test_killed_training_resumes_to_the_loss_of_an_uninterrupted_one(workshop, stage1):
     killed = workshop.train_and_kill("killed", *SETTINGS, *CHECKPOINTS, checkpoint="checkpoint-10")
     assert not (killed / "train_results.json").exists()

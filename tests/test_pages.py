@@ -11,12 +11,13 @@ from test_imports import ORDER
 
 from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.cli import build_parser
-from simulmask_plugin.config.block import known_keys
+from simulmask_plugin.config.block import RUN_KEYS, known_keys
 from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.study import StudyKeys
 from simulmask_plugin.options import yaml_text
 from simulmask_plugin.streaming.options import parameters, run_keys
 from simulmask_plugin.text.prompts import LATENCIES, OFFLINE_LATENCY
+from simulmask_plugin.training.stream_eval import StreamEval
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
@@ -43,16 +44,18 @@ def defaults(page, heading):
     [
         ("docs/evaluation.md", "Keys", [field.name for field in fields(EvaluationConfig)]),
         ("docs/evaluation.md", "Policies", ["policy", *parameters(), *run_keys()]),
-        ("README.md", "The `simulmask:` block", known_keys()),
+        ("docs/evaluation.md", "While training", [field.name for field in fields(StreamEval)]),
+        ("README.md", "The `simulmask:` block", (*known_keys(), *RUN_KEYS)),
     ],
 )
 def test_page_lists_every_key_once_and_no_other(page, heading, keys):
     assert sorted(first_column(page, heading)) == sorted(keys)
 
 
-def test_page_of_the_evaluation_has_its_defaults():
-    written = defaults("docs/evaluation.md", "Keys")
-    for field in fields(EvaluationConfig):
+@pytest.mark.parametrize("heading, keys", [("Keys", EvaluationConfig), ("While training", StreamEval)])
+def test_page_of_the_evaluation_has_the_defaults(heading, keys):
+    written = defaults("docs/evaluation.md", heading)
+    for field in fields(keys):
         if isinstance(field.default, str | int):
             assert written[field.name] == yaml_text(field.default)
 

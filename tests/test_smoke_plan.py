@@ -63,4 +63,8 @@ def test_smaller_sizes_of_the_yaml_are_kept():
 
 def test_evaluating_while_training_is_left_out():
     values = {"val_size": 0.1, "eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": True}
-    assert not {*apply(values, plan(values, CPU, steps=3))} & {*values}
+    block = {"policy": "wait_k", "k": 3}
+    stream = {"simulmask": {**block, "stream_eval": {"policies": [{"policy": "wait_k", "k": 3}]}}}
+    left = apply(values | stream, plan(values | stream, CPU, steps=3))
+    assert not {*left} & {*values}
+    assert left["simulmask"] == block

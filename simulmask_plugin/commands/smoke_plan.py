@@ -95,3 +95,7 @@ def _shorter(values: Mapping[str, Any], steps: int) -> Iterator[Replacement]:
         yield Replacement(key, min(values.get(key, default), most), "little data for a few steps")
     for key, (value, why) in SHORT.items():
         yield Replacement(key, value, why)
+    block = values.get("simulmask")
+    if isinstance(block, Mapping) and "stream_eval" in block:
+        rest = {key: value for key, value in block.items() if key != "stream_eval"}
+        yield Replacement("simulmask", rest, "nothing is evaluated, so that stream_eval is left out")

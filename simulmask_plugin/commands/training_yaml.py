@@ -19,6 +19,7 @@ from simulmask_plugin.training import llamafactory_seams as factory
 from simulmask_plugin.training.arguments import attention_of
 from simulmask_plugin.training.data_files import check_file, check_rows
 from simulmask_plugin.training.dataset import COLUMNS, SimulMaskDatasetProcessor, align_dataset, count_prompts
+from simulmask_plugin.training.stream_eval import StreamEval
 
 FIRST_ROWS = 100
 """Rows read of each data set."""
@@ -48,6 +49,11 @@ class TrainingSetup:
     def attention(self) -> str:
         """The attention implementation that training will use."""
         return attention_of(self.model_config, self.model_args.flash_attn)
+
+    @property
+    def stream_eval(self) -> StreamEval | None:
+        """What it streams whenever it evaluates."""
+        return StreamEval.of_block(self.finetuning_args.simulmask)
 
 
 @dataclass(frozen=True, slots=True)

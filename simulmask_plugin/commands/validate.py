@@ -18,6 +18,7 @@ from simulmask_plugin.policies import ModelDriven
 from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 from simulmask_plugin.training.arguments import check_model
+from simulmask_plugin.training.stream_eval import StreamEval, check_whole_weights
 
 
 def run_validate(path: str, overrides: list[str]) -> int:
@@ -43,6 +44,8 @@ def validate_training(path: str, overrides: list[str]) -> None:
     setup = load_training(path, overrides)
     check_model(setup.settings.config, setup.model_config, setup.model_args, setup.data_args)
     check_deepspeed(setup.deepspeed)
+    if setup.stream_eval is not None:
+        check_whole_weights(setup.deepspeed, fsdp=None)
     if not setup.model_args.resize_vocab:
         check_rows(setup.tokenizer, setup.settings, text_config(setup.model_config).vocab_size)
     samples = read_data(setup)
@@ -85,8 +88,15 @@ def describe(setup: TrainingSetup) -> dict[str, str]:
         "DeepSpeed": str(setup.deepspeed or "no"),
         "attention": f"{setup.attention} (flash_attn: {setup.model_args.flash_attn})",
         **describe_block(config),
+        **({} if setup.stream_eval is None else {"scores while training": describe_stream_eval(setup.stream_eval)}),
         "cutoff_len": f"{setup.data_args.cutoff_len} tokens",
     }
+
+
+def describe_stream_eval(stream: StreamEval) -> str:
+    """What a training streams, in words."""
+    policies = ", ".join(decision.name for decision in stream.decisions)
+    return f"BLEU and LAAL of {policies}, on the first {stream.sentences} held-out sentence pairs"
 
 
 def _duration(arguments: Any) -> str:

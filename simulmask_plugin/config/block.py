@@ -17,6 +17,9 @@ from simulmask_plugin.text.prompts import PLAIN_HEADER, PLAIN_INSTRUCTION, PLAIN
 
 WHERE = "simulmask."
 
+RUN_KEYS = ("stream_eval",)
+"""Keys that say how a training is watched and nothing about its model; others read them (`training/stream_eval.py`)."""
+
 Unit = Literal["word", "character", "token"]
 
 
@@ -63,6 +66,7 @@ class SimulMaskConfig:
             ValueError: on a key that does not exist (the known ones are listed) or a bad value.
         """
         layout, policy = _parts(block)
+        block = {key: value for key, value in block.items() if key not in RUN_KEYS}
         for key, value in block.items():
             _check_place(key, value, layout, policy)
         try:
@@ -184,7 +188,7 @@ def _parts(block: Mapping[str, Any]) -> tuple[type[Layout], type[Policy]]:
             f"{WHERE}policy: {asked.name} decides while streaming, when it can ask the model. Train with policy: "
             "random, or wait_k with a list of k, and name it in the policies of an evaluation."
         )
-    check_known(block, known_keys(), WHERE)
+    check_known(block, (*known_keys(), *RUN_KEYS), WHERE)
     name = block.get("layout", "prefix")
     check_choice(f"{WHERE}layout", name, LAYOUTS)
     layout = LAYOUTS[name].variant(block)

@@ -14,6 +14,19 @@ Record = dict[str, Any]
 """One line of SimulEval's instances.log, as far as text has it."""
 
 
+def laal(record: Record, latency_unit: str) -> float:
+    """Length-adaptive average lagging of a sentence, in source words, as SimulEval has it; something must be written.
+
+    Source: Papi et al., 2022, https://arxiv.org/abs/2206.05807.
+    """
+    delays, num_source, reference = record["delays"], record["source_length"], record["reference"]
+    in_characters = COUNTED_IN[latency_unit] == CHARACTER
+    num_reference = len(reference.strip()) if in_characters else len(reference.split(" "))
+    rate = max(len(delays), num_reference) / num_source
+    num_lagging = next((i for i, delay in enumerate(delays, 1) if delay >= num_source), len(delays))
+    return sum(delay - i / rate for i, delay in enumerate(delays[:num_lagging])) / num_lagging
+
+
 def simulate(
     session: Session, source: Sequence[str], reference: str, latency_unit: str
 ) -> Steps[tuple[Session, Record]]:

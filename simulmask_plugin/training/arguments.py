@@ -83,6 +83,8 @@ REFUSED_WITH_OWN_LOSS = (
 
 def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any) -> None:
     """Refuse what does not work with the block, before anything is loaded or written."""
+    from simulmask_plugin.training.stream_eval import StreamEval, check_stream_eval
+
     config = SimulMaskConfig.from_dict(finetuning_args.simulmask)
     values: dict[str, Any] = {}
     for one in (model_args, data_args, training_args, finetuning_args):
@@ -91,6 +93,9 @@ def check_arguments(model_args: Any, data_args: Any, training_args: Any, finetun
     read_entries(Path(str(data_args.dataset_dir), "dataset_info.json"))
     for key, remedy in _refused(config, values, model_args, data_args):
         raise ValueError(f"{key} does not work with the simulmask: block; {remedy}.")
+    stream = StreamEval.of_block(finetuning_args.simulmask)
+    if stream is not None:
+        check_stream_eval(stream, config, model_args, data_args, training_args)
     check_bitsandbytes(model_args, training_args)
     check_pissa(finetuning_args, training_args)
     for adapter in model_args.adapter_name_or_path or []:

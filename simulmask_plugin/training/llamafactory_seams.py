@@ -135,6 +135,7 @@ def extend_workflow(workflow: ModuleType) -> None:
         if getattr(finetuning_args, "simulmask", None) is None:
             return run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
         from simulmask_plugin.training.run import SftRun
+        from simulmask_plugin.training.stream_eval import StreamEval
 
         config, model_config = SimulMaskConfig.from_dict(finetuning_args.simulmask), load_config(model_args)
         check_model(config, model_config, model_args, data_args)
@@ -145,7 +146,14 @@ def extend_workflow(workflow: ModuleType) -> None:
         flat = is_flat(model_args, data_args)
         attention = attention_of(model_config, model_args.flash_attn)
         loader.logger.info_rank0(describe_training(config, attention, flat=flat))
-        with _seams_replaced(workflow, SftRun(config=config, seed=training_args.seed, flat=flat, logger=loader.logger)):
+        run = SftRun(
+            config=config,
+            seed=training_args.seed,
+            flat=flat,
+            logger=loader.logger,
+            stream_eval=StreamEval.of_block(finetuning_args.simulmask),
+        )
+        with _seams_replaced(workflow, run):
             run_sft(model_args, data_args, training_args, finetuning_args, *args, **kwargs)
         leave_together()
 
@@ -239,6 +247,7 @@ def _seams_replaced(workflow: ModuleType, run: SftRun) -> Iterator[None]:
         (adapter, "LoraConfig", run.make_lora_config),
         (adapter, "OFTConfig", run.make_oft_config),
         (workflow, "CustomSeq2SeqTrainer", run.make_trainer),
+        (workflow, "plot_loss", run.plot_loss),
     ]
     stock = [_seam(module, name) for module, name, _ in methods]
     try:

@@ -23,6 +23,7 @@ from simulmask_plugin.training.checkpoints import has_optimizer
 from simulmask_plugin.training.dataset import PROMPTS, SimulMaskDatasetProcessor, count_prompts, trained_on
 from simulmask_plugin.training.pissa import PissaCallback
 from simulmask_plugin.training.quantization import check_quantized, quantizable
+from simulmask_plugin.training.stream_eval import Sentence, StreamEval, StreamScores, first_sentences
 from simulmask_plugin.training.trainer import SimulMaskTrainer
 
 Stock = Callable[..., Any]
@@ -42,12 +43,16 @@ class SftRun:
     flat: bool
     """Whether batches are LLaMA-Factory's own (`arguments.is_flat`)."""
     logger: Any
+    stream_eval: StreamEval | None = None
     tokenizer: Any = field(init=False)
     settings: ModelSettings = field(init=False)
     """Both are known once LLaMA-Factory has made tokenizer and template."""
     special_tokens: list[int] = field(default_factory=list)
     prompts: Counter[str] = field(default_factory=Counter)
     """What the prompts of the training data name."""
+    held_out: list[list[Sentence]] = field(default_factory=list)
+    """What to stream of every held-out data set."""
+    scores: StreamScores | None = None
     base: Any = None
     """The model that gets an adapter."""
 
@@ -73,13 +78,19 @@ class SftRun:
         return flatten(stock)(template, tokenizer, processor, data_args, rows) if self.flat else rows
 
     def preprocess(self, stock: Stock, dataset: Any, data_args: Any, *args: Any, is_eval: bool, **kwargs: Any) -> Any:
-        """Report how many examples were dropped and how many prefix pairs were made; record what the prompts name."""
+        """Report how many examples were dropped and how many prefix pairs were made.
+
+        Record what the prompts name and, of held-out data, what is to be streamed.
+        """
         processed = stock(dataset, data_args, *args, is_eval=is_eval, **kwargs)
         if processed is None:
             return None
         prompts, processed = count_prompts(processed), processed.remove_columns(PROMPTS)
         if not is_eval:
             self.prompts += prompts
+        elif self.stream_eval is not None:
+            rows = SimulMaskDatasetProcessor(self.tokenizer, self.settings, data_args.cutoff_len)
+            self.held_out.append(first_sentences(dataset, rows, self.stream_eval.sentences))
         num_kept = prompts.total()
         if num_kept < len(dataset):
             self._report_dropped(dataset, num_kept, data_args.cutoff_len)
@@ -155,11 +166,21 @@ class SftRun:
                 "resumes from its weights, but optimizer and learning rate start from step 0. Use another "
                 "checkpoint to resume exactly."
             )
-        composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), {"settings": self.settings})
+        if self.stream_eval is not None:
+            data = kwargs["eval_dataset"]
+            prefixes = [f"eval_{name}" for name in data] if isinstance(data, dict) else ["eval"]
+            sentences = dict(zip(prefixes, self.held_out, strict=True))
+            self.scores = StreamScores.of_training(self.stream_eval, self.tokenizer, self.settings, sentences)
+        own = {"settings": self.settings, "stream_scores": self.scores}
+        composed = type("SimulMaskSeq2SeqTrainer", (SimulMaskTrainer, stock), own)
         trainer = composed(**kwargs)
         if kwargs["finetuning_args"].pissa_convert:
             trainer.add_callback(PissaCallback(self.settings))
         return trainer
+
+    def plot_loss(self, stock: Stock, directory: str, *, keys: list[str]) -> None:
+        """Draw the scores of streaming, too."""
+        stock(directory, keys=[*keys, *(self.scores.metrics if self.scores else ())])
 
 
 def flatten(stock: Any) -> Any:

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
 
 from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.families import is_multimodal
@@ -29,15 +30,17 @@ from simulmask_plugin.layouts.chunks import NOT_READ_END, Interleaved
 from simulmask_plugin.text.prompts import READ_END, WRITE_END
 from simulmask_plugin.training.batch_order import ShuffledGroups
 from simulmask_plugin.training.losses import interleaved_loss
+from simulmask_plugin.training.stream_eval import StreamScores
 
 
 class SimulMaskTrainer(Trainer):
     """A mixin for any transformers Trainer; its collator is a SimulMaskCollator, or makes plain batches.
 
-    ``settings`` is a class attribute, set when the class is composed.
+    ``settings`` and ``stream_scores`` are class attributes, set when the class is composed.
     """
 
     settings: ModelSettings
+    stream_scores: StreamScores | None = None
     model: PreTrainedModel  # or PEFT's wrapper, which forwards its attributes
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -96,6 +99,23 @@ class SimulMaskTrainer(Trainer):
             yield
         finally:
             self.data_collator = collator
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """With ``stream_eval``, stream as well, through the model that the loop leaves in evaluation mode."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        if self.stream_scores is not None:
+            assert output.metrics is not None
+            output.metrics.update(self.stream_scores.measure(self.model, metric_key_prefix))
+        return output
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Hide labels that are not tokens from metrics."""

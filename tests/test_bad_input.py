@@ -159,6 +159,17 @@ def test_path_with_a_space_is_refused_before_torchrun_cuts_it(monkeypatch):
     assert len(launched) == 1
 
 
+def test_ray_without_a_gpu_is_refused_before_it_starts(monkeypatch):
+    launcher = ModuleType("launcher")
+    launcher.launch = lambda: pytest.fail("it was started")
+    factory.extend_launcher(launcher)
+    monkeypatch.setattr("simulmask_plugin.training.machine.has_gpu", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", "toy.yaml"])
+    monkeypatch.setenv("USE_RAY", "1")
+    with pytest.raises(ValueError, match=r"USE_RAY=1 needs a GPU"):
+        launcher.launch()
+
+
 # Training: the data
 
 

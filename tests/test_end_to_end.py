@@ -1,6 +1,9 @@
 """From a YAML to a merged model that streams, through the programs that a user calls."""
 
 import json
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_STEPS = 60
 SETTINGS = (f"max_steps={NUM_STEPS}", "simulmask.look_ahead_rate=0.5", "learning_rate=3e-3")
 CHECKPOINTS = ("save_strategy=steps", "save_steps=10", "save_only_model=false")
+HALVES = (*SETTINGS, "max_steps=10", "per_device_train_batch_size=4")
+"""The first steps of the same training, half of each batch in one of two processes."""
 TWO_PROCESSES = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 CHAT = ("template=deepseek",)
 
@@ -172,13 +177,47 @@ SETUPS = {
 
 @pytest.mark.parametrize("setup", SETUPS)
 def test_two_processes_give_the_losses_of_one(workshop, stage1, setup):
-    halves = (*SETTINGS, "max_steps=10", "per_device_train_batch_size=4")
-    output = workshop.train(setup, *halves, *SETUPS[setup], **TWO_PROCESSES)
-    one, two = losses(stage1), losses(output)
-    assert list(two) == list(range(1, 11))
-    for step, loss in two.items():
-        assert loss == pytest.approx(one[step], abs=1e-4)
-    assert saved_settings(output) == saved_settings(stage1)
+    check_first_steps(workshop.train(setup, *HALVES, *SETUPS[setup], **TWO_PROCESSES), stage1)
+
+
+def check_first_steps(output, whole):
+    """The ten steps of a training shared out have the losses of one process, and the settings are the same."""
+    one, shared = losses(whole), losses(output)
+    assert shared == pytest.approx({step: one[step] for step in range(1, 11)}, abs=1e-4)
+    assert saved_settings(output) == saved_settings(whole)
+
+
+LAUNCHES = {"fixed": {}, "elastic": {"RDZV_ID": "toy", "MIN_NNODES": "2", "MAX_NNODES": "2"}}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_two_machines_that_share_no_folder_give_the_losses_of_one(workshop, stage1, launch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def train(rank):
+        environment = {"NNODES": "2", "NODE_RANK": rank, "NPROC_PER_NODE": "1", "FORCE_TORCHRUN": "1"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **LAUNCHES[launch]}
+        environment |= {"HF_DATASETS_CACHE": str(workshop.folder / f"{launch}_cache_{rank}")}
+        return workshop.train(f"{launch}_machine_{rank}", *HALVES, "save_on_each_node=true", **environment)
+
+    with ThreadPoolExecutor() as launchers:
+        outputs = list(launchers.map(train, ("0", "1")))
+    check_first_steps(next(output for output in outputs if (output / "trainer_state.json").exists()), stage1)
+    weights = [(output / "model.safetensors").read_bytes() for output in outputs]
+    assert weights[0] == weights[1]
+    assert saved_settings(outputs[0]) == saved_settings(outputs[1])
+
+
+def test_processes_of_ray_give_the_losses_of_one(workshop, stage1):
+    ray = pytest.importorskip("ray", reason="the Ray mode of LLaMA-Factory needs the package ray")
+    _, _, *arguments = workshop.training_command("ray", *HALVES)
+    cluster = ("ray_num_workers=2", f"master_addr={ray.util.get_node_ip_address()}")
+    cluster += ("ray_init_kwargs={num_cpus: 2, include_dashboard: false}",)
+    command = (sys.executable, ROOT / "tests" / "train_with_ray.py", *arguments, *cluster)
+    workshop.run("train_ray", *command, USE_RAY="1")
+    check_first_steps(workshop.folder / "ray", stage1)
 
 
 STREAM_EVAL = (

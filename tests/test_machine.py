@@ -11,6 +11,7 @@ from simulmask_plugin.training import machine
 from simulmask_plugin.training.machine import (
     check_device,
     check_kernels,
+    check_ray,
     check_torchrun,
     check_training,
     leave_together,
@@ -79,6 +80,13 @@ def test_torchrun_is_refused_where_it_would_start_no_process(no_gpu, monkeypatch
     check_torchrun(1)
     monkeypatch.setenv("NPROC_PER_NODE", "2")
     check_torchrun(0)
+
+
+def test_ray_is_refused_where_it_would_wait_without_end(no_gpu, monkeypatch):
+    with pytest.raises(ValueError, match=r"^USE_RAY=1 needs a GPU .* FORCE_TORCHRUN=1 NNODES"):
+        check_ray()
+    monkeypatch.setattr(machine, "has_gpu", lambda: True)
+    check_ray()
 
 
 @pytest.mark.parametrize(

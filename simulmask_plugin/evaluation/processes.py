@@ -16,7 +16,7 @@ from torch import distributed
 from simulmask_plugin.evaluation.batched import stream_batched
 from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.streaming.options import Decision
-from simulmask_plugin.training.machine import check_device, device_of
+from simulmask_plugin.training.machine import check_device, device_of, leave_together
 
 PATIENCE = timedelta(days=7)
 """How long the processes wait for the slowest of them."""
@@ -83,8 +83,7 @@ def stream(streaming: Streaming | None) -> dict[Path, str]:
     found: list[dict[Path, str]] = [{}] * several
     if told[0]:
         distributed.all_gather_object(found, _stream_share(told[0], distributed.get_rank(), several))
-    # The last call before the exit must hold no Python object: a thread of gloo that still has one aborts the process.
-    distributed.barrier()
+    leave_together()
     return {run: fault for faults in found for run, fault in faults.items()}
 
 

@@ -28,7 +28,14 @@ from simulmask_plugin.training.exporting import (
     exported_settings,
     save_settings,
 )
-from simulmask_plugin.training.machine import KERNELS, check_kernels, check_torchrun, check_training, leave_together
+from simulmask_plugin.training.machine import (
+    KERNELS,
+    check_kernels,
+    check_ray,
+    check_torchrun,
+    check_training,
+    leave_together,
+)
 
 if TYPE_CHECKING:
     from simulmask_plugin.training.run import SftRun
@@ -97,14 +104,16 @@ def extend_v1_parser(arg_parser: ModuleType) -> None:
 
 
 def extend_launcher(launcher: ModuleType) -> None:
-    """llamafactory.launcher: refuse what breaks under torchrun: zero processes, or a path that is cut at its spaces."""
+    """llamafactory.launcher: refuse what cannot start: no process, no GPU for Ray, a path that torchrun gets cut."""
     launch = _seam(launcher, "launch")
 
     @wraps(launch)
     def launch_and_check() -> Any:
         if sys.argv[1:2] == ["train"]:
-            from llamafactory.extras.misc import get_device_count, is_env_enabled
+            from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray
 
+            if use_ray():
+                check_ray()
             is_forced = is_env_enabled("FORCE_TORCHRUN")
             if is_forced:
                 check_torchrun(get_device_count())

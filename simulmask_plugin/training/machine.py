@@ -1,4 +1,4 @@
-"""The hardware that a YAML needs, clear errors on a machine without a GPU, and how processes on the CPU end.
+"""The hardware that a YAML needs, clear errors on a machine without a GPU, and the end of processes that use gloo.
 
 Each check raises a ValueError that names the key and the remedy.
 """
@@ -65,8 +65,18 @@ def check_torchrun(num_devices: int) -> None:
         )
 
 
+def check_ray() -> None:
+    """Refuse LLaMA-Factory's Ray mode on a machine without a GPU, where it never starts."""
+    if not has_gpu():
+        raise ValueError(
+            "USE_RAY=1 needs a GPU on the machine that starts the training, and torch sees none here: LLaMA-Factory "
+            "would ask Ray for ten CPUs for each of its CPUs, and wait for them without end. Unset it, and start "
+            "the training on every machine with FORCE_TORCHRUN=1 NNODES=... (docs/scaling.md)."
+        )
+
+
 def leave_together() -> None:
-    """Wait at the end of a training on the CPU until every process has come here and gloo's threads are idle.
+    """Wait at the end of a run, if processes talk through gloo, until all have come here and its threads are idle.
 
     A thread of gloo keeps the tensors of its last collective a moment longer than `wait` waits, and needs the
     interpreter to release them. If the process ends in that moment, it is aborted ("terminate called without an active

@@ -194,7 +194,7 @@ def test_attention_that_cannot_take_the_mask_is_refused(model_of, byte_level, mo
     model = model_of("llama", len(byte_level), 1)
     monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="'flash_attention_2' cannot take the mask"):
-        session_of(model, encoder_of(byte_level, **WAIT_1))
+        open_session(model, encoder_of(byte_level, **WAIT_1), Decision())
 
 
 def test_every_unit_after_the_first_opens_a_word(llama, byte_level):

@@ -40,14 +40,16 @@ class ExampleEncoder:
             raise ValueError("The tokenizer has no end-of-sentence token; set tokenizer.eos_token before training.")
         check_special_tokens(tokenizer, settings.config.layout)
         self.tokenizer = tokenizer = with_end_of_sentence(tokenizer, settings)
+        self.num_tokens = len(tokenizer)
         self.settings = settings
+        self._frames: dict[tuple[str | None, ...], tuple[list[int], list[int], list[int]]] = {}
         self.source = UnitTokenizer(tokenizer, settings.config.source_units)
         self.target = UnitTokenizer(tokenizer, settings.config.target_units)
 
     def with_settings(self, settings: ModelSettings) -> ExampleEncoder:
         """The same tokenizer and units for settings that differ in what is laid out, and not in units or prompt."""
         encoder = copy.copy(self)
-        encoder.settings = settings
+        encoder.settings, encoder._frames = settings, {}
         return encoder
 
     def frame(
@@ -61,11 +63,14 @@ class ExampleEncoder:
         Raises:
             ValueError: if the model was never trained on this language pair, or it is not clear which one is meant.
         """
-        pair = self.settings.pair(source_lang, target_lang)
-        texts = self.settings.prompt.render(*pair, latency or OFFLINE_LATENCY)
-        before = self.tokenizer.encode(texts[0], add_special_tokens=False)
-        header, after = (encode_inside(self.tokenizer, text) for text in texts[1:])
-        return before, header, after
+        named = (source_lang, target_lang, latency)
+        if named not in self._frames:
+            pair = self.settings.pair(source_lang, target_lang)
+            texts = self.settings.prompt.render(*pair, latency or OFFLINE_LATENCY)
+            before = self.tokenizer.encode(texts[0], add_special_tokens=False)
+            header, after = (encode_inside(self.tokenizer, text) for text in texts[1:])
+            self._frames[named] = before, header, after
+        return self._frames[named]
 
     def source_units(self, text: str, *, before: str) -> list[list[int]]:
         """Token ids, a list per unit, of source text; ``before``: the word or character before it, if there is one."""

@@ -18,7 +18,7 @@ from simulmask_plugin.evaluation.runs import INSTANCES, SESSIONS, TRACE, enter
 from simulmask_plugin.files.texts import read_text
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
-from simulmask_plugin.streaming.options import Decision, document_of, open_session
+from simulmask_plugin.streaming.options import Decision, Opener, document_of, session_opener
 from simulmask_plugin.streaming.pool import Pool
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.session import Session
@@ -53,6 +53,7 @@ def stream_batched(
         attn_implementation=config.attn_implementation,
     )
     sources, references = (read_text(path).splitlines(keepends=True) for path in (config.source, config.target))
+    openers = {run: _opener(config, translator, decision) for run, decision in runs.items()}
     faults: dict[Path, str] = {}
     started: list[tuple[Path, int]] = []
 
@@ -60,7 +61,7 @@ def stream_batched(
         for run, index in sentences:
             if run not in faults:
                 started.append((run, index))
-                yield _job(config, translator, runs[run], sources[index].split(), references[index])
+                yield _job(config, openers[run], sources[index].split(), references[index])
 
     for number, result in Pool(translator.model, config.lanes).run(opened()):
         run, index = started[number]
@@ -84,23 +85,24 @@ def _cost(translator: Translator, session: Session) -> Record:
     }
 
 
-def _job(
-    config: EvaluationConfig, translator: Translator, decision: Decision, source: Sequence[str], reference: str
-) -> Any:
-    """What opens the session of a sentence on a lane."""
+def _opener(config: EvaluationConfig, translator: Translator, decision: Decision) -> Opener:
+    """What opens the sessions of a run."""
     settings = translator.encoder.settings.for_pair(config.source_lang, config.target_lang)
+    return session_opener(
+        translator.model,
+        translator.encoder.with_settings(settings),
+        decision,
+        document=document_of(settings, config.document_units, config.context_sentences),
+        max_target_tokens=config.max_target_tokens,
+    )
+
+
+def _job(config: EvaluationConfig, opener: Opener, source: Sequence[str], reference: str) -> Any:
+    """What opens the session of a sentence on a lane."""
 
     def open_on(lane: Lane) -> Steps[tuple[Session, Record] | ValueError]:
         try:
-            session = open_session(
-                translator.model,
-                translator.encoder.with_settings(settings),
-                decision,
-                document=document_of(settings, config.document_units, config.context_sentences),
-                max_target_tokens=config.max_target_tokens,
-                lane=lane,
-                recorder=Recorder(lambda: lane.seconds) if config.trace else None,
-            )
+            session = opener(lane, Recorder(lambda: lane.seconds) if config.trace else None)
             return (yield from simulate(session, source, reference, str(config.latency_unit)))
         except ValueError as error:  # the other policies may be able to stream it
             return error

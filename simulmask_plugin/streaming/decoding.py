@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from simulmask_plugin.batches.features import ExampleEncoder
-from simulmask_plugin.text.units import TOKEN, WORD
+from simulmask_plugin.text.units import TOKEN, WORD, UnitTokenizer
 
 
 class Chooser:
@@ -22,23 +23,22 @@ class Chooser:
 
     def __init__(self, encoder: ExampleEncoder, written: Sequence[int]) -> None:
         self._target, self._written = encoder.target, written
-        self._num_tokens = len(encoder.tokenizer)
-        self._forbidden: dict[str, Tensor] = {}
+        self._num_tokens = encoder.num_tokens
 
     def __call__(self, logits: Float[Tensor, " vocabulary"], index: int, opening: bool) -> int:
         """Return the id of target token ``index``; ``opening``: the look-ahead row has ended the unit before."""
         logits = logits[: self._num_tokens]  # a model may have more rows (its vocabulary padded), which are no tokens
         if opening and index and self._target.unit != TOKEN:
             # a tokenizer may have more tokens than the model has rows: those can never be chosen
-            logits = logits.masked_fill(self._inside_unit(logits.device)[: len(logits)], -torch.inf)
+            forbidden = _inside_unit(self._target, self._target.kind_of(self._written), logits.device)
+            logits = logits.masked_fill(forbidden[: len(logits)], -torch.inf)
         return int(logits.argmax())
 
-    def _inside_unit(self, device: torch.device) -> Bool[Tensor, " tokens"]:
-        """True for the tokens that cannot open a unit after what is written."""
-        kind = self._target.kind_of(self._written)
-        if kind not in self._forbidden:
-            self._forbidden[kind] = ~torch.tensor(self._target.opens_unit(kind), device=device)
-        return self._forbidden[kind]
+
+@lru_cache(maxsize=32)
+def _inside_unit(target: UnitTokenizer, kind: str, device: torch.device) -> Bool[Tensor, " tokens"]:
+    """True for the tokens that cannot open a unit after what is written; the same for all sentences."""
+    return ~torch.tensor(target.opens_unit(kind), device=device)
 
 
 class ChunkChooser:
@@ -55,10 +55,10 @@ class ChunkChooser:
         self, encoder: ExampleEncoder, device: torch.device, *, read_end: int | None, ends: Sequence[int]
     ) -> None:
         # of the length of the tokenizer: a model may have more rows (its vocabulary padded), which are no tokens
-        self._never = torch.zeros(len(encoder.tokenizer), dtype=torch.bool, device=device)
+        self._never = torch.zeros(encoder.num_tokens, dtype=torch.bool, device=device)
         self._not_at_start = self._never.clone()
         if encoder.target.unit == WORD:
-            self._not_at_start = ~torch.tensor(encoder.target.opens_word, device=device)
+            self._not_at_start = _inside_unit(encoder.target, WORD, device).clone()
         self._not_at_start[list(ends)] = False
         if read_end is not None:
             self._never[read_end] = self._not_at_start[read_end] = True

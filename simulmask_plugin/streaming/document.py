@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Window:
             pending = []
         if context == 0 or self.keys_move:
             self.lane.keys[POSITION, : len(order)][stays] -= left_out
-            pending = [replace(row, position=row.position - left_out) for row in pending]
+            pending = [row._replace(position=row.position - left_out) for row in pending]
             self.shift += left_out
             stays |= order < num_prompt
         else:  # RoPE is in the keys and cannot be moved, so the prompt follows: it is fed anew, before the window

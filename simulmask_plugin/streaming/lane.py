@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -22,8 +22,7 @@ ORDER, SOURCE_UNIT, POSITION, _ = range(len(Keys._fields))
 """Rows of `Lane.keys`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FedRow:
+class FedRow(NamedTuple):
     """One token to feed, with its three integers and its place in the training sequence."""
 
     token_id: int
@@ -49,6 +48,9 @@ class Request:
     num_predicting: int
     visible: Bool[Tensor, "1 1 query key"] | None = None
 
+
+KEPT = [FedRow._fields.index(name) for name in ("order", "source_unit", "position", "after_source")]
+"""Of a row, what a key remembers, as `Keys` has it."""
 
 T = TypeVar("T")
 Steps = Generator[Request, Tensor, T]
@@ -94,9 +96,9 @@ class Lane:
         end = start + len(rows)
         while end > self.keys.shape[1]:
             self.keys = np.concatenate([self.keys, np.zeros_like(self.keys)], axis=1)
-        for i, row in enumerate(rows, start=start):
-            self.keys[:, i] = row.order, row.source_unit, row.position, row.after_source  # as `Keys` has them
-        self.fed_ids += [row.token_id for row in rows]
+        fields = np.array(rows, dtype=np.int64).T
+        self.keys[:, start:end] = fields[KEPT]
+        self.fed_ids += fields[0].tolist()
         self.counters.calls += 1
         self.counters.fed_tokens += len(rows)
         self.counters.predicting_rows += request.num_predicting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.document import Document
+from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Lane
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.self_test import check_takes_mask
@@ -235,7 +236,31 @@ def streaming_attention(config: Any, given: str | None) -> str:
     return attention
 
 
+Opener = Callable[[Lane | None, Recorder | None], Session]
+"""Opens the session of a sentence on a lane (None: one of its own), with a recorder."""
+
+
 def open_session(
+    model: PreTrainedModel,
+    encoder: ExampleEncoder,
+    decision: Decision,
+    *,
+    lane: Lane | None = None,
+    recorder: Recorder | None = None,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+    document: Document | None = None,
+    max_target_tokens: int = 512,
+) -> Session:
+    """Return the session of one sentence (or document) for a model in evaluation mode, see `session_opener`."""
+    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    opener = session_opener(
+        model, encoder, decision, document=document, max_target_tokens=max_target_tokens, **languages
+    )
+    return opener(lane, recorder)
+
+
+def session_opener(
     model: PreTrainedModel,
     encoder: ExampleEncoder,
     decision: Decision,
@@ -244,15 +269,14 @@ def open_session(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
-    lane: Lane | None = None,
-    recorder: Recorder | None = None,
-) -> Session:
-    """Return the session of one sentence (or document) for a model in evaluation mode.
+) -> Opener:
+    """Return what opens a session for every sentence of a run; all that they share is done once.
 
     Raises:
         ValueError: if the model cannot be streamed like this, was never trained on the language pair, or on several
             and it is not said which.
     """
+    Feeder(model)  # refuses a model that cannot take our masks
     policy, run = decision.resolve(encoder.settings)
     layout = encoder.settings.config.layout
     options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
@@ -260,14 +284,20 @@ def open_session(
         options["document"] = document
     elif document is not None:
         raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
-    return layout.session(run)(
-        lane=lane or Lane(),
-        recorder=recorder,
-        model=model,
-        encoder=encoder.with_settings(decision.streamed_with(encoder.settings)),
-        policy=policy,
-        source_lang=source_lang,
-        target_lang=target_lang,
-        max_target_tokens=max_target_tokens,
-        **options,
-    )
+    kind = layout.session(run)
+    encoder = encoder.with_settings(decision.streamed_with(encoder.settings))
+
+    def opened(lane: Lane | None, recorder: Recorder | None) -> Session:
+        return kind(
+            lane=lane or Lane(),
+            recorder=recorder,
+            model=model,
+            encoder=encoder,
+            policy=policy,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            max_target_tokens=max_target_tokens,
+            **options,
+        )
+
+    return opened

@@ -15,13 +15,17 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from simulmask_plugin.attention.mask import PADDING, Keys, Queries, attention_bias, mask_argument
 from simulmask_plugin.streaming.feeder import Feeder
-from simulmask_plugin.streaming.lane import Lane, Request, Steps, T
+from simulmask_plugin.streaming.lane import FedRow, Lane, Request, Steps, T
 
 Job = Callable[[Lane], Steps[T]]
 """Opens a session on a lane and drives it; see `Pool.run`."""
 
 SHORT = 4
 """Rows of a request that one target token takes at most, or a word of source; those of a prompt wait for each other."""
+
+
+QUERIED = [FedRow._fields.index(name) for name in ("token_id", "order", "num_read", "num_hidden", "position")]
+"""Of a row, what a call needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Call:
 
 
 class PooledLayer(CacheLayerMixin):
-    """Keys and values of one layer, (lanes, heads, capacity, head_dim); each lane is filled up to its own length."""
+    """Keys and values of one layer, (lanes, capacity, heads, head_dim); each lane is filled up to its own length."""
 
     keys: Tensor
     values: Tensor
@@ -55,7 +59,7 @@ class PooledLayer(CacheLayerMixin):
         """Allocate the first buffers."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = (
-            states.new_zeros((self.num_lanes, states.shape[1], self.capacity, states.shape[3]))
+            states.new_zeros((self.num_lanes, self.capacity, states.shape[1], states.shape[3]))
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -65,17 +69,20 @@ class PooledLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         call = self.call
+        rows = (call.lanes[:, None] * self.capacity + call.places).flatten()
         for states, new in ((self.keys, key_states), (self.values, value_states)):
-            states[call.lanes[:, None], :, call.places] = new.transpose(1, 2)
+            states.flatten(0, 1).index_copy_(0, rows, new.transpose(1, 2).flatten(0, 1))
         is_whole = len(call.lanes) == self.num_lanes  # then nothing has to be copied
-        keys, values = (s[:, :, : call.num_keys] for s in (self.keys, self.values))
-        return (keys, values) if is_whole else (keys[call.lanes], values[call.lanes])
+        keys, values = (s[:, : call.num_keys] for s in (self.keys, self.values))
+        if not is_whole:
+            keys, values = (s.index_select(0, call.lanes) for s in (keys, values))
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def grow(self, capacity: int) -> None:
         """Make room for so many entries a lane."""
         self.capacity = capacity
         if self.is_initialized:
-            room = (0, 0, 0, capacity - self.keys.shape[2])
+            room = (0, 0, 0, 0, 0, capacity - self.keys.shape[1])
             self.keys, self.values = (torch.nn.functional.pad(s, room) for s in (self.keys, self.values))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -139,7 +146,7 @@ class Entries:
         if list(indices) != list(range(start, end)):
             for layer in self.cache.layers:
                 for states in (layer.keys, layer.values):
-                    states[self.index, :, start:end] = states[self.index, :, list(indices)]
+                    states[self.index, start:end] = states[self.index, list(indices)]
         self.length = end
 
     def drop(self, index: int) -> None:
@@ -196,6 +203,8 @@ class Pool:
                 return
             batch, start = _together(running, self.num_lanes), time.perf_counter()
             fed = self._feed(batch)
+            if self.model.device.type != "cpu":
+                torch.accelerator.synchronize()  # or the time of the call would be that of starting it
             share = (time.perf_counter() - start) / len(batch)
             for one, logits in zip(batch, fed, strict=True):
                 one.lane.seconds += share
@@ -219,8 +228,9 @@ class Pool:
         for i, (one, start) in enumerate(zip(batch, starts, strict=True)):
             one.lane.enter(one.request)
             rows = one.request.rows
-            fields = [(r.token_id, r.order, r.num_read, r.num_hidden, r.position) for r in rows]
-            queries[:, i] = np.array([fields[0]] * (num_rows - len(rows)) + fields).T
+            fields = np.array(rows, dtype=np.int64).T[QUERIED]
+            queries[:, i, num_rows - len(rows) :] = fields
+            queries[:, i, : num_rows - len(rows)] = fields[:, :1]
             keys[:, i, : start + len(rows)] = one.lane.keys[:, : start + len(rows)]
             places[i, num_rows - len(rows) :] = np.arange(start, start + len(rows))
             one.lane.cache.length = start + len(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -74,7 +75,6 @@ class Session(ABC):
 
     def __post_init__(self) -> None:
         """Encode the prompt; the model is first called when something has to be predicted."""
-        self._feeder = Feeder(self.model, self.lane)
         self._prompt, self._header, self._next_header = self.encoder.frame(
             self.source_lang, self.target_lang, self.latency
         )
@@ -101,6 +101,10 @@ class Session(ABC):
     def finish_source(self) -> None:
         """Declare that no more source will come; what has been read is written."""
         self.source_finished = True
+
+    @cached_property
+    def _feeder(self) -> Feeder:
+        return Feeder(self.model, self.lane)
 
     def run(self, steps: Steps[T]) -> T:
         """Have the session's own feeder answer what it asks for."""
@@ -140,7 +144,7 @@ class Session(ABC):
     def _wrote(self, token: int, logits: Tensor) -> None:
         """Tell the recorder of a token that is written, and of the logits (vocabulary,) that it was chosen from."""
         if self.recorder is not None:
-            log_probabilities = logits[: len(self.encoder.tokenizer)].log_softmax(dim=-1)
+            log_probabilities = logits[: self.encoder.num_tokens].log_softmax(dim=-1)
             self.recorder.tokens.append((token, float(log_probabilities[token])))
 
     @property
@@ -157,7 +161,7 @@ class Session(ABC):
         """
         if not self.policy.asks_model or num_read >= self.policy.latest(t):
             return True
-        num_tokens = len(self.encoder.tokenizer)  # a model may have more rows (its vocabulary padded)
+        num_tokens = self.encoder.num_tokens  # a model may have more rows (its vocabulary padded)
         less = None if fewer is None else fewer[:num_tokens]
         return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less))
 

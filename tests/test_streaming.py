@@ -22,6 +22,7 @@ from simulmask_plugin.batches.features import Row
 from simulmask_plugin.layouts.conventions import CONVENTIONS
 from simulmask_plugin.policies import Action, ReadN, WaitK, roll_out
 from simulmask_plugin.streaming.decoding import Chooser
+from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 
 WAIT_1 = {"policy": "wait_k", "k": 1}

@@ -69,7 +69,7 @@ def study(tmp_path, monkeypatch):
             run.compared = [one.system for one in found.runs]
 
         monkeypatch.setattr(compare, "_comparison", compared)
-        monkeypatch.setattr(compare, "write_comparison", lambda output, comparison: [])
+        monkeypatch.setattr(compare, "write_comparison", lambda output, comparison: [output])
         try:
             run.code = compare.run_compare(str(tmp_path / "study.yaml"), overrides)
         finally:
@@ -150,6 +150,13 @@ def test_model_whose_base_has_changed_is_refused(study, tmp_path):
         ValueError, match=r"second was trained on other files .* \(model_name_or_path: model\.safetensors changed"
     ):
         study(base=BASE)
+
+
+def test_another_test_set_needs_no_training(study, tmp_path, capsys):
+    study()
+    assert study(f"results={tmp_path / 'val'}")[0] == []
+    assert f"Comparison: {tmp_path / 'val'}\n" in capsys.readouterr().out
+    assert (tmp_path / "val" / "systems" / "first" / "offline").is_dir()
 
 
 def test_studies_are_not_launched(study, monkeypatch):

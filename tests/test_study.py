@@ -92,6 +92,12 @@ def test_systems_stream_the_last_stage_of_their_model(study, tmp_path):
     assert (system.evaluation.source, system.evaluation.limit, system.evaluation.threads) == (str(tmp_path / "a"), 5, 3)
 
 
+def test_results_of_other_texts_may_lie_elsewhere(study, tmp_path):
+    evaluation = study(f"results={tmp_path / 'val'}").systems["SimulMask"].evaluation
+    assert evaluation.model == str(tmp_path / "out" / "models" / "two_stages" / "stage3")
+    assert evaluation.output == str(tmp_path / "val" / "systems" / "SimulMask")
+
+
 def test_overrides_reach_every_depth(study):
     changed = study("jobs=4", "evaluation.limit=9", "training.max_steps=2")
     assert changed.jobs == 4

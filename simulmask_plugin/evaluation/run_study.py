@@ -64,7 +64,7 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     found = _run_models(study)
     if not found.runs:
         raise next(iter(found.failed.values()))
-    written = write_comparison(Path(study.output), _comparison(study, path, found))
+    written = write_comparison(Path(study.results or study.output), _comparison(study, path, found))
     print(f"Comparison: {', '.join(map(str, written))}")
     for name, error in found.failed.items():
         print(f"Failed: {name}: {error}", file=sys.stderr)

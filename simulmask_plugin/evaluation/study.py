@@ -75,6 +75,8 @@ class StudyKeys:
     """SYSTEM: BLEU is tested against its run with the same policy; or SYSTEM/RUN: all against this one."""
     title: str = ""
     """Of the figure and the report; default: the name of the YAML."""
+    results: str | None = None
+    """Directory of systems/ and the comparison, e.g. for another test set; default: output."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Overrides for the first stage of every model, e.g. dataset_dir and, for those that start from no other model of
     the study, model_name_or_path."""
@@ -182,7 +184,7 @@ def _read_system(study: StudyKeys, models: Mapping[str, Sequence[Stage]], name: 
         if key in own:
             raise ValueError(f"{where}{key} must be the same for all systems; set it in evaluation:.")
     own["model"] = str(model_folder(Path(study.output), model, len(models[model])))
-    own["output"] = str(Path(study.output, "systems", name))
+    own["output"] = str(Path(study.results or study.output, "systems", name))
     values = {"threads": study.threads, **study.evaluation, **own}
     return System(model, read(EvaluationConfig, values, where, empty_is_default=True))
 

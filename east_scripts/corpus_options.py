@@ -128,6 +128,32 @@ def add_valid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw for --valid (default: %(default)s)")
 
 
+def add_join(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that makes long pairs."""
+    parser.add_argument(
+        "--join",
+        type=_sizes,
+        metavar="N-M",
+        help="make one pair of N, N + 1, ..., M, N, ... that follow each other; or of N",
+    )
+
+
+def joined(options: argparse.Namespace, pairs: list[corpora.Pair]) -> list[corpora.Pair]:
+    """Returns the pairs, joined as `--join` says."""
+    if options.join is None:
+        return pairs
+    return corpora.join_pairs(pairs, options.join, options.source_unit, options.target_unit)
+
+
+def _sizes(text: str) -> range:
+    """Reads "3" or "2-4"."""
+    first, dash, last = text.partition("-")
+    ends = (first, last if dash else first)
+    if not all(map(str.isdecimal, ends)) or not 1 <= int(ends[0]) <= int(ends[1]):
+        raise argparse.ArgumentTypeError(f"expected N, or N-M with 1 <= N <= M, got {text!r}")
+    return range(int(ends[0]), int(ends[1]) + 1)
+
+
 def write_datasets(
     options: argparse.Namespace, datasets: dict[str, list[dict[str, Any]]], *, held_out: str
 ) -> tuple[dict[str, int], str]:

@@ -16,7 +16,7 @@ a target of characters loses its spaces.
 
 import argparse
 
-from corpus_options import TOY, clean_corpus, corpus_parser, count_table, run
+from corpus_options import TOY, add_join, clean_corpus, corpus_parser, count_table, joined, run
 
 from simulmask_plugin.corpora import parallel_text as corpora
 from simulmask_plugin.text.units import join_units, split_units
@@ -25,6 +25,7 @@ from simulmask_plugin.text.units import join_units, split_units
 def main() -> None:
     """Runs the script."""
     parser = corpus_parser(__doc__)
+    add_join(parser)
     parser.add_argument("--name", default="toy_test", help="the files are NAME.source, NAME.target (default: toy_test)")
     run(parser, prepare)
 
@@ -32,6 +33,7 @@ def main() -> None:
 def prepare(options: argparse.Namespace) -> str:
     """Writes the files and returns a report of what was kept and dropped."""
     kept, num_read, dropped = clean_corpus(options, default=TOY / "test.jsonl")
+    kept = joined(options, kept)
     source_file, target_file = (options.output / f"{options.name}.{side}" for side in ("source", "target"))
     corpora.check_absent([source_file, target_file], overwrite=options.overwrite)
 

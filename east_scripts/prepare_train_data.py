@@ -22,7 +22,18 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from corpus_options import TOY, add_valid, clean_corpus, cleaning_of, corpus_parser, count_table, run, write_datasets
+from corpus_options import (
+    TOY,
+    add_join,
+    add_valid,
+    clean_corpus,
+    cleaning_of,
+    corpus_parser,
+    count_table,
+    joined,
+    run,
+    write_datasets,
+)
 
 from simulmask_plugin.corpora import parallel_text as corpora
 from simulmask_plugin.corpora.east_data import Example, Faults, clean_examples, read_offline, read_simt
@@ -39,6 +50,7 @@ def main() -> None:
     parser.add_argument("--dataset-info", type=Path, help="default: dataset_info.json in the output folder")
     parser.add_argument("--source-lang", help="written as a column of every row, for prompts that name it")
     parser.add_argument("--target-lang", help="the same for the target")
+    add_join(parser)
     add_valid(parser)
     run(parser, lambda options: prepare_east(options) if options.format == EAST else prepare(options))
 
@@ -48,7 +60,7 @@ def prepare(options: argparse.Namespace) -> str:
     if options.offline is not None:
         raise ValueError("--offline is for --format east; sentence pairs alone are read by --pairs.")
     kept, num_read, dropped = clean_corpus(options, default=TOY / "train.jsonl")
-    train, valid = corpora.split_off(kept, num_valid=options.valid, seed=options.seed)
+    train, valid = corpora.split_off(joined(options, kept), num_valid=options.valid, seed=options.seed)
     splits = {"train": train, "valid": valid} if valid else {"train": train}
     languages = {"source_lang": options.source_lang, "target_lang": options.target_lang}
     languages = {column: language for column, language in languages.items() if language is not None}
@@ -90,7 +102,7 @@ def _check_east(options: argparse.Namespace) -> None:
         )
     if options.pairs is None and options.valid:
         raise ValueError("--valid holds out rows of --pairs; give --pairs or leave it out.")
-    useless = "source target source_key target_key test_set lang_pair source_lang target_lang".split()
+    useless = "source target source_key target_key test_set lang_pair source_lang target_lang join".split()
     given = [f"--{name.replace('_', '-')}" for name in useless if vars(options)[name] is not None]
     given += [f"--{side}-unit" for side in ("source", "target") if vars(options)[f"{side}_unit"] != corpora.WORD]
     if given:

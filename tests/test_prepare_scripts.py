@@ -102,6 +102,32 @@ def test_test_script_cuts_characters_as_simuleval_wants_them(tmp_path):
     assert (tmp_path / "a.target").read_text() == "我有\n"
 
 
+def test_pairs_that_follow_each_other_are_joined_in_turn(tmp_path):
+    write(tmp_path / "a.tsv", "".join(f"s{number}\tt {number}\n" for number in range(6)))
+    named = ["--pairs", "a.tsv", "--join", "1-2", "--output", ".", "--name", "a"]
+    run("prepare_mt_test_data.py", *named, cwd=tmp_path)
+    assert (tmp_path / "a.source").read_text() == "s0\ns1 s2\ns3\ns4 s5\n"
+    run("prepare_train_data.py", *named, "--limit", 5, cwd=tmp_path)
+    assert without_place(read_pairs(tmp_path / "a_train.jsonl"))[1:] == [
+        ("s1 s2", "t 1 t 2"),
+        ("s3", "t 3"),
+        ("s4", "t 4"),
+    ]
+
+
+def test_characters_are_joined_without_spaces(tmp_path):
+    write(tmp_path / "a.tsv", "我\tI am\n有\there\n")
+    options = ["--source-unit", "character", "--join", "2", "--output", ".", "--name", "a"]
+    run("prepare_train_data.py", "--pairs", "a.tsv", *options, cwd=tmp_path)
+    assert without_place(read_pairs(tmp_path / "a_train.jsonl")) == [("我有", "I am here")]
+
+
+@pytest.mark.parametrize("sizes", ["0-2", "3-2", "2-", "two", "-1"])
+def test_join_takes_numbers(tmp_path, sizes):
+    printed = run("prepare_mt_test_data.py", f"--join={sizes}", cwd=tmp_path, status=2)
+    assert f"--join: expected N, or N-M with 1 <= N <= M, got '{sizes}'" in printed
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

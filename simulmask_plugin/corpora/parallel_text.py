@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import cycle, islice, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
@@ -225,6 +225,17 @@ def clean(pairs: Iterable[Pair], cleaning: Cleaning) -> tuple[list[Pair], Counte
             seen.add((source, target))
         kept.append(Pair(source, target, pair.where))
     return kept, dropped
+
+
+def join_pairs(pairs: Iterable[Pair], sizes: Iterable[int], source_unit: str, target_unit: str) -> list[Pair]:
+    """Returns longer pairs, each of as many that follow each other as ``sizes`` say in turn, the last of the rest."""
+    source_space, target_space = (" " if unit == WORD else "" for unit in (source_unit, target_unit))
+    rest, turns = iter(pairs), cycle(sizes)
+    joined = []
+    while some := list(islice(rest, next(turns))):
+        sources, targets, places = zip(*some, strict=True)
+        joined.append(Pair(source_space.join(sources), target_space.join(targets), places[0]))
+    return joined
 
 
 def has_odd_space(text: str) -> bool:

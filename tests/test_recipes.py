@@ -17,12 +17,14 @@ import yaml
 from simulmask_plugin.cli import build_parser
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.corpora import parallel_text as corpora
+from simulmask_plugin.evaluation.study import load_study
 from simulmask_plugin.options import read_yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "yaml_configs"
 YAMLS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))}
 CONFIGS = {name: yaml.safe_load(text) for name, text in YAMLS.items()}
+STUDIES = sorted((FOLDER / "studies").glob("*.yaml"))
 PAGES = ("README.md", "docs/east.md", "docs/own-pair.md", "docs/results.md")
 SCRIPTS = (
     "data/make_toy_pair.py",
@@ -104,9 +106,8 @@ def prepare(tmp_path, monkeypatch):
     return run_commands
 
 
-def missing(name):
+def missing(keys):
     """The datasets of a training, or the texts of an evaluation, that are not there."""
-    keys = CONFIGS[name]
     if "dataset" not in keys:
         return {keys[side] for side in ("source", "target") if not Path(keys[side]).is_file()}
     dataset_info = Path(keys["dataset_dir"], "dataset_info.json")
@@ -126,9 +127,20 @@ WITH_COMMANDS = [name for name in NEEDING_DATA if not name.startswith(OF_OTHERS)
 
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_data_command_of_a_header_writes_what_the_yaml_asks_for(prepare, name):
-    assert missing(name)
+    assert missing(CONFIGS[name])
     assert prepare(header(name)) == 1
-    assert missing(name) == set()
+    assert missing(CONFIGS[name]) == set()
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_is_accepted_with_what_its_header_writes(prepare, tmp_path, path):
+    (tmp_path / "yaml_configs").symlink_to(FOLDER)
+    comment = re.sub("^#", "", re.match(r"(#.*\n)+", path.read_text(encoding="utf-8")).group(), flags=re.MULTILINE)
+    text, study = joined(comment), str(path.relative_to(ROOT))
+    assert re.search(rf"^ +simulmask compare {re.escape(study)}$", text, re.MULTILINE)
+    assert prepare(text)
+    for stages in load_study(study, ["evaluation.limit=null"]).models.values():
+        assert [missing(stage.values) for stage in stages if stage.kind == "train"][0] == set()
 
 
 def configs_of(page):
@@ -141,9 +153,9 @@ def configs_of(page):
 def test_commands_of_a_page_write_what_its_yamls_ask_for(prepare, page):
     names = set(configs_of(page))
     assert names
-    assert all(map(missing, names))
+    assert all(missing(CONFIGS[name]) for name in names)
     prepare(joined((ROOT / page).read_text(encoding="utf-8")))
-    assert {name: missing(name) for name in names} == dict.fromkeys(names, set())
+    assert {name: missing(CONFIGS[name]) for name in names} == dict.fromkeys(names, set())
 
 
 def test_what_is_made_by_hand_is_made_beside_the_folders_of_the_demo():
@@ -160,8 +172,11 @@ def test_what_is_made_by_hand_is_made_beside_the_folders_of_the_demo():
         assert not own & {folder, *folder.parents}, folder
 
 
-def test_pages_cover_what_headers_do_not():
+def test_pages_and_studies_cover_what_headers_do_not():
     covered = {name for page in PAGES for name in configs_of(page)}
+    covered |= {
+        Path(recipe).stem for study in STUDIES for recipe in re.findall(r"train: ([^,}\s]+)", study.read_text())
+    }
     assert {name for name in NEEDING_DATA if name.startswith(("multi30k", "own_pair"))} <= covered
 
 

@@ -1,5 +1,6 @@
 """Every YAML of yaml_configs/ is read by the parser that it is written for; nothing is downloaded."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from simulmask_plugin.commands import stand_ins
 from simulmask_plugin.commands.smoke_plan import apply
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.evaluation.config import load_evaluation
+from simulmask_plugin.evaluation.study import load_study
 from simulmask_plugin.text.prompts import LATENCIES, READ_END
 
 ROOT = Path(__file__).parents[1]
@@ -73,14 +75,34 @@ def overrides_of(name):
 OVERRIDES = {name: overrides_of(name) for name in CONFIGS if overrides_of(name)}
 
 
+def trainings_of_studies(folder):
+    """Study and model -> YAMLs of the trainings, as the study has them run."""
+    (folder / "text").write_text("one\n")
+    texts = [*(f"evaluation.{side}={folder / 'text'}" for side in ("source", "target")), "evaluation.limit=null"]
+    with contextlib.chdir(ROOT):
+        studies = {path.stem: load_study(str(path), texts) for path in sorted(FOLDER.glob("studies/*.yaml"))}
+    result = {}
+    for study, loaded in studies.items():
+        for name, stages in loaded.models.items():
+            for number, stage in enumerate(stages):
+                if stage.kind == "train":
+                    path = folder / f"{study}_{name}_{number}.yaml"
+                    path.write_text(
+                        yaml.safe_dump({"model_name_or_path": "nowhere", **stage.values, "output_dir": "x"})
+                    )
+                    result[f"{study}, {name}, {number}"] = path
+    return result
+
+
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory):
     """What LLaMA-Factory's parser makes of each training and merge: key -> value; in a process of its own.
 
-    A name alone is the YAML as it stands, "name language" the YAML with the overrides of its header.
+    A name alone is the YAML as it stands, "name language" the YAML with the overrides of its header, "study, model,
+    number" a training of a study.
     """
     folder = tmp_path_factory.mktemp("parsed")
-    commands = {}
+    commands = {name: [str(path)] for name, path in trainings_of_studies(folder).items()}
     for name in (*TRAININGS, *MERGES):
         path = str(FOLDER / f"{name}.yaml")
         commands[name] = [path]
@@ -139,6 +161,12 @@ def test_llama_factory_parses_training(parsed, name):
         found = parsed[name][key]
         found = ",".join(found) if isinstance(found, list) else found
         assert str(found).removeprefix("SaveStrategy.").lower() == str(expected).lower(), key
+
+
+def test_llama_factory_parses_every_training_of_the_studies(parsed):
+    of_studies = {name: keys for name, keys in parsed.items() if "," in name}
+    assert len(of_studies) > 20
+    assert all(keys["simulmask"] for keys in of_studies.values())
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -32,6 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "compare the attention of a model in training and in streaming on one example",
         'simulmask attention saves/merged --k 3 --source "ein Haus" --target "a house" --png attention.png',
     ),
+    "probe": (
+        "fit the probe that policy stability asks, and save it beside the model",
+        "simulmask probe saves/merged --source train.de --target train.en",
+    ),
     "translate": (
         "translate with a trained model, writing while it reads",
         'simulmask translate saves/merged --policy wait_k --k 3 --text "ein kleines Haus am See"',

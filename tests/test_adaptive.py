@@ -27,6 +27,7 @@ from simulmask_plugin.policies import (
 from simulmask_plugin.policies.adaptive import Adaptive
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
+from simulmask_plugin.streaming.probe import Probe
 
 VOCAB = 320
 WORDS = "the dog abc house cd xyz a".split()
@@ -35,6 +36,7 @@ ADAPTIVE = {
     "entropy": {"entropy": 4.5},
     "local_agreement": {},
     "divergence": {"divergence": 0.04},
+    "stability": {"stability": 0.5},
 }
 BLOCKS = {
     "prefix": {},
@@ -124,7 +126,8 @@ def test_adaptive_policies_have_a_band():
 def stream(model, encoder, decision, *, words=WORDS):
     """The session, the logits of each row, and the units read and tokens of every write."""
     rows, writes = {}, []
-    session = open_session(model, encoder, decision, max_target_tokens=60)
+    probe = Probe(torch.linspace(-1, 1, encoder.num_tokens), torch.zeros(3), torch.tensor(0.0))
+    session = open_session(model, encoder, decision, max_target_tokens=60, probe=probe)
     session.max_unit_tokens = 3
     session.trace = lambda *row: rows.__setitem__(row[:-1], row[-1])
     for _ in steps(session, words):
@@ -209,6 +212,12 @@ def test_comparison_without_such_rows_is_refused(byte_level):
         with pytest.raises(ValueError, match="local_agreement compares with a row that sees fewer units"):
             Decision.from_dict({"policy": "local_agreement", **run}).resolve(settings)
         Decision.from_dict({"policy": "confidence", **run}).resolve(settings)
+
+
+def test_a_policy_that_asks_a_probe_needs_one(model_of, byte_level):
+    encoder, model = encoder_of(byte_level, policy="random"), model_of("llama", VOCAB, 0)
+    with pytest.raises(ValueError, match="stability asks a probe, and the model has none.*simulmask probe MODEL"):
+        open_session(model, encoder, Decision.from_dict({"policy": "stability"}))
 
 
 def test_policies_of_streaming_are_no_policies_of_training(byte_level):

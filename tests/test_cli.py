@@ -33,6 +33,7 @@ COMMANDS = (
     "show",
     "parity",
     "attention",
+    "probe",
     "translate",
     "eval",
     "trace",

@@ -179,6 +179,23 @@ class TranslateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeOptions:
+    """Options of ``simulmask probe``."""
+
+    model: Annotated[str, Argument("a trained model with its simulmask.json, or the base of the adapter", "MODEL")]
+    source: Annotated[str, Option("text of the training, a sentence a line", "FILE")]
+    target: Annotated[str, Option("its translation", "FILE")]
+    adapter: Adapter = None
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    sentences: Annotated[int, Option("the first so many (default: %(default)s)", "N")] = 4000
+    most: Annotated[int, Option("largest lag of the schedules (default: %(default)s)", "N")] = 12
+    batch_size: Annotated[int, Option("sentences a call (default: %(default)s)", "N")] = 32
+    seed: Annotated[int, Option("of the schedules (default: %(default)s)")] = 0
+    device: Annotated[str, Option("as torch names it (default: %(default)s)")] = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceOptions:
     """Options of ``simulmask trace``."""
 
@@ -222,6 +239,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "show": (ShowOptions, lambda given: _from("commands.show").run_show(given)),
     "parity": (ParityOptions, lambda given: _from("commands.parity").run_parity(given)),
     "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
+    "probe": (ProbeOptions, lambda given: _from("commands.probe").run_probe(given)),
     "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
     "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
     "trace": (TraceOptions, lambda given: _from("commands.trace").run_trace(given)),

@@ -94,6 +94,7 @@ def _opener(config: EvaluationConfig, translator: Translator, decision: Decision
         decision,
         document=document_of(settings, config.document_units, config.context_sentences),
         max_target_tokens=config.max_target_tokens,
+        probe=translator.probe,
     )
 
 

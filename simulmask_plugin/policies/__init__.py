@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulmask_plugin.policies.adaptive import Confidence, Divergence, Entropy, LocalAgreement
+from simulmask_plugin.policies.adaptive import Confidence, Divergence, Entropy, LocalAgreement, Stability
 from simulmask_plugin.policies.base import (
     Action,
     Evidence,
@@ -24,7 +24,7 @@ POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
         *(WaitK, ReadN, Offline, FromColumn, ModelDriven),
-        *(RandomWalk, Confidence, Entropy, LocalAgreement, Divergence),
+        *(RandomWalk, Confidence, Entropy, LocalAgreement, Divergence, Stability),
     )
 }
 
@@ -45,6 +45,7 @@ __all__ = [
     "RandomWalk",
     "ReadN",
     "ReadSchedule",
+    "Stability",
     "Units",
     "WaitK",
     "decide",

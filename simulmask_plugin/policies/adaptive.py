@@ -118,3 +118,22 @@ class Divergence(Adaptive):
             return False
         now, before = (logits.log_softmax(dim=-1) for logits in (evidence.logits, evidence.fewer))
         return float((now.exp() * (now - before)).sum()) <= self.divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stability(Adaptive):
+    """WRITE when the token that opens the unit would, with at least this probability, stay with the whole source.
+
+    The probability is that of a probe that ``simulmask probe`` fits to the model and saves beside it, as DaP-SiMT
+    (https://arxiv.org/abs/2310.14853) trains a predictor of the divergence from the whole source on a frozen model.
+    """
+
+    name = "stability"
+    needs_probe = True
+    stability: Probability = 0.7
+    """That it stays."""
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Whether more source is unlikely to change it."""
+        assert evidence.probe is not None
+        return evidence.probe(evidence.logits) >= self.stability

@@ -8,7 +8,7 @@ come from `Policy.wanted`, so that the two cannot drift apart. Adding a policy: 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -105,11 +105,13 @@ class Evidence:
         read_end: id of the end of read, where the model predicts one (interleaved).
         fewer: the same logits of a row that sees `Policy.fewer` source units less; None: no unit would be left, or the
             policy does not ask for them.
+        probe: of the model, gives the probability that the whole source would not change these logits' likeliest token.
     """
 
     logits: Tensor
     read_end: int | None = None
     fewer: Tensor | None = None
+    probe: Callable[[Tensor], float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ class Policy:
         streams: whether it can decide on unseen text.
         trains: whether it can give the schedules of a training.
         draws: whether `make_schedule` draws; its schedules then differ from epoch to epoch.
+        needs_probe: whether it asks the model's probe.
         needs_read_end: whether it looks at the end of read, which only some layouts predict.
         run_keys: parameters that only streaming has; the block has no such keys.
         in_label: whether a run is named after the policy, too, and not after its parameters alone.
@@ -136,6 +139,7 @@ class Policy:
     streams: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     draws: ClassVar[bool] = False
+    needs_probe: ClassVar[bool] = False
     needs_read_end: ClassVar[bool] = False
     run_keys: ClassVar[tuple[str, ...]] = ()
     in_label: ClassVar[bool] = True

@@ -19,6 +19,7 @@ from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.document import Document
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Lane
+from simulmask_plugin.streaming.probe import FILE_NAME, Probe
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.self_test import check_takes_mask
 from simulmask_plugin.streaming.session import Session
@@ -251,11 +252,18 @@ def open_session(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
+    probe: Probe | None = None,
 ) -> Session:
     """Return the session of one sentence (or document) for a model in evaluation mode, see `session_opener`."""
-    languages = {"source_lang": source_lang, "target_lang": target_lang}
     opener = session_opener(
-        model, encoder, decision, document=document, max_target_tokens=max_target_tokens, **languages
+        model,
+        encoder,
+        decision,
+        source_lang=source_lang,
+        target_lang=target_lang,
+        document=document,
+        max_target_tokens=max_target_tokens,
+        probe=probe,
     )
     return opener(lane, recorder)
 
@@ -269,6 +277,7 @@ def session_opener(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
+    probe: Probe | None = None,
 ) -> Opener:
     """Return what opens a session for every sentence of a run; all that they share is done once.
 
@@ -278,6 +287,11 @@ def session_opener(
     """
     Feeder(model)  # refuses a model that cannot take our masks
     policy, run = decision.resolve(encoder.settings)
+    if policy.needs_probe and probe is None:
+        raise ValueError(
+            f"policy: {policy.name} asks a probe, and the model has none ({FILE_NAME}); fit it with `simulmask probe "
+            "MODEL --source TRAIN.SOURCE --target TRAIN.TARGET`."
+        )
     layout = encoder.settings.config.layout
     options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
     if layout.in_chunks:
@@ -297,6 +311,7 @@ def session_opener(
             source_lang=source_lang,
             target_lang=target_lang,
             max_target_tokens=max_target_tokens,
+            probe=probe,
             **options,
         )
 

@@ -14,6 +14,7 @@ from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action, Evidence, Policy
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps, T
+from simulmask_plugin.streaming.probe import Probe
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
@@ -45,6 +46,7 @@ class Session(ABC):
         trace: receives what identifies a row that predicts, and its logits.
         lane: where its rows go.
         recorder: of READs and WRITEs; None: nobody wants to know them.
+        probe: of the model, for a policy that asks it.
 
     Attributes:
         num_read: source units.
@@ -62,6 +64,7 @@ class Session(ABC):
     trace: Callable[..., None] | None = None
     lane: Lane = field(default_factory=Lane)
     recorder: Recorder | None = None
+    probe: Probe | None = None
 
     num_read: int = field(default=0, init=False)
     num_written: int = field(default=0, init=False)
@@ -163,7 +166,7 @@ class Session(ABC):
             return True
         num_tokens = self.encoder.num_tokens  # a model may have more rows (its vocabulary padded)
         less = None if fewer is None else fewer[:num_tokens]
-        return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less))
+        return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less, self.probe))
 
     def _request(self, *rows: FedRow) -> Request:
         """What is pending and these rows, in one call; they predict, or else the last one that is pending does."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, Session, open_session, streaming_attention
+from simulmask_plugin.streaming.probe import Probe
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.units import split_units
 
@@ -29,10 +30,12 @@ class Translator:
     Attributes:
         model: in evaluation mode.
         encoder: tokenizer and settings.
+        probe: for policies that ask it; None: it has none.
     """
 
     model: PreTrainedModel
     encoder: ExampleEncoder
+    probe: Probe | None = None
 
     def stream(
         self,
@@ -93,6 +96,7 @@ class Translator:
             source_lang=source_lang,
             target_lang=target_lang,
             max_target_tokens=max_target_tokens,
+            probe=self.probe,
         )
 
 
@@ -142,4 +146,4 @@ def load(
     trained = TrainedModel.of(model, adapter)
     encoder = ExampleEncoder(trained.tokenizer(), trained.settings())
     attention = streaming_attention(trained.config(), attn_implementation)
-    return Translator(trained.load(attention=attention, dtype=dtype).to(device), encoder)
+    return Translator(trained.load(attention=attention, dtype=dtype).to(device), encoder, trained.probe())

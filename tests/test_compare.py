@@ -44,7 +44,7 @@ def study(tmp_path, monkeypatch):
             name = title.partition(":")[0]
             if name in fails:
                 raise ProgramFailed(f"{title} stopped\nbecause")
-            folder = tmp_path / "out" / "models" / name / "stage1"
+            folder = Path(command[4]).with_suffix("")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "train_results.json").write_text(json.dumps({"epoch": 1.0, "train_runtime": 5.0}))
             (folder / "trainer_state.json").write_text(json.dumps({"num_input_tokens_seen": 7}))
@@ -157,6 +157,12 @@ def test_another_test_set_needs_no_training(study, tmp_path, capsys):
     assert study(f"results={tmp_path / 'val'}")[0] == []
     assert f"Comparison: {tmp_path / 'val'}\n" in capsys.readouterr().out
     assert (tmp_path / "val" / "systems" / "first" / "offline").is_dir()
+
+
+def test_trainings_of_other_seeds_are_runs_of_one_system(study, tmp_path):
+    study("seeds.first=[1]")
+    assert study.compared == ["first", "first", "second"]
+    assert (tmp_path / "out" / "systems" / "first seed 1").is_dir()
 
 
 def test_studies_are_not_launched(study, monkeypatch):

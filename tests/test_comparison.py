@@ -82,6 +82,36 @@ def test_costs_are_those_of_an_epoch_in_multiples_of_plain_fine_tuning(compariso
     assert list(table["M tokens"]) == [2, 2, 1.5, 1.5]
 
 
+@pytest.fixture(scope="module")
+def with_seeds(comparison):
+    """A comparison whose second system was trained twice, and is worse than the reference only once."""
+    offline, _, masked, other = comparison(("masked", None)).runs
+    again = replace(other, model="masked seed 1", decision=masked.decision, score=replace(other.score, name="wait_k-3"))
+    plain = replace(masked, system="plain", model="plain")
+    trainings = {**TRAININGS, "masked seed 1": Training(1, 80, 1_500_000)}
+    return replace(comparison(("plain", None)), runs=[plain, masked, again, offline], trainings=trainings)
+
+
+def test_trainings_of_other_seeds_are_one_row_of_means(with_seeds):
+    table = make_table(with_seeds).set_index("system")
+    assert list(table["trainings"]) == [1, 2, 1]
+    assert table["BLEU"]["masked"] == 90 and table["sd (BLEU)"]["masked"] == pytest.approx(200**0.5)
+    assert table["time / epoch"]["masked"] == 1.4
+    assert math.isnan(table["sd (BLEU)"]["plain"])
+
+
+def test_bootstrap_draws_the_trainings_too(with_seeds):
+    _, p, _ = p_values(with_seeds)
+    runs = [run for run in with_seeds.runs if run.model != "masked"]
+    _, p_of_one, _ = p_values(replace(with_seeds, runs=runs))
+    assert p > 0.1 > 0.01 > p_of_one, "a training may be as good as the reference, which sentences alone cannot tell"
+
+
+def test_report_explains_what_several_trainings_are(with_seeds, written, tmp_path):
+    assert "trainings: of models with several seeds" in write_comparison(tmp_path, with_seeds)[2].read_text()
+    assert "several seeds" not in written[2].read_text()
+
+
 class Report(HTMLParser):
     """A report, taken apart: tables of rows of cells, their captions, the sources of images, other texts by tag."""
 

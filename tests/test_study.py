@@ -98,6 +98,22 @@ def test_results_of_other_texts_may_lie_elsewhere(study, tmp_path):
     assert evaluation.output == str(tmp_path / "val" / "systems" / "SimulMask")
 
 
+def test_a_model_of_several_seeds_is_trained_and_streamed_with_each(study):
+    loaded = study(seeds={"two stages": [43, 44]})
+    assert list(loaded.models) == ["plain", "two stages", "two stages seed 43", "two stages seed 44"]
+    trained = loaded.models["two stages seed 43"]
+    assert [stage.values.get("seed") for stage in trained] == [43, 43, None]
+    assert trained[0].values == loaded.models["two stages"][0].values | {"seed": 43}
+    assert loaded.repeats == {"SimulMask seed 43": "SimulMask", "SimulMask seed 44": "SimulMask"}
+    assert loaded.systems["SimulMask seed 43"].model == "two stages seed 43"
+    assert loaded.systems["SimulMask seed 43"].evaluation.policies == loaded.systems["SimulMask"].evaluation.policies
+
+
+def test_seeds_of_a_model_have_its_base(study):
+    loaded = study(models={"plain": PLAIN, "two stages": [{"from": "plain"}, *PLAIN]}, seeds={"two stages": [1]})
+    assert loaded.bases == {"two stages": "plain", "two stages seed 1": "plain"}
+
+
 def test_overrides_reach_every_depth(study):
     changed = study("jobs=4", "evaluation.limit=9", "training.max_steps=2")
     assert changed.jobs == 4
@@ -168,6 +184,15 @@ BAD = {
     "base and a model": (
         {"models": {"plain": PLAIN, "a": [{"from": "plain"}, {"train": STAGE1, "model_name_or_path": "b"}]}},
         r"a, stage 1: it starts from the model before it; leave out model_name_or_path",
+    ),
+    "seeds of nothing": ({"seeds": {"a": [1]}}, r"seeds: unknown value 'a'; expected one of plain, two stages"),
+    "seed twice": ({"seeds": {"plain": [1, 1]}}, r"seeds\.plain must be a list of different seeds such as \[43, 44\]"),
+    "no seed": ({"seeds": {"plain": []}}, r"seeds\.plain must be a list of different seeds"),
+    "seed that is a text": ({"seeds": {"plain": ["a"]}}, r"seeds\.plain, entry 1 must be an integer"),
+    "its own seed": ({"seeds": {"plain": [42]}}, r"seeds\.plain: 42 is the seed that it has; name others"),
+    "name of another seed": (
+        {"models": {"plain": PLAIN, "plain seed 1": PLAIN}, "seeds": {"plain": [1]}},
+        r"study\.yaml: 'plain seed 1' is what seeds calls another training of it; rename the other one",
     ),
     "system without a model": ({"systems": {"a": {"policies": []}}}, r"systems\.a must be a mapping such as"),
     "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),

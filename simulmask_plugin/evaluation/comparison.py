@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import pandas
 from jinja2 import Environment
 from sacrebleu.metrics import BLEU
-from sacrebleu.significance import PairedTest
 
 from simulmask_plugin.evaluation.curves import draw_curve
 from simulmask_plugin.evaluation.examples import sentence_chrf, worst_and_typical
 from simulmask_plugin.evaluation.report import UNSAID, settings_that_matter
 from simulmask_plugin.evaluation.scores import EXTRA_DIGITS, MEASURES, Score, meanings, number_text
+from simulmask_plugin.evaluation.significance import bootstrap_p
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.streaming.options import Decision
 
@@ -51,7 +52,9 @@ REPORT = """<!doctype html>
 <div class="wide">{{ table | safe }}</div>
 <p class="note">{% for line in meanings %}{{ line }}.<br>{% endfor %}
 p: sacrebleu's paired bootstrap of BLEU against {{ reference }}.<br>
-Time and tokens of training: one epoch as a multiple of one of {{ comparison.plain }}; an epoch is a
+{% if has_seeds %}trainings: of models with several seeds; numbers are means over them, sd is their standard
+deviation, and the bootstrap draws them, too.<br>
+{% endif %}Time and tokens of training: one epoch as a multiple of one of {{ comparison.plain }}; an epoch is a
 pass over all rows, of prefix pairs over all pairs, and of chunks over every latency of a sentence. No time: the
 training was interrupted.</p>
 <p><img alt="BLEU against LAAL" src="data:image/png;base64,{{ figure }}"></p>
@@ -99,12 +102,18 @@ class Training:
         return Training(self.epochs + other.epochs, self.seconds + other.seconds, self.tokens + other.tokens)
 
 
+def mean_training(trainings: Iterable[Training]) -> Training:
+    """What one of them took, on average."""
+    return Training(*map(mean, zip(*map(astuple, trainings), strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One system under one policy, streamed over the test set."""
 
     system: str
     model: str
+    """Of a system with several, one of those that were trained with other seeds."""
     decision: Decision
     score: Score
     predictions: Sequence[str]
@@ -144,44 +153,64 @@ class Comparison:
     """Model, system or SYSTEM/RUN that has no result -> why."""
 
 
+def groups_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in the order of the table; those of one system and policy, by models of other seeds, together."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.system, run.score.name), []).append(run)
+    return list(groups.values())
+
+
 def p_values(comparison: Comparison) -> list[float | None]:
-    """Return p of sacrebleu's paired bootstrap of every run against its reference; None where it has none, or is it."""
+    """Return p of the paired bootstrap of every group against its reference; None where it has none, or is it."""
     system, name = comparison.reference
+    groups = groups_of(comparison.runs)
     result: list[float | None] = []
-    for run in comparison.runs:
-        of_system = [other for other in comparison.runs if other.system == system]
-        same = (other for other in of_system if name == other.score.name or (not name and other.policy == run.policy))
-        baseline = next(same, run)
-        if baseline is run:
+    for group in groups:
+        of_system = [other for other in groups if other[0].system == system]
+        same = (
+            other
+            for other in of_system
+            if name == other[0].score.name or (not name and other[0].policy == group[0].policy)
+        )
+        baseline = next(same, group)
+        if baseline is group:
             result.append(None)
-        elif list(run.predictions) == list(baseline.predictions):
-            result.append(1.0)  # where no resample differs, sacrebleu would find the difference significant
         else:
-            named = [("reference", baseline.predictions), ("run", run.predictions)]
-            _, scores = PairedTest(named, {"BLEU": comparison.bleu}, baseline.references, test_type="bs")()
-            of_run = scores["BLEU"][1]
-            assert not isinstance(of_run, str)  # names are in the column "System" only
-            result.append(of_run.p_value)
+            ours, theirs = ([run.predictions for run in side] for side in (group, baseline))
+            result.append(bootstrap_p(comparison.bleu, ours, theirs, group[0].references))
     return result
 
 
+def mean_score(group: Sequence[Run]) -> Score:
+    """The score of the first run, with means over all for the measures of the table and of other programs."""
+    scores = [run.score for run in group]
+    extra = {name: mean(score.extra[name] for score in scores) for name in scores[0].extra}
+    return replace(scores[0], extra=extra, **{key: mean(getattr(score, key) for score in scores) for key in COLUMNS})
+
+
 def make_table(comparison: Comparison) -> pandas.DataFrame:
-    """Return one row per run; training costs are those of one pass over the data, as multiples of plain fine-tuning."""
+    """Return one row per group; training costs are those of a pass over the data, in multiples of plain fine-tuning."""
     plain = comparison.trainings.get(comparison.plain, Training(*[math.nan] * 3))
+    groups = groups_of(comparison.runs)
+    has_seeds = any(len(group) > 1 for group in groups)
     rows = []
-    for run, p in zip(comparison.runs, p_values(comparison), strict=True):
-        training = comparison.trainings[run.model]
+    for group, p in zip(groups, p_values(comparison), strict=True):
+        score = mean_score(group)
+        training = mean_training(comparison.trainings[run.model] for run in group)
+        bleu = [run.score.bleu for run in group]
         rows.append(
             {
-                "system": run.system,
-                "policy": run.score.name,
-                **{MEASURES[key].title: getattr(run.score, key) for key in COLUMNS},
+                "system": group[0].system,
+                "policy": score.name,
+                **{MEASURES[key].title: getattr(score, key) for key in COLUMNS},
                 "p (BLEU)": math.nan if p is None else p,
+                **({"trainings": len(group), "sd (BLEU)": stdev(bleu) if bleu[1:] else math.nan} if has_seeds else {}),
                 "epochs": training.epochs,
                 "M tokens": training.tokens / 1e6,
                 "time / epoch": training.seconds / training.epochs / (plain.seconds / plain.epochs),
                 "tokens / epoch": training.tokens / training.epochs / (plain.tokens / plain.epochs),
-                **run.score.extra,
+                **score.extra,
             }
         )
     return pandas.DataFrame(rows)
@@ -196,6 +225,7 @@ FORMATS = {
     **{MEASURES[key].title: partial(number_text, digits=MEASURES[key].digits) for key in COLUMNS},
     **dict.fromkeys(("epochs", "M tokens", "time / epoch", "tokens / epoch"), number_text),
     "p (BLEU)": p_text,
+    "sd (BLEU)": number_text,
 }
 """How the numbers of a column are written; those of other programs have `EXTRA_DIGITS`."""
 
@@ -217,8 +247,8 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
     table = make_table(comparison)
     write_text(tsv, table.to_csv(sep="\t", index=False, float_format="%.4f"))
     systems: dict[str, list[Score]] = {}
-    for run in comparison.runs:
-        systems.setdefault(run.system, []).append(run.score)
+    for group in groups_of(comparison.runs):
+        systems.setdefault(group[0].system, []).append(mean_score(group))
     draw_curve(png, systems, comparison.title)
     system, name = comparison.reference
     report = Environment(autoescape=True, trim_blocks=True).from_string(REPORT)
@@ -231,7 +261,8 @@ def write_comparison(output: Path, comparison: Comparison) -> tuple[Path, Path, 
         meanings=meanings(COLUMNS, "source units"),
         reference=f"{system}, {name}" if name else f"{system} with the same policy",
         figure=base64.b64encode(png.read_bytes()).decode(),
-        samples=samples(comparison.sources, comparison.runs),
+        has_seeds="trainings" in table,
+        samples=samples(comparison.sources, [group[0] for group in groups_of(comparison.runs)]),
         models={name: settings_that_matter(values, UNSAID) for name, values in comparison.models.items()},
         evaluation=settings_that_matter(comparison.evaluation, {}),
     )

@@ -42,7 +42,7 @@ SHARED = (
 """Of the evaluations, for the report."""
 TRAINED = (
     *("model_name_or_path", "dataset", "finetuning_type", "lora_rank", "quantization_bit", "learning_rate"),
-    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "packing"),
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "packing", "seed"),
 )
 """Of the stages of a model, for the report."""
 
@@ -123,9 +123,9 @@ def _run_models(study: Study) -> _Found:
 
 
 def _comparison(study: Study, path: str, found: _Found) -> Comparison:
-    order = list(study.systems)
-    runs = sorted(found.runs, key=lambda run: order.index(run.system))
-    first = study.systems[runs[0].system].evaluation
+    order, models = list(study.systems), list(study.models)
+    runs = sorted(found.runs, key=lambda run: (order.index(run.system), models.index(run.model)))
+    first = next(system.evaluation for system in study.systems.values() if system.model == runs[0].model)
     settings = {
         name: ModelSettings.load(model_folder(Path(study.output), name, len(stages)))
         for name, stages in study.models.items()
@@ -209,7 +209,8 @@ def _stream(study: Study, name: str, environment: Mapping[str, str], failed: dic
         decisions = {decision.name: decision for decision in settings.evaluation.decisions}
         for score in scores:
             log = Path(settings.evaluation.output, score.name, INSTANCES)
-            yield Run(system, name, decisions[score.name], score, *translations(read_jsonl(log)))
+            texts = translations(read_jsonl(log))
+            yield Run(study.repeats.get(system, system), name, decisions[score.name], score, *texts)
 
 
 def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str, str], digests: Digests) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,10 @@ from simulmask_plugin.text.prompts import Prompt
 STAGES = Must(
     "be a list of stages such as [{train: stage1.yaml, simulmask.k: 3}]",
     lambda value: isinstance(value, list) and all(isinstance(stage, Mapping) for stage in value),
+)
+SEEDS = Must(
+    "be a list of different seeds such as [43, 44]",
+    lambda value: bool(value) and len(set(map(repr, value))) == len(value),
 )
 SYSTEM = Must(
     "be a mapping such as {model: NAME, policies: [{policy: wait_k, k: 3}]}",
@@ -80,6 +84,9 @@ class StudyKeys:
     training: Mapping[str, Any] = field(default_factory=dict)
     """Overrides for the first stage of every model, e.g. dataset_dir and, for those that start from no other model of
     the study, model_name_or_path."""
+    seeds: Mapping[str, Annotated[tuple[int, ...], SEEDS]] = field(default_factory=dict)
+    """Model -> further seeds to train it with. Its systems are then means over all its trainings, and the bootstrap
+    draws these, too."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Keys of an evaluation YAML that all systems share, e.g. source and target."""
     jobs: AtOnce = 1
@@ -96,6 +103,8 @@ class Study(StudyKeys):
     bases: Mapping[str, str]
     """Name of a model -> of the earlier one that it starts from."""
     systems: Mapping[str, System]
+    repeats: Mapping[str, str]
+    """System with a model of another seed -> the system that it belongs to."""
 
     @property
     def reference_run(self) -> tuple[str, str | None]:
@@ -114,6 +123,7 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
     for key, named in (("models", keys.models), ("systems", keys.systems)):
         for name in named:
             check_name(f"{path}: {key}.{name}", str(name))
+    keys, repeats = _with_seeds(keys, path)
     folders: dict[Path, str] = {}
     for name in keys.models:
         first = folders.setdefault(model_folder(Path(keys.output), name, 1), name)
@@ -127,11 +137,44 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
         if len(own) < len(stages):
             bases[name] = _read_base(stages, models, where)
         models[name] = _read_stages(own, keys.training, where, has_base=name in bases)
+    for name, seeds in keys.seeds.items():
+        for seed in seeds:
+            if models[_seeded(name, seed)] == models[name]:
+                raise ValueError(f"{path}: seeds.{name}: {seed} is the seed that it has; name others.")
     systems = {name: _read_system(keys, models, name, f"{path}: systems.{name}.") for name in keys.systems}
     values = {field.name: getattr(keys, field.name) for field in fields(keys)}
-    study = Study(**values | {"models": models, "bases": bases, "systems": systems})
+    study = Study(**values | {"models": models, "bases": bases, "systems": systems, "repeats": repeats})
     _check(study, path)
     return study
+
+
+def _with_seeds(keys: StudyKeys, path: str) -> tuple[StudyKeys, dict[str, str]]:
+    """The keys with a model, and its systems, for every seed; and which systems these repeat."""
+    for name in keys.seeds:
+        check_choice(f"{path}: seeds", name, keys.models)
+    models: dict[str, Any] = {}
+    systems: dict[str, Any] = {}
+    repeats: dict[str, str] = {}
+
+    def add(named: dict[str, Any], name: str, value: Any) -> None:
+        if name in named:
+            raise ValueError(f"{path}: {name!r} is what seeds calls another training of it; rename the other one.")
+        named[name] = value
+
+    for name, stages in keys.models.items():
+        add(models, name, stages)
+        for seed in keys.seeds.get(name, ()):
+            add(models, _seeded(name, seed), [{**one, "seed": seed} if "train" in one else one for one in stages])
+    for name, system in keys.systems.items():
+        add(systems, name, system)
+        for seed in keys.seeds.get(str(system["model"]), ()):
+            add(systems, _seeded(name, seed), {**system, "model": _seeded(system["model"], seed)})
+            repeats[_seeded(name, seed)] = name
+    return replace(keys, models=models, systems=systems), repeats
+
+
+def _seeded(name: str, seed: int) -> str:
+    return f"{name} seed {seed}"
 
 
 def _read_base(stages: Sequence[Mapping[str, Any]], earlier: Iterable[str], where: str) -> str:

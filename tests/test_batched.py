@@ -30,6 +30,7 @@ def evaluation(model_of, with_ends, tmp_path):
         encoder.settings.save(tmp_path / "model")
         (tmp_path / "source").write_text("\n".join(SOURCES) + "\n")
         (tmp_path / "target").write_text("\n".join(reversed(SOURCES)) + "\n")
+        (tmp_path / "output").mkdir()
         paths = {key: str(tmp_path / key) for key in ("model", "source", "target", "output")}
         config = EvaluationConfig(
             **paths, policies=(), latency_unit="word", attn_implementation="sdpa", max_target_tokens=12, lanes=2
@@ -176,3 +177,11 @@ def test_trace_that_nobody_asked_for_is_not_written(evaluation, tmp_path):
     _, _, config = evaluation(**WAIT_2)
     stream(config, tmp_path, [Decision()])
     assert not list(tmp_path.glob("*/trace.jsonl"))
+
+
+def test_memory_of_the_lanes_is_noted(evaluation, tmp_path):
+    _, model, config = evaluation(**WAIT_2)
+    stream(config, tmp_path, [Decision()])
+    noted = json.loads((tmp_path / "output" / "memory.0.json").read_text())
+    per_token = 2 * model.config.num_hidden_layers * model.config.num_key_value_heads * model.config.head_dim * 4
+    assert noted == {"lanes": 2, "cache_bytes": 2 * 128 * per_token}

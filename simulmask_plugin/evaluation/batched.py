@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from simulmask_plugin.evaluation.config import EvaluationConfig
-from simulmask_plugin.evaluation.runs import INSTANCES, SESSIONS, TRACE, enter
+from simulmask_plugin.evaluation.digests import save
+from simulmask_plugin.evaluation.runs import INSTANCES, MEMORY, SESSIONS, TRACE, enter
 from simulmask_plugin.files.texts import read_text
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
@@ -63,7 +64,8 @@ def stream_batched(
                 started.append((run, index))
                 yield _job(config, openers[run], sources[index].split(), references[index])
 
-    for number, result in Pool(translator.model, config.lanes).run(opened()):
+    pool = Pool(translator.model, config.lanes)
+    for number, result in pool.run(opened()):
         run, index = started[number]
         if isinstance(result, ValueError):
             faults[run] = f"sentence {index + 1}: {result}"
@@ -73,6 +75,7 @@ def stream_batched(
         if session.recorder is not None:
             records[TRACE] = {"steps": session.recorder.steps}
         enter(run, process, index, records)
+    save(Path(config.output, MEMORY.format(process)), {"lanes": config.lanes, "cache_bytes": pool.cache_bytes})
     return faults
 
 

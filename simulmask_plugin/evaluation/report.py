@@ -15,7 +15,7 @@ from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.evaluation.config import EvaluationConfig, counting
 from simulmask_plugin.evaluation.digests import saved
 from simulmask_plugin.evaluation.examples import sentence_chrf, worst_and_typical
-from simulmask_plugin.evaluation.runs import AUDIT, INSTANCES
+from simulmask_plugin.evaluation.runs import AUDIT, INSTANCES, MEMORY
 from simulmask_plugin.evaluation.scores import (
     EXTRA_DIGITS,
     MEASURES,
@@ -49,6 +49,15 @@ def audit_note(config: EvaluationConfig) -> str:
     audits = {decision.name: saved(Path(config.output, decision.name, AUDIT)) for decision in config.decisions}
     counts = [f"{name} {found['equal']} of {found['sentences']}" for name, found in audits.items() if found]
     return f"The same by SimulEval's own agent, word by word and delay by delay: {', '.join(counts)}." if counts else ""
+
+
+def memory_note(config: EvaluationConfig) -> str:
+    """Of the engine batched: the lanes of a process, and what their keys and values took; else empty."""
+    found = saved(Path(config.output, MEMORY.format(0)))
+    if config.engine != "batched" or not found:
+        return ""
+    size = found["cache_bytes"] / 2**20
+    return f"Up to {found['lanes']} sentences at once in a process; their keys and values took {size:.1f} MiB."
 
 
 def failure_note(failed: Mapping[str, Exception]) -> str:
@@ -154,6 +163,7 @@ def write_report(
         score_table(scores),
         failure_note(failed),
         audit_note(config),
+        memory_note(config),
         slot_length_note(config, settings),
         tokenizer_note(config, settings),
         "\n".join(f"- {meaning}" for meaning in meanings(MEASURES, _unit(config, settings))),

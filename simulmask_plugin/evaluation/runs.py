@@ -27,6 +27,8 @@ LOGS = {
 SETTINGS, FINISHED = "settings.json", "finished.json"
 JOURNAL = "streamed.{}.jsonl"
 """Of the engine batched: what a process has streamed, a line for every sentence, in the order in which they end."""
+MEMORY = "memory.{}.json"
+"""Of the engine batched, in the folder of the evaluation: what the lanes of a process took."""
 AUDIT = "audit.json"
 """Of the engine batched: how many sentences SimulEval's own agent has streamed the same."""
 DERIVED = ("extra_metrics.json", SCORES, FINISHED)

@@ -184,6 +184,12 @@ class Pool:
         self._accepts_position_ids = Feeder(self.model)._accepts_position_ids
         self._cache = PooledCache(self.model.config.get_text_config().num_hidden_layers, self.num_lanes)
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the keys and values of all lanes take; they never shrink."""
+        filled = [layer for layer in self._cache.layers if layer.is_initialized]
+        return sum(states.nbytes for layer in filled for states in (layer.keys, layer.values))
+
     def run(self, jobs: Iterable[Job[T]]) -> Iterator[tuple[int, T]]:
         """Run all jobs; yield the number of each, from 0, with its result, as they end."""
         left = enumerate(jobs)

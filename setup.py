@@ -89,6 +89,7 @@ setup(
         "pyyaml",
         "rich",
         "sacrebleu",
+        "scipy",
         "torch>=2.4.0",
         "transformers>=5.5.2",
     ],

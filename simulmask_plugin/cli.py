@@ -40,6 +40,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "translate with a trained model, writing while it reads",
         'simulmask translate saves/merged --policy wait_k --k 3 --text "ein kleines Haus am See"',
     ),
+    "calibrate": (
+        "find the thresholds with which a policy reaches latencies, on a dev set, and keep them with the model",
+        "simulmask calibrate saves/merged --policy confidence --source dev.de --target dev.en --laal 3 4 5",
+    ),
     "eval": (
         "stream a test set with SimulEval for every policy of a YAML; write scores, curve and report",
         "simulmask eval yaml_configs/toy_eval.yaml limit=100",

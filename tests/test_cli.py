@@ -35,6 +35,7 @@ COMMANDS = (
     "attention",
     "probe",
     "translate",
+    "calibrate",
     "eval",
     "trace",
     "curve",

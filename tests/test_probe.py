@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from driving import encoder_of
+from test_calibration import entry
 
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.probe import _same_rows
+from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.policies import Offline, RandomWalk, roll_out
 from simulmask_plugin.streaming.probe import FILE_NAME, Probe, area_under_curve, directions, fit, shape_of
 
@@ -63,12 +65,16 @@ def test_the_command_saves_it_beside_the_model_and_an_evaluation_asks_it(model_o
     encoder, model = encoder_of(with_ends, policy="random"), model_of("llama", len(with_ends), 0)
     for part in (model, with_ends):
         part.save_pretrained(tmp_path / "model")
-    encoder.settings.save(tmp_path / "model")
+    other = entry()
+    encoder.settings.calibrated([other, entry(policy="stability")]).save(tmp_path / "model")
     for side, texts in zip(("source", "target"), zip(*SENTENCES, strict=True), strict=True):
         (tmp_path / side).write_text("\n".join(texts * 20) + "\n")
     texts = [f"--{side}={tmp_path / side}" for side in ("source", "target")]
     assert main(["probe", str(tmp_path / "model"), *texts, "--batch-size=8"]) == 0
-    assert "stay with all of it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "stay with all of it" in printed
+    assert "The thresholds that were calibrated with the probe before are removed" in printed
+    assert ModelSettings.load(tmp_path / "model").calibration == (other,)
     assert Probe.load(tmp_path / "model").tokens.shape == (len(with_ends),)
     keys = {side: str(tmp_path / side) for side in ("model", "source", "target", "output")}
     keys |= {"policies": [{"policy": "stability"}], "engine": "batched", "audit": 0, "max_target_tokens": 8, "limit": 3}

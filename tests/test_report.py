@@ -141,7 +141,8 @@ def test_report_names_the_language_pairs_and_latencies_that_were_trained(tmp_pat
     (tmp_path / "test.target").write_text("zwei Hunde")
     files = {"model": "m", "source": "s", "target": str(tmp_path / "test.target"), "output": str(tmp_path)}
     write_log(tmp_path / "low")
-    config = EvaluationConfig(**files, policies=({"latency": "low"},), latency_unit="word")
+    languages = {"source_lang": "German", "target_lang": "French"}
+    config = EvaluationConfig(**files, **languages, policies=({"latency": "low"},), latency_unit="word")
     trained_on = TrainedOn((("Chinese", "English"), ("German", "French")), ("low", "high"))
     settings = settings_of(layout="interleaved").after_training_on(trained_on)
     write_report(tmp_path / "report.md", "toy", config, settings, [Score("low", 9, *[1.0] * 9, truncated=0)], {}, {})

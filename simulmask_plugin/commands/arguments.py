@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from simulmask_plugin.commands.parsing import Argument, Keys, Option, add_fields, made
 from simulmask_plugin.config.block import Unit, block_keys, keys_of, training_policies
@@ -55,6 +55,20 @@ def _keys_of_runs() -> dict[str, list[type[Any]]]:
     runs = (layout.run_options for layout in LAYOUTS.values())
     parts: list[type[Policy] | type[RunOptions]] = [*_streamed().values(), *runs]
     return {field.name: [part] for part in parts for field in fields(part)}
+
+
+def _calibrated() -> dict[str, type[Policy]]:
+    """The policies that have a threshold."""
+    return {name: policy for name, policy in _streamed().items() if policy.threshold}
+
+
+def _keys_beside_thresholds() -> dict[str, list[type[Any]]]:
+    """What a threshold is calibrated with: the other parameters of its policy, and what a run may choose."""
+    policies = _calibrated().values()
+    runs = (layout.run_options for layout in LAYOUTS.values())
+    parts: list[type[Policy] | type[RunOptions]] = [*policies, *runs]
+    found = {"laal", *(policy.threshold.key for policy in policies if policy.threshold)}
+    return {field.name: [part] for part in parts for field in fields(part) if field.name not in found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +210,27 @@ class ProbeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateOptions:
+    """Options of ``simulmask calibrate``."""
+
+    model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
+    source: Annotated[str, Option("of a dev set, one sentence a line", "FILE")]
+    target: Annotated[str, Option("its reference", "FILE")]
+    laal: Annotated[list[float], Option("the latencies wanted, in source units", "N")]
+    adapter: Adapter = None
+    policy: Annotated[str | None, Option("default: as trained", choices=_calibrated)] = None
+    keys: Annotated[Mapping[str, Any], Keys(_keys_beside_thresholds)] = field(default_factory=dict)
+    limit: Annotated[int | None, Option("only the first so many sentences", "N")] = None
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    latency_unit: Annotated[Literal["word", "char"] | None, Option("of the target; default: by its language")] = None
+    lanes: Annotated[int, Option("sentences at once (default: %(default)s)", "N")] = 64
+    device: Annotated[str, Option("as torch names it (default: %(default)s)", "NAME")] = "cpu"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Option("default: %(default)s")] = "float32"
+    max_target_tokens: Annotated[int, Option("a sentence ends after so many (default: %(default)s)", "N")] = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceOptions:
     """Options of ``simulmask trace``."""
 
@@ -241,6 +276,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
     "probe": (ProbeOptions, lambda given: _from("commands.probe").run_probe(given)),
     "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
+    "calibrate": (CalibrateOptions, lambda given: _from("commands.calibrate").run_calibrate(given)),
     "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
     "trace": (TraceOptions, lambda given: _from("commands.trace").run_trace(given)),
     "curve": (CurveOptions, lambda given: _from("evaluation.curves").run_curve(given.evaluations, given.png)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from simulmask_plugin.options import add_option, choices_of, type_of
 from simulmask_plugin.policies import Policy
@@ -52,6 +52,7 @@ def add_fields(parser: ArgumentParser, cls: type[DataclassInstance]) -> None:
     """Add the options of a dataclass to a parser."""
     for field, how in _described(cls):
         kind, flag = type_of(cls, field.name), f"--{field.name.replace('_', '-')}"
+        of_one = get_args(kind)[0] if get_origin(kind) is list else kind
         is_required = field.default is MISSING and field.default_factory is MISSING
         if isinstance(how, Keys):
             for key, owners in how.owners().items():
@@ -68,7 +69,7 @@ def add_fields(parser: ArgumentParser, cls: type[DataclassInstance]) -> None:
         else:
             parser.add_argument(
                 flag,
-                type=kind if kind in (int, float) else str,
+                type=of_one if of_one in (int, float) else str,
                 nargs="+" if get_origin(kind) is list else None,
                 choices=tuple(how.choices() if how.choices else choices_of(cls, field.name)) or None,
                 default=None if field.default is MISSING else field.default,

@@ -16,10 +16,11 @@ from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.commands.arguments import ProbeOptions
+from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.texts import numbered_lines
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.layouts.rows import UnitLayout
-from simulmask_plugin.policies import Offline, RandomWalk
+from simulmask_plugin.policies import POLICIES, Offline, RandomWalk
 from simulmask_plugin.streaming.parity import scored_rows
 from simulmask_plugin.streaming.probe import FILE_NAME, area_under_curve, directions, fit, shape_of
 from simulmask_plugin.streaming.trained_model import TrainedModel
@@ -36,8 +37,9 @@ def run_probe(options: ProbeOptions) -> int:
     Raises:
         ValueError: if the model has another layout, or every prediction stays.
     """
-    folder = TrainedModel.of(options.model, options.adapter).folders()[-1]
-    if not isinstance(TrainedModel.of(options.model, options.adapter).settings().config.layout, UnitLayout):
+    folder = TrainedModel.of(options.model, options.adapter).own_folder()
+    settings = ModelSettings.load(folder)
+    if not isinstance(settings.config.layout, UnitLayout):
         raise ValueError(f"{folder} has a layout of chunks; a probe needs prefix or slots.")
     check_device(options.device)
     translator = load(options.model, options.adapter, device=options.device)
@@ -53,6 +55,10 @@ def run_probe(options: ProbeOptions) -> int:
     inside, shape, stays = held_out[:, :-4], held_out[:, -4:-1], held_out[:, -1]
     scores = inside @ (basis.T @ probe.tokens) + shape @ probe.shape
     probe.save(folder)
+    rest = settings.uncalibrated(*(name for name, policy in POLICIES.items() if policy.needs_probe))
+    if rest != settings:
+        rest.save(folder)
+        print("The thresholds that were calibrated with the probe before are removed; calibrate again.")
     share = float(torch.cat([fitted, held_out])[:, -1].mean())
     print(
         f"{Path(folder, FILE_NAME)}: of {len(fitted) + len(held_out)} predictions with part of the source {share:.0%} "

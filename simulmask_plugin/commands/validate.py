@@ -129,6 +129,7 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
     settings = check_evaluation(config)
     check_encodable(config, settings)
     config = resolve(config, settings)
+    settings = settings.for_pair(config.source_lang, config.target_lang)
     model_config = config.trained_model.config()
     check_positions(model_config, settings.config.layout.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]

@@ -132,7 +132,7 @@ def check_settings(trained: ModelSettings, merged: str) -> Check:
     name = FILE_NAME
     if not Path(merged, FILE_NAME).is_file():
         return Check(name, False, "missing; merge again with the plugin installed (`simulmask env`), or copy it")
-    same = ModelSettings.load(merged) == trained
+    same = ModelSettings.load(merged).uncalibrated() == trained.uncalibrated()
     return Check(name, same, "equal" if same else "differs from the adapter's; copy that file")
 
 

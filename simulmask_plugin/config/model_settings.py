@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from simulmask_plugin.config.block import SimulMaskConfig, block_keys, known_keys, meaningful, training_policies
+from simulmask_plugin.config.calibration import Calibrated
 from simulmask_plugin.config.settings_file import read_settings, write_settings
 from simulmask_plugin.config.trained_on import LanguagePair, TrainedOn
 from simulmask_plugin.options import check_choice, check_known, read
@@ -27,6 +28,7 @@ class ModelSettings:
         template: LLaMA-Factory's key of that name; None: it was not set, or an earlier version trained the model.
         end_of_sentence: text of the token that ended the sentences in training, which may be that of LLaMA-Factory's
             template; None: the tokenizer's own (models of earlier versions).
+        calibration: thresholds that `simulmask calibrate` has found for this model; no other one has them.
     """
 
     config: SimulMaskConfig
@@ -34,6 +36,18 @@ class ModelSettings:
     trained_on: TrainedOn = TrainedOn()
     template: str | None = None
     end_of_sentence: str | None = None
+    calibration: tuple[Calibrated, ...] = ()
+
+    def calibrated(self, found: Iterable[Calibrated]) -> ModelSettings:
+        """The settings with thresholds that were found; each takes the place of an earlier one of its latency."""
+        new = tuple(found)
+        kept = [old for old in self.calibration if not any(one.replaces(old) for one in new)]
+        return replace(self, calibration=(*kept, *new))
+
+    def uncalibrated(self, *policies: str) -> ModelSettings:
+        """The settings without the thresholds of these policies; none are named: as the training left them."""
+        kept = (entry for entry in self.calibration if policies and entry.policy not in policies)
+        return replace(self, calibration=tuple(kept))
 
     def after_training_on(self, trained_on: TrainedOn) -> ModelSettings:
         """The settings with what the data named; a single language pair takes the place of the block's."""
@@ -66,12 +80,14 @@ class ModelSettings:
 
     def content(self) -> dict[str, Any]:
         """What simulmask.json holds."""
+        calibration = {"calibration": [asdict(entry) for entry in self.calibration]} if self.calibration else {}
         return {
             "config": self.config.keys(),
             "prompt": asdict(self.prompt),
             "trained_on": asdict(self.trained_on),
             "template": self.template,
             "end_of_sentence": self.end_of_sentence,
+            **calibration,
         }
 
     @classmethod

@@ -20,7 +20,7 @@ from simulmask_plugin.files.texts import read_text
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
 from simulmask_plugin.streaming.options import Decision, Opener, document_of, session_opener
-from simulmask_plugin.streaming.pool import Pool
+from simulmask_plugin.streaming.pool import Job, Pool
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.session import Session
 from simulmask_plugin.streaming.simulation import Record, simulate
@@ -46,15 +46,9 @@ def stream_batched(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    translator = load(
-        config.model,
-        config.adapter,
-        device=config.device,
-        dtype=config.dtype,
-        attn_implementation=config.attn_implementation,
-    )
+    translator = load_for(config)
     sources, references = (read_text(path).splitlines(keepends=True) for path in (config.source, config.target))
-    openers = {run: _opener(config, translator, decision) for run, decision in runs.items()}
+    openers = {run: opener_of(config, translator, decision) for run, decision in runs.items()}
     faults: dict[Path, str] = {}
     started: list[tuple[Path, int]] = []
 
@@ -62,7 +56,7 @@ def stream_batched(
         for run, index in sentences:
             if run not in faults:
                 started.append((run, index))
-                yield _job(config, openers[run], sources[index].split(), references[index])
+                yield job(config, openers[run], sources[index].split(), references[index])
 
     pool = Pool(translator.model, config.lanes)
     for number, result in pool.run(opened()):
@@ -79,6 +73,17 @@ def stream_batched(
     return faults
 
 
+def load_for(config: EvaluationConfig) -> Translator:
+    """The model of a resolved evaluation."""
+    return load(
+        config.model,
+        config.adapter,
+        device=config.device,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+    )
+
+
 def _cost(translator: Translator, session: Session) -> Record:
     """A line of our own log."""
     return asdict(session.counters) | {
@@ -88,8 +93,8 @@ def _cost(translator: Translator, session: Session) -> Record:
     }
 
 
-def _opener(config: EvaluationConfig, translator: Translator, decision: Decision) -> Opener:
-    """What opens the sessions of a run."""
+def opener_of(config: EvaluationConfig, translator: Translator, decision: Decision) -> Opener:
+    """What opens the sessions of a run of a resolved evaluation."""
     settings = translator.encoder.settings.for_pair(config.source_lang, config.target_lang)
     return session_opener(
         translator.model,
@@ -101,8 +106,10 @@ def _opener(config: EvaluationConfig, translator: Translator, decision: Decision
     )
 
 
-def _job(config: EvaluationConfig, opener: Opener, source: Sequence[str], reference: str) -> Any:
-    """What opens the session of a sentence on a lane."""
+def job(
+    config: EvaluationConfig, opener: Opener, source: Sequence[str], reference: str
+) -> Job[tuple[Session, Record] | ValueError]:
+    """What streams a sentence on a lane, see `simulate`; an error is its result."""
 
     def open_on(lane: Lane) -> Steps[tuple[Session, Record] | ValueError]:
         try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from sacrebleu.metrics import BLEU
 
+from simulmask_plugin.config.calibration import Calibrated
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
@@ -132,8 +133,7 @@ def check_encodable(config: EvaluationConfig, settings: ModelSettings) -> None:
 def check_for_model(config: EvaluationConfig, settings: ModelSettings) -> None:
     """Raise a ValueError if an evaluation does not go with a model of these settings, which need not exist yet."""
     settings.check_overrides(config.simulmask)
-    settings.pair(config.source_lang, config.target_lang)
-    check_policies(config.policies, settings, "policies")
+    check_policies(config.policies, settings.for_pair(config.source_lang, config.target_lang), "policies")
     document_of(settings, config.document_units, config.context_sentences)
     device_of(config.device)
     if config.bleu_tokenize is not None:
@@ -181,6 +181,13 @@ def resolve(config: EvaluationConfig, settings: ModelSettings) -> EvaluationConf
         target_lang=target_lang,
         attn_implementation=streaming_attention(config.trained_model.config(), config.attn_implementation),
     )
+
+
+def calibrated(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Calibrated]:
+    """Where the thresholds of a resolved evaluation come from, by the names of the runs that name a laal."""
+    settings = settings.for_pair(config.source_lang, config.target_lang)
+    entries = {decision.name: decision.calibrated(settings) for decision in config.decisions}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
 def latency_unit(config: EvaluationConfig, settings: ModelSettings) -> LatencyUnit:

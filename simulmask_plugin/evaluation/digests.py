@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.config.model_settings import FILE_NAME
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
 
@@ -39,8 +40,12 @@ def saved(record: Path) -> dict[str, Any]:
 
 
 def check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], made: str) -> None:
-    """Raise a ValueError that names the keys that differ if a folder was made with something else than there is now."""
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    """Raise a ValueError that names the keys that differ if a folder was made with something else than there is now.
+
+    simulmask.json may differ: `simulmask calibrate` adds to it, and what a run takes from it has keys of its own.
+    """
+    keys = (key for key in before.keys() | now.keys() if not key.endswith(FILE_NAME))
+    changed = sorted(key for key in keys if before.get(key) != now.get(key))
     if changed:
         raise ValueError(
             f"{folder} {made} ({', '.join(changed)} changed); take another output directory, or delete this one."

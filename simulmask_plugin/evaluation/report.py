@@ -10,9 +10,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from simulmask_plugin.config.calibration import threshold_of
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.config.trained_on import TrainedOn
-from simulmask_plugin.evaluation.config import EvaluationConfig, counting
+from simulmask_plugin.evaluation.config import EvaluationConfig, calibrated, counting
 from simulmask_plugin.evaluation.digests import saved
 from simulmask_plugin.evaluation.examples import sentence_chrf, worst_and_typical
 from simulmask_plugin.evaluation.runs import AUDIT, INSTANCES, MEMORY
@@ -27,6 +28,7 @@ from simulmask_plugin.evaluation.scores import (
 )
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.options import yaml_text
+from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.text.languages import TOKENIZER_PACKAGES, UNSPACED
 from simulmask_plugin.text.units import CHARACTER
 
@@ -39,9 +41,22 @@ UNSAID: Mapping[str, Any] = asdict(TrainedOn())
 
 def slot_length_note(config: EvaluationConfig, settings: ModelSettings) -> str:
     """Name the runs that were streamed with another slot_length than trained with; empty where there are none."""
+    settings = settings.for_pair(config.source_lang, config.target_lang)
     others = [decision.name for decision in config.decisions if decision.streamed_with(settings) != settings]
     trained = settings.config.keys().get("slot_length")
     return f"Streamed with another slot_length than trained with ({trained}): {', '.join(others)}." if others else ""
+
+
+def latency_table(config: EvaluationConfig, settings: ModelSettings, scores: Sequence[Score]) -> str:
+    """The latency reached beside the one asked for, of the runs that name a laal; empty if none does."""
+    entries, rows = calibrated(config, settings), []
+    for score in (score for score in scores if score.name in entries):
+        entry = entries[score.name]
+        numbers = [number_text(laal) for laal in (entry.laal, score.laal, entry.reached)]
+        of = f"{entry.sentences} sentences of {' and '.join(entry.files)}"
+        rows.append([score.name, *numbers, f"{threshold_of(POLICIES[entry.policy]).key} {entry.threshold:g}", of])
+    columns = ["policy", "LAAL asked for:", "reached here:", "in the calibration:", "threshold", "calibrated on"]
+    return markdown_table(columns, rows) if rows else ""
 
 
 def audit_note(config: EvaluationConfig) -> str:
@@ -161,6 +176,7 @@ def write_report(
         f"Report of {date.today().isoformat()}.",
         "## Scores",
         score_table(scores),
+        latency_table(config, settings, scores),
         failure_note(failed),
         audit_note(config),
         memory_note(config),

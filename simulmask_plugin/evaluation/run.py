@@ -13,6 +13,7 @@ from typing import Any
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.config import (
     EvaluationConfig,
+    calibrated,
     check_encodable,
     check_evaluation,
     load_evaluation,
@@ -101,7 +102,7 @@ def evaluate(
     left: dict[Path, Callable[[], None]] = {}
     for folder, policy, say in zip(folders, config.policies, says, strict=True):
         folder.mkdir(exist_ok=True)
-        if prepare := work_left(folder, {**made_with, "policy": dict(policy)}, free=PATHS, say=say):
+        if prepare := work_left(folder, {**made_with[folder.name], "policy": dict(policy)}, free=PATHS, say=say):
             left[folder] = prepare
     scores: dict[Path, Score] = {}
     failed: dict[str, ProgramFailed] = {}
@@ -152,8 +153,8 @@ def describe(of_run: Score, config: EvaluationConfig, audit: Mapping[str, Any]) 
     return line
 
 
-def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, Any]:
-    """All that results depend on beside the policy: settings, and the content of texts and model."""
+def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, dict[str, Any]]:
+    """All that results depend on beside the policy, by run: settings, thresholds, the content of texts and model."""
     files = {"source": Path(config.source), "target": Path(config.target)}
     model, *adapters = config.trained_model.folders(weights=True)
     files |= {path.name: path for path in model_files(model)}
@@ -162,8 +163,10 @@ def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, A
     digests = Digests(Path(config.output, "digests.json"))
     made_with = {key: value for key, value in asdict(config).items() if key not in FREE} | {
         "trace": config.trace or None,  # a run that was made before there was the key has none
-        "trained": json.loads(json.dumps(settings.content())),
+        "trained": json.loads(json.dumps(settings.uncalibrated().content())),
         "files": {name: digests.of(path) for name, path in files.items()},
     }
     digests.save()
-    return made_with
+    found = calibrated(config, settings)
+    thresholds = {name: {"threshold": entry.threshold} for name, entry in found.items()}
+    return {decision.name: made_with | thresholds.get(decision.name, {}) for decision in config.decisions}

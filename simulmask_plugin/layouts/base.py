@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from simulmask_plugin.layouts.conventions import CONVENTIONS, Convention
+from simulmask_plugin.options import Must
 from simulmask_plugin.policies import Policy, ReadSchedule
 from simulmask_plugin.text.prompts import PLAIN_INSTRUCTION, Prompt
 from simulmask_plugin.text.units import Tokenizer
@@ -136,9 +137,12 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run may choose beside its policy, in the layouts that have a choice; each key is a part of its name."""
+    """What a run may choose beside its policy; each key is a part of its name."""
 
     name: ClassVar[str] = "a run"
+
+    laal: Annotated[float, Must("be above 0 (source units)", lambda laal: laal > 0)] | None = None
+    """The latency that the policy's threshold was calibrated for, see `simulmask calibrate`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from simulmask_plugin.options import Must
-from simulmask_plugin.policies.base import Evidence, Policy, Probability, Units
+from simulmask_plugin.policies.base import Evidence, Policy, Probability, Threshold, Units
 
 Nats = Annotated[float, Must("be at least 0 (nats)", lambda value: value >= 0)]
 
@@ -48,6 +48,7 @@ class Confidence(Adaptive):
     """WRITE when the likeliest token that opens the unit has a probability of at least this."""
 
     name = "confidence"
+    threshold = Threshold("probability", 0.01, 1 - 1e-4, in_odds=True)
     probability: Probability = 0.5
     """Of the token."""
 
@@ -61,6 +62,7 @@ class Entropy(Adaptive):
     """WRITE when the entropy of the token that opens the unit is at most this."""
 
     name = "entropy"
+    threshold = Threshold("entropy", 8.0, 1e-3)
     entropy: Nats = 2.0
     """Nats."""
 
@@ -102,6 +104,7 @@ class Divergence(Adaptive):
     """
 
     name = "divergence"
+    threshold = Threshold("divergence", 8.0, 1e-4)
     units: Units = 1
     """How many source units the shorter prefix lacks."""
     divergence: Nats = 0.5
@@ -129,6 +132,7 @@ class Stability(Adaptive):
     """
 
     name = "stability"
+    threshold = Threshold("stability", 0.01, 1 - 1e-4, in_odds=True)
     needs_probe = True
     stability: Probability = 0.7
     """That it stays."""

@@ -114,6 +114,29 @@ class Evidence:
     probe: Callable[[Tensor], float] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The parameter of a policy that decides how long it waits: latency grows from the loosest to the strictest.
+
+    Attributes:
+        key: its name.
+        loosest: a value with which hardly any unit waits; above 0.
+        strictest: one with which hardly any unit does not.
+        in_odds: whether it is a probability, whose odds are what matters near 0 and 1.
+    """
+
+    key: str
+    loosest: float
+    strictest: float
+    in_odds: bool = False
+
+    def at(self, share: float) -> float:
+        """The value at a share of the way from loosest to strictest, on a logarithmic scale; it has six digits."""
+        first, last = (value / (1 - value) if self.in_odds else value for value in (self.loosest, self.strictest))
+        value = first * (last / first) ** share
+        return float(f"{value / (1 + value) if self.in_odds else value:.6g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """When to WRITE; a subclass names itself in ``POLICIES``, and its fields are its parameters.
@@ -129,6 +152,7 @@ class Policy:
         needs_read_end: whether it looks at the end of read, which only some layouts predict.
         run_keys: parameters that only streaming has; the block has no such keys.
         in_label: whether a run is named after the policy, too, and not after its parameters alone.
+        threshold: the parameter that `simulmask calibrate` finds for a latency; None: the policy has none.
         spelled: parameters whose values have their names before them in the name of a run.
         asks_model: whether `accepts` looks at the model; set for every subclass.
     """
@@ -143,6 +167,7 @@ class Policy:
     needs_read_end: ClassVar[bool] = False
     run_keys: ClassVar[tuple[str, ...]] = ()
     in_label: ClassVar[bool] = True
+    threshold: ClassVar[Threshold | None] = None
     spelled: ClassVar[tuple[str, ...]] = ()
     asks_model: ClassVar[bool] = False
 

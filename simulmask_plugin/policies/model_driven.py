@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from simulmask_plugin.policies.base import Evidence, Policy, Probability
+from simulmask_plugin.policies.base import Evidence, Policy, Probability, Threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,7 @@ class ModelDriven(Policy):
     """
 
     name = "model_driven"
+    threshold = Threshold("read_threshold", 1e-4, 1 - 1e-4, in_odds=True)
     from_data = needs_read_end = True
     run_keys = ("latency",)
     in_label = False

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.attention.families import check_attention, check_rope, family_of
 from simulmask_plugin.batches.features import ExampleEncoder
+from simulmask_plugin.config.calibration import Calibrated, find, threshold_of
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
@@ -47,8 +48,9 @@ class Decision:
         keys = (*parameters(), *run_keys())
         check_known(values, ("policy", *keys), "")
         given = {key: value for key in keys if (value := values.get(key)) is not None and value is not False}
-        for key in given.keys() & parameters().keys():
-            if type_of(parameters()[key], key) is float and type(given[key]) is int:
+        owners = parameters() | run_keys()
+        for key in given:
+            if type_of(owners[key], key) is float and type(given[key]) is int:
                 given[key] = float(given[key])  # by which a run can be found again under its name
         return cls(values.get("policy"), tuple(given.items()))
 
@@ -96,9 +98,33 @@ class Decision:
     def resolve(self, settings: ModelSettings) -> tuple[Policy, RunOptions]:
         """Return the policy to stream with, and what the run chooses beside it.
 
+        Args:
+            settings: of the model; where the run names a laal, for one language pair.
+
         Raises:
             ValueError: if the model cannot be streamed like this.
         """
+        policy, options = self._before_calibration(settings)
+        if (entry := self.calibrated(settings)) is not None:
+            policy = replace(policy, **{threshold_of(policy).key: entry.threshold})
+        return policy, options
+
+    def calibrated(self, settings: ModelSettings) -> Calibrated | None:
+        """Return where the threshold of a run that names a laal comes from; None: it names none.
+
+        Raises:
+            ValueError: if that latency was not calibrated, or the run names a threshold, too.
+        """
+        policy, options = self._before_calibration(settings)
+        if options.laal is None:
+            return None
+        key = threshold_of(policy).key
+        if self[key] is not None:
+            raise ValueError(f"laal stands for a value of {key}, which is set, too; remove one of them.")
+        return find(settings.calibration, policy, options, settings.pair())
+
+    def _before_calibration(self, settings: ModelSettings) -> tuple[Policy, RunOptions]:
+        """The policy with the threshold that is named, or its default, and what the run chooses beside it."""
         layout = settings.config.layout
         run = {key: value for key, value in self.values if key in run_keys()}
         for key in run:
@@ -106,7 +132,9 @@ class Decision:
                 raise ValueError(f"{key} has no meaning for a model of layout: {layout.name}; remove it.")
         options = read(layout.run_options, run, "")
         layout.streamed_with(options)
-        policy = settings.inference_policy(self.policy, **self.parameters)
+        calibrated = {entry.policy for entry in settings.calibration} if options.laal and not self.parameters else ()
+        name = self.policy or (next(iter(calibrated)) if len(calibrated) == 1 else None)
+        policy = settings.inference_policy(name, **self.parameters)
         if policy.fewer and not layout.shows_fewer(options):
             how = " and ".join([f"layout: {layout.name}", *(f"{key}: {value}" for key, value in run.items())])
             raise ValueError(
@@ -125,7 +153,7 @@ class Decision:
         return replace(settings, config=replace(settings.config, layout=settings.config.layout.streamed_with(run)))
 
 
-NAMING = ("policy", *(key for policy in POLICIES.values() for key in policy.run_keys))
+NAMING = ("policy", *(key for policy in POLICIES.values() for key in policy.run_keys), "laal")
 """Keys of an entry of ``policies``; it needs one of them, since the others are numbers that name no policy."""
 
 
@@ -170,8 +198,8 @@ def agent_flag(key: str) -> str:
 
 
 def _part(key: str, value: object) -> str:
-    """The part of a run's name for what the run chooses, e.g. beam4, slot8, recompute."""
-    return key.partition("_")[0] + ("" if value is True else str(value))
+    """The part of a run's name for what the run chooses, e.g. laal4, beam4, slot8, recompute."""
+    return key.partition("_")[0] + ("" if value is True else str(value).removesuffix(".0"))
 
 
 def _pattern(owner: type[Policy | RunOptions], key: str) -> str:
@@ -181,7 +209,7 @@ def _pattern(owner: type[Policy | RunOptions], key: str) -> str:
     if issubclass(owner, Policy):
         word = key if key in owner.spelled else ""
     else:
-        word = _part(key, "")
+        word, values = _part(key, ""), f"{values}|{VALUES[int]}"  # after its word, a number needs no point
     return f"(?:-(?P<{key}>{word}))?" if kind is bool else f"(?:-{word}(?P<{key}>{values}))?"
 
 
@@ -286,20 +314,21 @@ def session_opener(
             and it is not said which.
     """
     Feeder(model)  # refuses a model that cannot take our masks
-    policy, run = decision.resolve(encoder.settings)
+    settings = encoder.settings.for_pair(source_lang, target_lang)
+    policy, run = decision.resolve(settings)
     if policy.needs_probe and probe is None:
         raise ValueError(
             f"policy: {policy.name} asks a probe, and the model has none ({FILE_NAME}); fit it with `simulmask probe "
             "MODEL --source TRAIN.SOURCE --target TRAIN.TARGET`."
         )
-    layout = encoder.settings.config.layout
+    layout = settings.config.layout
     options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
     if layout.in_chunks:
         options["document"] = document
     elif document is not None:
         raise ValueError(f"A document needs a model of layout: interleaved or turns, not {layout.name}.")
     kind = layout.session(run)
-    encoder = encoder.with_settings(decision.streamed_with(encoder.settings))
+    encoder = encoder.with_settings(decision.streamed_with(settings))
 
     def opened(lane: Lane | None, recorder: Recorder | None) -> Session:
         return kind(

@@ -42,6 +42,22 @@ class TrainedModel:
         parts = [("model", self.model), *(("adapter", adapter) for adapter in self.adapters)]
         return [local_folder(key, name, weights=weights) for key, name in parts]
 
+    def own_folder(self) -> Path:
+        """The folder of the last training, where something may be written.
+
+        Raises:
+            ValueError: if it belongs to the cache of the hub.
+        """
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        name = (self.model, *self.adapters)[-1]
+        if not Path(name).is_dir() or Path(name).resolve().is_relative_to(Path(HF_HUB_CACHE).resolve()):
+            raise ValueError(
+                f"{name} is a model of the Hugging Face hub, whose copy in the cache must stay as it is. Download it "
+                f"into a folder of your own (hf download NAME --local-dir FOLDER), and name that."
+            )
+        return Path(name)
+
     def settings(self) -> ModelSettings:
         """What the last training has left, see `ModelSettings.load`."""
         return ModelSettings.load(self.folders()[-1])

@@ -16,6 +16,8 @@ from simulmask_plugin.files.adapters import check_reproducible
 def exported_settings(model_args: Any) -> ModelSettings | None:
     """Return the settings of the last adapter, or of the model if there is none; None: no model or adapter is ours.
 
+    Thresholds that were calibrated are left out: the weights of a merge are rounded otherwise.
+
     Raises:
         ValueError: if the last adapter has no simulmask.json, but an earlier one or the model has, which may differ in
             policy, positions or prompt; if an adapter cannot be merged.
@@ -36,7 +38,7 @@ def exported_settings(model_args: Any) -> ModelSettings | None:
             f"be streamed. Copy the {FILE_NAME} of the training that made {origins[0]} into it; if that training had "
             f"no simulmask: block, copy that of {known[0]}."
         )
-    return ModelSettings.load(known[0])
+    return ModelSettings.load(known[0]).uncalibrated()
 
 
 def arguments_with_template(args: Any, template: str | None, settings: ModelSettings) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -192,7 +193,7 @@ class Pool:
 
     def run(self, jobs: Iterable[Job[T]]) -> Iterator[tuple[int, T]]:
         """Run all jobs; yield the number of each, from 0, with its result, as they end."""
-        left = enumerate(jobs)
+        left, pads_dearly = enumerate(jobs), self.model.device.type == "cpu"  # a GPU has rows to spare
         free = list(reversed(range(self.num_lanes)))
         running: list[_Running[T]] = []
         while True:
@@ -207,7 +208,7 @@ class Pool:
                     yield number, end.value
             if not running:
                 return
-            batch, start = _together(running, self.num_lanes), time.perf_counter()
+            batch, start = _together(running, self.num_lanes, apart=pads_dearly), time.perf_counter()
             fed = self._feed(batch)
             if self.model.device.type != "cpu":
                 torch.accelerator.synchronize()  # or the time of the call would be that of starting it
@@ -263,11 +264,17 @@ class Pool:
         return [logits[i, -one.request.num_predicting :] for i, one in enumerate(batch)]
 
 
-def _together(running: Sequence[_Running[T]], num_lanes: int) -> list[_Running[T]]:
-    """The sessions of the next call, by their lanes: short requests, or the long ones once there are many."""
+def _together(running: Sequence[_Running[T]], num_lanes: int, *, apart: bool) -> list[_Running[T]]:
+    """The sessions of the next call, by their lanes: short requests, or the long ones once there are many.
+
+    ``apart``: of the short ones only those of one length, which is the most frequent, so that nothing is padded.
+    """
     short = [one for one in running if len(one.request.rows) <= SHORT]
     long = [one for one in running if len(one.request.rows) > SHORT]
     chosen = short if short and len(long) < max(1, num_lanes // 8) else long
+    if apart and chosen is short:
+        (length, _), *_ = Counter(len(one.request.rows) for one in short).most_common(1)
+        chosen = [one for one in short if len(one.request.rows) == length]
     return sorted(chosen, key=lambda one: one.lane.cache.index)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 
@@ -58,9 +59,9 @@ def evaluated(model, folder, policies):
         (folder / name).write_text("".join(f"{text}\n" for text in texts))
     paths = {"model": str(model), **{name: str(folder / name) for name in ("source", "target", "output")}}
     config = resolve(EvaluationConfig(**paths, policies=tuple(policies), max_target_tokens=20), settings)
-    runs = {folder / decision.name: decision for decision in config.decisions}
+    runs = {Path(config.output, decision.name): decision for decision in config.decisions}
     for run in runs:
-        run.mkdir()
+        run.mkdir(parents=True)
     assert stream_batched(replace(config, lanes=2), runs, undone(runs, len(SENTENCES))) == {}
     found = {}
     for run in runs:

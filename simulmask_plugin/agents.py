@@ -62,7 +62,7 @@ class SimulMaskAgent(TextToTextAgent):
             dtype=args.model_dtype,
             attn_implementation=args.attn_implementation,
         )
-        self.model, self.encoder, self.probe = loaded.model, loaded.encoder.with_settings(settings), loaded.probe
+        self.model, self.encoder, self.aids = loaded.model, loaded.encoder.with_settings(settings), loaded.aids
         super().__init__(args)
 
     @staticmethod
@@ -102,7 +102,7 @@ class SimulMaskAgent(TextToTextAgent):
             document=self.document,
             max_target_tokens=self.options.max_target_tokens,
             recorder=Recorder(lambda: time.perf_counter() - start) if self.options.trace_log else None,
-            probe=self.probe,
+            aids=self.aids,
         )
         self.writer = Writer(self.session, self.options.eval_latency_unit)
 

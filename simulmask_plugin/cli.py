@@ -32,6 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "compare the attention of a model in training and in streaming on one example",
         'simulmask attention saves/merged --k 3 --source "ein Haus" --target "a house" --png attention.png',
     ),
+    "heads": (
+        "find the attention heads that align, for policy alignatt, and save them beside the model",
+        "simulmask heads saves/merged --source dev.de --target dev.en --alignments dev.links",
+    ),
     "probe": (
         "fit the probe that policy stability asks, and save it beside the model",
         "simulmask probe saves/merged --source train.de --target train.en",

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.attention.families import FAMILIES
-from simulmask_plugin.batches.collator import lay_out
+from simulmask_plugin.attention.mask import training_inputs
+from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.batches.features import Row, ScheduleSampler
 from simulmask_plugin.policies import (
     POLICIES,
+    AlignAtt,
     Confidence,
     Divergence,
     Entropy,
@@ -25,6 +27,7 @@ from simulmask_plugin.policies import (
     roll_out,
 )
 from simulmask_plugin.policies.adaptive import Adaptive
+from simulmask_plugin.streaming.aids import Aids
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 from simulmask_plugin.streaming.probe import Probe
@@ -37,7 +40,9 @@ ADAPTIVE = {
     "local_agreement": {},
     "divergence": {"divergence": 0.04},
     "stability": {"stability": 0.5},
+    "alignatt": {"last": 2},
 }
+HEADS = ((0, 0), (1, 1))
 BLOCKS = {
     "prefix": {},
     "alibi": {"positions": "modified_alibi"},
@@ -96,6 +101,11 @@ def evidence(now, fewer=None):
     return Evidence(torch.tensor(now).log(), None, None if fewer is None else torch.tensor(fewer).log())
 
 
+def looks_at(*units):
+    """Of the attention to source units."""
+    return Evidence(torch.zeros(2), attention=torch.tensor(units))
+
+
 @pytest.mark.parametrize(
     ("policy", "accepted", "refused"),
     [
@@ -104,6 +114,7 @@ def evidence(now, fewer=None):
         (LocalAgreement(), evidence([0.6, 0.4], [0.9, 0.1]), evidence([0.6, 0.4], [0.4, 0.6])),
         (LocalAgreement(), evidence([0.6, 0.4], [0.9, 0.1]), evidence([0.6, 0.4])),
         (Divergence(divergence=0.1), evidence([0.6, 0.4], [0.5, 0.5]), evidence([0.9, 0.1], [0.5, 0.5])),  # 0.02, 0.37
+        (AlignAtt(last=2), looks_at(0.1, 0.5, 0.2, 0.2), looks_at(0.1, 0.2, 0.5, 0.2)),
         (Divergence(divergence=9.0), evidence([0.6, 0.4], [0.5, 0.5]), evidence([0.6, 0.4])),
     ],
 )
@@ -127,7 +138,7 @@ def stream(model, encoder, decision, *, words=WORDS):
     """The session, the logits of each row, and the units read and tokens of every write."""
     rows, writes = {}, []
     probe = Probe(torch.linspace(-1, 1, encoder.num_tokens), torch.zeros(3), torch.tensor(0.0))
-    session = open_session(model, encoder, decision, max_target_tokens=60, probe=probe)
+    session = open_session(model, encoder, decision, max_target_tokens=60, aids=Aids(probe, HEADS))
     session.max_unit_tokens = 3
     session.trace = lambda *row: rows.__setitem__(row[:-1], row[-1])
     for _ in steps(session, words):
@@ -145,6 +156,11 @@ def layout_of(encoder, session, writes, words=WORDS):
     g, lengths = zip(*writes, strict=True)
     example = replace(example, input_ids=np.array(ids), target_lengths=np.array(lengths))
     return lay_out(encoder.settings.config, example, ReadSchedule((*g, len(words)), len(words)))
+
+
+def model_for(model_of, family, policy, seed=0):
+    """A tiny model, which tells its attention where the policy looks at that."""
+    return model_of(family, VOCAB, seed, *(["eager"] if POLICIES[policy].needs_heads else []))
 
 
 def assert_parity(model, encoder, decision):
@@ -165,7 +181,7 @@ def test_schedule_that_a_model_made_has_parity(model_of, byte_level, name, polic
     encoder = encoder_of(byte_level, policy="random", **BLOCKS[name])
     decision = Decision.from_dict({"policy": policy, "most": 6, **ADAPTIVE[policy]})
     made = [
-        assert_parity(model_of("falcon" if name == "alibi" else "llama", VOCAB, seed), encoder, decision)
+        assert_parity(model_for(model_of, "falcon" if name == "alibi" else "llama", policy, seed), encoder, decision)
         for seed in range(3)
     ]
     lags = {g - t for schedule in made for t, g in enumerate(schedule) if g < len(WORDS)}
@@ -182,7 +198,7 @@ def test_every_family_has_parity(model_of, byte_level, family):
 @pytest.mark.parametrize("policy", ADAPTIVE)
 def test_the_band_holds(model_of, byte_level, policy):
     """Strict: unit t waits for `most`, except at the end; loose: it is written with `least`."""
-    encoder, model = encoder_of(byte_level, policy="random"), model_of("llama", VOCAB, 0)
+    encoder, model = encoder_of(byte_level, policy="random"), model_for(model_of, "llama", policy)
     strict = {"confidence": {"probability": 0.999}, "entropy": {"entropy": 0.0}, "divergence": {"divergence": 0.0}}
     loose = {"confidence": {"probability": 1e-9}, "entropy": {"entropy": 99.0}, "divergence": {"divergence": 99.0}}
     for keys, lag in ((strict, 4), (loose, 2)):
@@ -209,15 +225,49 @@ def test_comparison_without_such_rows_is_refused(byte_level):
     turns = encoder_of(byte_level, policy="random", layout="turns").settings
     plain = encoder_of(byte_level, policy="offline", positions="contiguous").settings
     for settings, run in ((turns, {}), (plain, {"recompute": True})):
-        with pytest.raises(ValueError, match="local_agreement compares with a row that sees fewer units"):
+        with pytest.raises(ValueError, match="local_agreement looks at how a row sees the source"):
             Decision.from_dict({"policy": "local_agreement", **run}).resolve(settings)
         Decision.from_dict({"policy": "confidence", **run}).resolve(settings)
 
 
 def test_a_policy_that_asks_a_probe_needs_one(model_of, byte_level):
     encoder, model = encoder_of(byte_level, policy="random"), model_of("llama", VOCAB, 0)
-    with pytest.raises(ValueError, match="stability asks a probe, and the model has none.*simulmask probe MODEL"):
+    with pytest.raises(ValueError, match="stability needs a probe .*`simulmask probe .* the model has none"):
         open_session(model, encoder, Decision.from_dict({"policy": "stability"}))
+
+
+def test_attention_is_only_told_by_eager(model_of, byte_level):
+    encoder, decision = encoder_of(byte_level, policy="random"), Decision.from_dict({"policy": "alignatt"})
+    with pytest.raises(ValueError, match="alignatt looks at the attention, which sdpa does not tell"):
+        open_session(model_of("llama", VOCAB, 0), encoder, decision, aids=Aids(heads=HEADS))
+    with pytest.raises(ValueError, match="alignatt needs attention heads .*`simulmask heads MODEL.* finds"):
+        open_session(model_of("llama", VOCAB, 0, "eager"), encoder, decision)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_attention_that_a_policy_sees_is_that_of_training(model_of, byte_level, name, monkeypatch):
+    """By source unit, of the row that opens each unit, a mean over the heads."""
+    seen = []
+    monkeypatch.setattr(AlignAtt, "accepts", lambda policy, evidence: seen.append(evidence.attention) or True)
+    encoder = encoder_of(byte_level, policy="random", **BLOCKS[name])
+    model = model_of("falcon" if name == "alibi" else "llama", VOCAB, 2, "eager")
+    session, _, writes = stream(model, encoder, Decision.from_dict({"policy": "alignatt", "least": 2}))
+    layout = layout_of(encoder, session, writes)
+    batch = SimulMaskCollator(encoder.settings, pad_token_id=0).pad([layout])
+    inputs = training_inputs(batch, model.config, model.dtype)
+    del inputs["labels"]
+    with torch.no_grad():
+        attentions = model(**inputs, use_cache=False, output_attentions=True).attentions
+    mean = torch.stack([attentions[layer][0, head] for layer, head in HEADS]).mean(dim=0)
+    ends = {-1, *(np.cumsum([num for _, num in writes]) - 1).tolist()}
+    rows = {token: row for row, token, kind in scored_rows(layout) if kind != "look_ahead" and token in ends}
+    expected = [
+        torch.stack([mean[row, torch.from_numpy(layout.source_unit == unit)].sum() for unit in range(len(WORDS))])
+        for _, row in sorted(rows.items())
+    ]
+    assert len(seen) >= 3
+    for one, other in zip(seen, expected, strict=False):
+        torch.testing.assert_close(one, other[: len(one)], atol=1e-5, rtol=0)
 
 
 def test_policies_of_streaming_are_no_policies_of_training(byte_level):

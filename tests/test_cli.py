@@ -33,6 +33,7 @@ COMMANDS = (
     "show",
     "parity",
     "attention",
+    "heads",
     "probe",
     "translate",
     "calibrate",

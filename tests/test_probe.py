@@ -85,7 +85,7 @@ def test_the_command_saves_it_beside_the_model_and_an_evaluation_asks_it(model_o
 
 @pytest.mark.parametrize(
     ("block", "batch_size", "message"),
-    [({"layout": "turns"}, 8, "layout of chunks; a probe needs prefix or slots"), ({}, 32, "at least 5 batches")],
+    [({"layout": "turns"}, 8, "has layout: turns; expected prefix or slots"), ({}, 32, "at least 5 batches")],
 )
 def test_what_cannot_be_fitted_is_refused(model_of, with_ends, tmp_path, capsys, block, batch_size, message):
     for part in (model_of("llama", len(with_ends), 0), with_ends):

@@ -231,6 +231,22 @@ class CalibrateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadsOptions:
+    """Options of ``simulmask heads``."""
+
+    model: Annotated[str, Argument("a trained model with its simulmask.json, or the base of the adapter", "MODEL")]
+    source: Annotated[str, Option("text, a sentence a line", "FILE")]
+    target: Annotated[str, Option("its translation", "FILE")]
+    alignments: Annotated[str, Option("links i-j of every line, as eflomal and fast_align write them", "FILE")]
+    adapter: Adapter = None
+    source_lang: SourceLang = None
+    target_lang: TargetLang = None
+    sentences: Annotated[int, Option("the first so many (default: %(default)s)", "N")] = 500
+    top: Annotated[int, Option("heads that are kept (default: %(default)s)", "N")] = 4
+    device: Annotated[str, Option("as torch names it (default: %(default)s)")] = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceOptions:
     """Options of ``simulmask trace``."""
 
@@ -274,6 +290,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "show": (ShowOptions, lambda given: _from("commands.show").run_show(given)),
     "parity": (ParityOptions, lambda given: _from("commands.parity").run_parity(given)),
     "attention": (AttentionOptions, lambda given: _from("commands.attention").run_attention(given)),
+    "heads": (HeadsOptions, lambda given: _from("commands.heads").run_heads(given)),
     "probe": (ProbeOptions, lambda given: _from("commands.probe").run_probe(given)),
     "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
     "calibrate": (CalibrateOptions, lambda given: _from("commands.calibrate").run_calibrate(given)),

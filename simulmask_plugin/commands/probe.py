@@ -21,7 +21,7 @@ from simulmask_plugin.files.texts import numbered_lines
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.layouts.rows import UnitLayout
 from simulmask_plugin.policies import POLICIES, Offline, RandomWalk
-from simulmask_plugin.streaming.parity import scored_rows
+from simulmask_plugin.streaming.parity import opening_rows
 from simulmask_plugin.streaming.probe import FILE_NAME, area_under_curve, directions, fit, shape_of
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.streaming.translator import Translator, load
@@ -37,10 +37,8 @@ def run_probe(options: ProbeOptions) -> int:
     Raises:
         ValueError: if the model has another layout, or every prediction stays.
     """
-    folder = TrainedModel.of(options.model, options.adapter).own_folder()
+    folder = folder_to_write(options.model, options.adapter)
     settings = ModelSettings.load(folder)
-    if not isinstance(settings.config.layout, UnitLayout):
-        raise ValueError(f"{folder} has a layout of chunks; a probe needs prefix or slots.")
     check_device(options.device)
     translator = load(options.model, options.adapter, device=options.device)
     basis = directions(translator.model.get_output_embeddings().weight.detach()[: translator.encoder.num_tokens])
@@ -66,6 +64,19 @@ def run_probe(options: ProbeOptions) -> int:
         f"{area_under_curve(scores, stays):.1%} (by its probability alone: {area_under_curve(shape[:, 0], stays):.1%})."
     )
     return 0
+
+
+def folder_to_write(model: str, adapter: str | None) -> Path:
+    """Where what is fitted to a model goes.
+
+    Raises:
+        ValueError: if it is not the user's own, or the model has no rows of which a policy could ask.
+    """
+    folder = TrainedModel.of(model, adapter).own_folder()
+    layout = ModelSettings.load(folder).config.layout
+    if not isinstance(layout, UnitLayout):
+        raise ValueError(f"{folder} has layout: {layout.name}; expected prefix or slots.")
+    return folder
 
 
 def _predictions(
@@ -108,11 +119,7 @@ def _logits(translator: Translator, collator: SimulMaskCollator, layouts: Sequen
 
 def _same_rows(part: SequenceLayout, whole: SequenceLayout) -> Iterator[tuple[int, int]]:
     """Yield the rows of two layouts of an example that predict the same unit, where the first does not see all."""
-    ends = {-1, *(np.cumsum(part.example.target_lengths) - 1).tolist()}
-    opening = [
-        {token: row for row, token, kind in scored_rows(layout) if kind != "look_ahead" and token in ends}
-        for layout in (part, whole)
-    ]
+    opening = [opening_rows(layout) for layout in (part, whole)]
     for token in opening[0].keys() & opening[1].keys():
         if part.num_read[opening[0][token]] < len(part.example.source_lengths):
             yield opening[0][token], opening[1][token]

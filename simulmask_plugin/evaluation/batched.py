@@ -102,7 +102,7 @@ def opener_of(config: EvaluationConfig, translator: Translator, decision: Decisi
         decision,
         document=document_of(settings, config.document_units, config.context_sentences),
         max_target_tokens=config.max_target_tokens,
-        probe=translator.probe,
+        aids=translator.aids,
     )
 
 

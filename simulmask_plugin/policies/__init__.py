@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulmask_plugin.policies.adaptive import Confidence, Divergence, Entropy, LocalAgreement, Stability
+from simulmask_plugin.policies.adaptive import AlignAtt, Confidence, Divergence, Entropy, LocalAgreement, Stability
 from simulmask_plugin.policies.base import (
     Action,
     Evidence,
@@ -25,13 +25,14 @@ POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
         *(WaitK, ReadN, Offline, FromColumn, ModelDriven),
-        *(RandomWalk, Confidence, Entropy, LocalAgreement, Divergence, Stability),
+        *(RandomWalk, Confidence, Entropy, LocalAgreement, Divergence, Stability, AlignAtt),
     )
 }
 
 __all__ = [
     "POLICIES",
     "Action",
+    "AlignAtt",
     "Confidence",
     "Divergence",
     "Entropy",

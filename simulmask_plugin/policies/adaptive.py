@@ -141,3 +141,24 @@ class Stability(Adaptive):
         """Whether more source is unlikely to change it."""
         assert evidence.probe is not None
         return evidence.probe(evidence.logits) >= self.stability
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignAtt(Adaptive):
+    """WRITE unless the row that opens the unit looks at what has been read last.
+
+    AlignAtt (Papi et al., 2023, https://arxiv.org/abs/2305.11408, section 3), for decoder-only models as in
+    https://arxiv.org/abs/2606.03967: the heads that align are found once (``simulmask heads``), and saved beside the
+    model.
+    """
+
+    name = "alignatt"
+    spelled = ("least", "most", "last")
+    needs_heads = True
+    last: Units = 2
+    """How many source units count as read last."""
+
+    def accepts(self, evidence: Evidence) -> bool:
+        """Whether the unit that it looks at most has others behind it."""
+        assert evidence.attention is not None
+        return int(evidence.attention.argmax()) < len(evidence.attention) - self.last

@@ -105,6 +105,7 @@ class Evidence:
         read_end: id of the end of read, where the model predicts one (interleaved).
         fewer: the same logits of a row that sees `Policy.fewer` source units less; None: no unit would be left, or the
             policy does not ask for them.
+        attention: (units,) what the row pays to each source unit that was read, a mean over the heads that align.
         probe: of the model, gives the probability that the whole source would not change these logits' likeliest token.
     """
 
@@ -112,6 +113,7 @@ class Evidence:
     read_end: int | None = None
     fewer: Tensor | None = None
     probe: Callable[[Tensor], float] | None = None
+    attention: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ class Policy:
         trains: whether it can give the schedules of a training.
         draws: whether `make_schedule` draws; its schedules then differ from epoch to epoch.
         needs_probe: whether it asks the model's probe.
+        needs_heads: whether it looks at the attention of the heads that align.
         needs_read_end: whether it looks at the end of read, which only some layouts predict.
         run_keys: parameters that only streaming has; the block has no such keys.
         in_label: whether a run is named after the policy, too, and not after its parameters alone.
@@ -164,6 +167,7 @@ class Policy:
     trains: ClassVar[bool] = True
     draws: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = False
+    needs_heads: ClassVar[bool] = False
     needs_read_end: ClassVar[bool] = False
     run_keys: ClassVar[tuple[str, ...]] = ()
     in_label: ClassVar[bool] = True

@@ -59,14 +59,16 @@ class Feeder:
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
         rows = Queries(order, num_read, num_hidden)
         mask = attention_bias(self.model.config, self.model.dtype, rows, keys, request.visible)
-        logits = self.model(
+        output = self.model(
             input_ids=ids,
             attention_mask=mask_argument(self.model.config, mask),
             past_key_values=self.lane.cache,
             use_cache=True,
             logits_to_keep=request.num_predicting,
             **inputs,
-        ).logits
+        )
+        self.lane.look(request, output.attentions, 0)
+        logits = output.logits
         return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
 

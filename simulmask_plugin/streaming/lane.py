@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING, Keys
@@ -34,6 +35,10 @@ class FedRow(NamedTuple):
     after_source: bool = False
 
 
+Heads = tuple[tuple[int, int], ...]
+"""(layer, head) of attention heads, from 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Rows that are to be fed in one call.
@@ -42,11 +47,13 @@ class Request:
         rows: in the order in which they enter the cache.
         num_predicting: the last so many rows predict.
         visible: False where a row must not see a key that its integers allow (the other beams); None: sees all.
+        heads: (layer, head) whose attention the session wants to see, of the rows that predict.
     """
 
     rows: Sequence[FedRow]
     num_predicting: int
     visible: Bool[Tensor, "1 1 query key"] | None = None
+    heads: Heads = ()
 
 
 KEPT = [FedRow._fields.index(name) for name in ("order", "source_unit", "position", "after_source")]
@@ -77,12 +84,14 @@ class Lane:
         keys: (fields of `Keys`, capacity) their integers.
         fed_ids: their token ids.
         seconds: its share of the calls that a `Pool` has made.
+        attention: (heads, predicting rows, keys) of the last request that wanted to see some.
     """
 
     cache: Any = field(default_factory=GrowingCache)
     counters: Counters = field(default_factory=Counters, init=False)
     fed_ids: list[int] = field(default_factory=list, init=False)
     seconds: float = field(default=0.0, init=False)
+    attention: Float[Tensor, "heads rows keys"] | None = field(default=None, init=False)
     keys: np.ndarray = field(default_factory=lambda: np.zeros((len(Keys._fields), INITIAL_KEYS), np.int64), init=False)
 
     @property
@@ -103,6 +112,16 @@ class Lane:
         self.counters.fed_tokens += len(rows)
         self.counters.predicting_rows += request.num_predicting
         self.counters.attended_pairs += len(rows) * end
+
+    def look(self, request: Request, attentions: Sequence[Tensor] | None, index: int) -> None:
+        """Keep what the request wants to see of the attention of a call, a (batch, heads, rows, keys) per layer.
+
+        The rows of the lane are the last ones of sequence ``index``, and its keys the first ones.
+        """
+        if request.heads and attentions is not None:
+            start, num_keys = -request.num_predicting, self.num_keys
+            of_heads = [attentions[layer][index, head, start:, :num_keys] for layer, head in request.heads]
+            self.attention = torch.stack(of_heads).float()
 
     def drop(self, index: int) -> None:
         """Take one of the last two rows back; the last takes its place."""

@@ -17,10 +17,10 @@ from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
 from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
+from simulmask_plugin.streaming.aids import Aids
 from simulmask_plugin.streaming.document import Document
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Lane
-from simulmask_plugin.streaming.probe import FILE_NAME, Probe
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.self_test import check_takes_mask
 from simulmask_plugin.streaming.session import Session
@@ -135,11 +135,11 @@ class Decision:
         calibrated = {entry.policy for entry in settings.calibration} if options.laal and not self.parameters else ()
         name = self.policy or (next(iter(calibrated)) if len(calibrated) == 1 else None)
         policy = settings.inference_policy(name, **self.parameters)
-        if policy.fewer and not layout.shows_fewer(options):
+        if (policy.fewer or policy.needs_heads) and not layout.shows_fewer(options):
             how = " and ".join([f"layout: {layout.name}", *(f"{key}: {value}" for key, value in run.items())])
             raise ValueError(
-                f"policy: {policy.name} compares with a row that sees fewer units, which {how} does not have; take "
-                "confidence or entropy."
+                f"policy: {policy.name} looks at how a row sees the source, which {how} does not show; take confidence "
+                "or entropy."
             )
         return policy, options
 
@@ -265,6 +265,8 @@ def streaming_attention(config: Any, given: str | None) -> str:
     return attention
 
 
+NO_AIDS = Aids()
+
 Opener = Callable[[Lane | None, Recorder | None], Session]
 """Opens the session of a sentence on a lane (None: one of its own), with a recorder."""
 
@@ -280,7 +282,7 @@ def open_session(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
-    probe: Probe | None = None,
+    aids: Aids = NO_AIDS,
 ) -> Session:
     """Return the session of one sentence (or document) for a model in evaluation mode, see `session_opener`."""
     opener = session_opener(
@@ -291,7 +293,7 @@ def open_session(
         target_lang=target_lang,
         document=document,
         max_target_tokens=max_target_tokens,
-        probe=probe,
+        aids=aids,
     )
     return opener(lane, recorder)
 
@@ -305,7 +307,7 @@ def session_opener(
     target_lang: str | None = None,
     document: Document | None = None,
     max_target_tokens: int = 512,
-    probe: Probe | None = None,
+    aids: Aids = NO_AIDS,
 ) -> Opener:
     """Return what opens a session for every sentence of a run; all that they share is done once.
 
@@ -316,11 +318,15 @@ def session_opener(
     Feeder(model)  # refuses a model that cannot take our masks
     settings = encoder.settings.for_pair(source_lang, target_lang)
     policy, run = decision.resolve(settings)
-    if policy.needs_probe and probe is None:
-        raise ValueError(
-            f"policy: {policy.name} asks a probe, and the model has none ({FILE_NAME}); fit it with `simulmask probe "
-            "MODEL --source TRAIN.SOURCE --target TRAIN.TARGET`."
-        )
+    aids.check(policy)
+    if policy.needs_heads:
+        attention = model.config._attn_implementation
+        if attention != "eager":
+            raise ValueError(
+                f"policy: {policy.name} looks at the attention, which {attention} does not tell; set "
+                "attn_implementation: eager."
+            )
+        model.config.output_attentions = True
     layout = settings.config.layout
     options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
     if layout.in_chunks:
@@ -340,7 +346,7 @@ def session_opener(
             source_lang=source_lang,
             target_lang=target_lang,
             max_target_tokens=max_target_tokens,
-            probe=probe,
+            aids=aids,
             **options,
         )
 

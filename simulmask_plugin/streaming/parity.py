@@ -122,6 +122,12 @@ def scored_rows(layout: SequenceLayout) -> Iterator[tuple[int, int, str]]:
             yield row, token - start, "look_ahead" if is_look_ahead else "kept"
 
 
+def opening_rows(layout: SequenceLayout) -> dict[int, int]:
+    """Index of the target token before a unit (-1: the header) -> the row that predicts the unit's first token."""
+    ends = {-1, *(np.cumsum(layout.example.target_lengths) - 1).tolist()}
+    return {token: row for row, token, kind in scored_rows(layout) if kind != "look_ahead" and token in ends}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Asked(Following):
     """Follows the schedule, and has the model asked after every unit."""

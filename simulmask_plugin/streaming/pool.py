@@ -252,15 +252,17 @@ class Pool:
             _visible(batch, num_rows, num_keys, device),
         )
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
-        logits = self.model(
+        output = self.model(
             input_ids=ids,
             attention_mask=mask_argument(self.model.config, mask),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=max(one.request.num_predicting for one in batch),
             **inputs,
-        ).logits
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        )
+        for i, one in enumerate(batch):
+            one.lane.look(one.request, output.attentions, i)
+        logits = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
         return [logits[i, -one.request.num_predicting :] for i, one in enumerate(batch)]
 
 

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action, Evidence, Policy
+from simulmask_plugin.streaming.aids import Aids
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Counters, FedRow, Lane, Request, Steps, T
-from simulmask_plugin.streaming.probe import Probe
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.text.prompts import OFFLINE_LATENCY
 
@@ -46,7 +46,7 @@ class Session(ABC):
         trace: receives what identifies a row that predicts, and its logits.
         lane: where its rows go.
         recorder: of READs and WRITEs; None: nobody wants to know them.
-        probe: of the model, for a policy that asks it.
+        aids: what has been fitted to the model for policies that ask it.
 
     Attributes:
         num_read: source units.
@@ -64,7 +64,7 @@ class Session(ABC):
     trace: Callable[..., None] | None = None
     lane: Lane = field(default_factory=Lane)
     recorder: Recorder | None = None
-    probe: Probe | None = None
+    aids: Aids = field(default_factory=Aids)
 
     num_read: int = field(default=0, init=False)
     num_written: int = field(default=0, init=False)
@@ -156,22 +156,30 @@ class Session(ABC):
         return self.lane.counters
 
     def _accepts(
-        self, num_read: int, t: int, logits: Tensor, *, read_end: int | None = None, fewer: Tensor | None = None
+        self,
+        num_read: int,
+        t: int,
+        logits: Tensor,
+        *,
+        read_end: int | None = None,
+        fewer: Tensor | None = None,
+        attention: Tensor | None = None,
     ) -> bool:
         """Whether the policy WRITEs target unit t, given the logits (vocabulary,) of the row that opens it.
 
-        That row sees ``num_read`` units; ``fewer`` are those of one that sees `Policy.fewer` less.
+        That row sees ``num_read`` units; ``fewer`` are those of one that sees `Policy.fewer` less. ``attention`` is
+        what the row pays to each unit, where the policy looks at that.
         """
         if not self.policy.asks_model or num_read >= self.policy.latest(t):
             return True
         num_tokens = self.encoder.num_tokens  # a model may have more rows (its vocabulary padded)
         less = None if fewer is None else fewer[:num_tokens]
-        return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less, self.probe))
+        return self.policy.accepts(Evidence(logits[:num_tokens], read_end, less, self.aids.probe, attention))
 
     def _request(self, *rows: FedRow) -> Request:
         """What is pending and these rows, in one call; they predict, or else the last one that is pending does."""
         batch, self._pending = [*self._pending, *rows], []
-        return Request(batch, num_predicting=max(1, len(rows)))
+        return Request(batch, max(1, len(rows)), heads=self.aids.heads if self.policy.needs_heads else ())
 
     def _record(self, *row: int | str, logits: Tensor) -> None:
         if self.trace is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.adapters import base_of, check_adapter, check_whole, is_quantized, make_room, with_adapter
 from simulmask_plugin.files.loading import load_config, load_model, load_tokenizer, local_folder
-from simulmask_plugin.streaming.probe import Probe
+from simulmask_plugin.streaming.aids import Aids
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class TrainedModel:
         """What the last training has left, see `ModelSettings.load`."""
         return ModelSettings.load(self.folders()[-1])
 
-    def probe(self) -> Probe | None:
-        """That of the whole model, beside what the last training has left; None: there is none."""
-        return Probe.load(self.folders()[-1])
+    def aids(self) -> Aids:
+        """What was fitted to the whole model, beside what the last training has left."""
+        return Aids.load(self.folders()[-1])
 
     def tokenizer(self) -> Any:
         """That of the last training."""

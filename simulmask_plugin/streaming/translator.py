@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.policies import Action
-from simulmask_plugin.streaming.options import Decision, Session, open_session, streaming_attention
-from simulmask_plugin.streaming.probe import Probe
+from simulmask_plugin.streaming.options import NO_AIDS, Aids, Decision, Session, open_session, streaming_attention
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.units import split_units
 
@@ -30,12 +29,12 @@ class Translator:
     Attributes:
         model: in evaluation mode.
         encoder: tokenizer and settings.
-        probe: for policies that ask it; None: it has none.
+        aids: what was fitted to it for policies that ask it.
     """
 
     model: PreTrainedModel
     encoder: ExampleEncoder
-    probe: Probe | None = None
+    aids: Aids = NO_AIDS
 
     def stream(
         self,
@@ -96,7 +95,7 @@ class Translator:
             source_lang=source_lang,
             target_lang=target_lang,
             max_target_tokens=max_target_tokens,
-            probe=self.probe,
+            aids=self.aids,
         )
 
 
@@ -146,4 +145,4 @@ def load(
     trained = TrainedModel.of(model, adapter)
     encoder = ExampleEncoder(trained.tokenizer(), trained.settings())
     attention = streaming_attention(trained.config(), attn_implementation)
-    return Translator(trained.load(attention=attention, dtype=dtype).to(device), encoder, trained.probe())
+    return Translator(trained.load(attention=attention, dtype=dtype).to(device), encoder, trained.aids())

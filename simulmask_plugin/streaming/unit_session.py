@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from simulmask_plugin.attention.mask import PADDING
@@ -38,6 +39,7 @@ class StreamingSession(Session):
     _logits: Tensor | None = field(default=None, init=False)  # what they predict, once they have been fed
     _chosen_from: Tensor | None = field(default=None, init=False)  # the logits that a token was chosen from last
     _fewer: Tensor | None = field(default=None, init=False)  # what they predict with `Policy.fewer` units less
+    _attention: Tensor | None = field(default=None, init=False)  # what they pay to each source unit
     _least_read: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class StreamingSession(Session):
         token = self._choose(self._logits, opening=True)
         is_end = token == self.encoder.tokenizer.eos_token_id
         sees_all = self.source_finished and own == self.num_read
-        if not sees_all and (is_end or not self._accepts(own, self.num_written + 1, self._logits, fewer=self._fewer)):
+        if not sees_all and (is_end or not self._accepts_unit(own, self._logits)):
             self._read_first(own)
             return None
         if is_end:
@@ -90,6 +92,10 @@ class StreamingSession(Session):
         unit = yield from self._write_unit(token, own)
         self.num_written += 1
         return self.encoder.target.text(unit)
+
+    def _accepts_unit(self, own: int, logits: Tensor) -> bool:
+        t = self.num_written + 1
+        return self._accepts(own, t, logits, fewer=self._fewer, attention=self._attention)
 
     def _read_first(self, own: int) -> None:
         """Take the anchor's rows back; they are fed again once they may see one unit more."""
@@ -109,8 +115,17 @@ class StreamingSession(Session):
         """Feed rows, and one that sees fewer units if the policy looks at that; it is not kept."""
         logits = yield self._request(*rows, *fewer)
         self._fewer = logits[-1] if fewer else None
+        self._attention = self._to_source(len(rows) - 1) if self.policy.needs_heads else None
         self.lane.crop(self.lane.num_keys - len(fewer))
         return logits[: len(logits) - len(fewer)]
+
+    def _to_source(self, row: int) -> Tensor:
+        """What a row of the last call pays to each source unit that was read, a mean over the heads."""
+        assert self.lane.attention is not None
+        weights = self.lane.attention[:, row].mean(dim=0)
+        units = torch.from_numpy(self.lane.keys[SOURCE_UNIT, : len(weights)]).to(weights.device)
+        is_source = (units >= 0) & (units < self.num_read)
+        return weights.new_zeros(self.num_read).index_add_(0, units[is_source], weights[is_source])
 
     def _with_fewer(self, index: int, num_read: int) -> list[FedRow]:
         """The row of a token with fewer units than these; none if the policy does not ask, or no unit would be left."""

@@ -194,6 +194,10 @@ BAD = {
         {"models": {"plain": PLAIN, "plain seed 1": PLAIN}, "seeds": {"plain": [1]}},
         r"study\.yaml: 'plain seed 1' is what seeds calls another training of it; rename the other one",
     ),
+    "merge without the tokens of its training": (
+        {"models": {"plain": [{"train": STAGE2, "add_special_tokens": "<x>"}, {"export": MERGE}]}},
+        r"plain, stage 2: a merge needs add_special_tokens as its training has it: <x>",
+    ),
     "system without a model": ({"systems": {"a": {"policies": []}}}, r"systems\.a must be a mapping such as"),
     "key of no evaluation": ({"systems": {"a": {**OFFLINE, "beams": 1}}}, r"systems\.a: unknown key 'beams'"),
     "policy that the model cannot": (

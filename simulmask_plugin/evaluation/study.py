@@ -29,6 +29,8 @@ SYSTEM = Must(
     lambda value: isinstance(value, Mapping) and "model" in value,
 )
 KINDS = ("train", "export")
+TOKEN_KEYS = ("add_special_tokens", "resize_vocab")
+"""By which a training gets tokens that its model lacks."""
 SAME_FOR_ALL = ("source", "target", "limit", "target_lang", "latency_unit", "bleu_tokenize")
 """Of an evaluation: runs over other sentences cannot be compared."""
 
@@ -213,6 +215,10 @@ def _read_stages(
         if (made.kind == "export") != follows_adapter:
             expected = "an export behind the training of an adapter" if follows_adapter else "a training"
             raise ValueError(f"{where}, stage {number}: expected {expected}, got {kinds[0]}: {stage[kinds[0]]}.")
+        for key in TOKEN_KEYS if made.kind == "export" else ():
+            of_adapter = result[-1].values.get(key)
+            if made.values.get(key) != of_adapter:
+                raise ValueError(f"{where}, stage {number}: a merge needs {key} as its training has it: {of_adapter}.")
         result.append(made)
     if not result or result[-1].makes_adapter:
         raise ValueError(f"{where} ends without a whole model; add a stage export: YAML, which merges the adapter.")

@@ -137,7 +137,7 @@ def test_adaptive_policies_have_a_band():
 def stream(model, encoder, decision, *, words=WORDS):
     """The session, the logits of each row, and the units read and tokens of every write."""
     rows, writes = {}, []
-    probe = Probe(torch.linspace(-1, 1, encoder.num_tokens), torch.zeros(3), torch.tensor(0.0))
+    probe = Probe(torch.linspace(-1, 1, encoder.num_tokens), torch.zeros(5), torch.tensor(0.0))
     session = open_session(model, encoder, decision, max_target_tokens=60, aids=Aids(probe, HEADS))
     session.max_unit_tokens = 3
     session.trace = lambda *row: rows.__setitem__(row[:-1], row[-1])

@@ -49,7 +49,7 @@ def test_scale_of_a_probability_leaves_as_much_room_near_one_as_near_nought():
 def test_what_a_stricter_threshold_accepts_a_looser_one_accepts(policy, data):
     logits = st.lists(st.floats(-5, 5), min_size=4, max_size=4).map(torch.tensor)
     evidence = Evidence(
-        data.draw(logits), read_end=1, fewer=data.draw(logits), probe=lambda row: float(row.sigmoid()[0])
+        data.draw(logits), read_end=1, fewer=data.draw(logits), probe=lambda row, fewer: float(row.sigmoid()[0])
     )
     shares = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
     loose, strict = (policy(**{policy.threshold.key: policy.threshold.at(share)}) for share in shares)

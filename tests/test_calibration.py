@@ -14,7 +14,7 @@ from simulmask_plugin.config.trained_on import TrainedOn
 from simulmask_plugin.streaming.options import Decision, check_policies
 from simulmask_plugin.training.exporting import exported_settings
 
-BAND = {"least": 1, "most": 12}
+BAND = {"least": 1, "most": 4}
 
 
 def entry(**changes):
@@ -112,9 +112,9 @@ def test_laal_of_a_language_pair():
 REFUSED = [
     (
         {"policy": "confidence", "laal": 4},
-        r"laal: 4 was not calibrated for confidence least=1 most=12, English to German; calibrated: confidence least=1 "
-        r"most=12, English to German: laal 2, 2\.5\. Add it: simulmask calibrate MODEL --policy confidence --least 1 "
-        r"--most 12 --laal 4 --source FILE --target FILE",
+        r"laal: 4 was not calibrated for confidence least=1 most=4, English to German; calibrated: confidence least=1 "
+        r"most=4, English to German: laal 2, 2\.5\. Add it: simulmask calibrate MODEL --policy confidence --least 1 "
+        r"--most 4 --laal 4 --source FILE --target FILE",
     ),
     ({"policy": "entropy", "laal": 2}, "laal: 2 was not calibrated for entropy"),
     ({"policy": "confidence", "laal": 2, "probability": 0.5}, "laal stands for a value of probability, which is set"),

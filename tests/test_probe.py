@@ -11,10 +11,18 @@ from test_calibration import entry
 from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import Row
 from simulmask_plugin.cli import main
-from simulmask_plugin.commands.probe import _same_rows
+from simulmask_plugin.commands.probe import _same_rows, shifted
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.policies import Offline, RandomWalk, roll_out
-from simulmask_plugin.streaming.probe import FILE_NAME, Probe, area_under_curve, directions, fit, shape_of
+from simulmask_plugin.policies import RandomWalk, ReadSchedule
+from simulmask_plugin.streaming.probe import (
+    FILE_NAME,
+    Probe,
+    area_under_curve,
+    directions,
+    divergence,
+    fit,
+    shape_of,
+)
 
 SENTENCES = [("the dog abc house cd", "abc the dog xyz"), ("cat", "xyz cd"), ("a house cd the dog", "the abc cat a")]
 BLOCKS = {"prefix": {}, "tokens": {"target_units": "token"}, "slots": {"layout": "slots", "slot_length": 5}}
@@ -25,17 +33,26 @@ def test_a_fitted_probe_finds_what_it_was_made_from():
     head = torch.randn(50, 6, generator=random)
     hidden = torch.randn(4000, 6, generator=random)
     logits, basis = hidden @ head.T, directions(head)
-    stays = (hidden[:, 2] > 0.3).float()
-    probe = fit(logits @ basis, shape_of(logits), stays, basis)
-    scores = torch.tensor([probe(row) for row in logits[:500]])
-    assert area_under_curve(scores, stays[:500]) > 0.99
-    assert ((scores > 0.5) == (stays[:500] > 0)).float().mean() > 0.95
+    fewer = logits + torch.randn(4000, 1, generator=random) * head[:, 0]
+    before = divergence(logits, fewer)
+    stays = ((hidden[:, 2] > 0.3) & (before < 0.5)).float()
+    probe = fit(torch.cat([logits @ basis, shape_of(logits, before)], dim=1), stays, basis)
+    scores = torch.tensor([probe(*rows) for rows in zip(logits[:500], fewer[:500], strict=True)])
+    assert area_under_curve(scores, stays[:500]) > 0.97
+    assert probe(logits[0], None) != probe(logits[0], fewer[0])
 
 
 def test_shape_of_a_prediction():
     logits = torch.tensor([0.5, 0.25, 0.25]).log()
-    expected = torch.tensor([np.log(0.5), np.log(2), 1.5 * np.log(2)], dtype=torch.float32)
-    torch.testing.assert_close(shape_of(logits), expected)
+    expected = [np.log(0.5), np.log(2), 1.5 * np.log(2), 0.25, np.log(0.25)]
+    torch.testing.assert_close(shape_of(logits, torch.tensor(0.25)), torch.tensor(expected, dtype=torch.float32))
+    bounds = shape_of(logits.expand(2, 3), torch.tensor([0.0, 99.0]))[:, 3:]
+    torch.testing.assert_close(bounds, torch.tensor([[0.0, np.log(1e-4)], [10.0, np.log(99)]], dtype=torch.float32))
+
+
+def test_divergence():
+    now, before = (torch.tensor(p).log() for p in ([0.5, 0.5], [0.25, 0.75]))
+    assert float(divergence(now, before)) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3))
 
 
 def test_area_under_the_curve():
@@ -45,20 +62,24 @@ def test_area_under_the_curve():
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_rows_of_both_layouts_predict_the_same_unit(byte_level, name):
+def test_rows_of_all_layouts_predict_the_same_unit(byte_level, name):
     encoder, random = encoder_of(byte_level, policy="random", **BLOCKS[name]), np.random.default_rng(0)
     for source, target in SENTENCES:
         example = encoder.encode(Row(source, target, "English", "German"))
-        sizes = len(example.source_lengths), len(example.target_lengths)
-        schedule = RandomWalk(most=3).make_schedule(*sizes, random)
-        part, whole = (lay_out(encoder.settings.config, example, g) for g in (schedule, roll_out(Offline(), *sizes)))
-        rows = list(_same_rows(part, whole))
-        firsts = {example.source_end + example.num_header + n for n in [0, *np.cumsum(example.target_lengths)]}
-        for here, there in rows:
-            assert part.num_read[here] < sizes[0] <= whole.num_read[there]
-            assert part.labels[here + 1] == whole.labels[there + 1], "what they predict"
-            assert part.token[here] + 1 in firsts or part.token[here] == example.source_end + example.num_header - 1
-        assert len(rows) == sum(g < sizes[0] for g in schedule.num_read)
+        num_source = len(example.source_lengths)
+        schedule = RandomWalk(most=3).make_schedule(num_source, len(example.target_lengths), random)
+        layouts = [lay_out(encoder.settings.config, example, shifted(schedule, shift)) for shift in (0, 1, -1)]
+        found = list(_same_rows(*layouts))
+        for now, more, less, num_read in found:
+            rows = list(zip(layouts, (now, more, less), strict=True))
+            assert [int(layout.num_read[row]) for layout, row in rows] == [num_read, num_read + 1, num_read - 1]
+            assert len({int(layout.labels[row + 1]) for layout, row in rows}) == 1, "what they predict"
+        assert len(found) == sum(g < num_source for g in schedule.num_read)
+
+
+def test_a_schedule_is_shifted_within_the_source():
+    assert shifted(ReadSchedule((1, 2, 4), 4), 1).num_read == (2, 3, 4)
+    assert shifted(ReadSchedule((1, 2, 4), 4), -2).num_read == (0, 0, 2)
 
 
 def test_the_command_saves_it_beside_the_model_and_an_evaluation_asks_it(model_of, with_ends, tmp_path, capsys):
@@ -72,7 +93,7 @@ def test_the_command_saves_it_beside_the_model_and_an_evaluation_asks_it(model_o
     texts = [f"--{side}={tmp_path / side}" for side in ("source", "target")]
     assert main(["probe", str(tmp_path / "model"), *texts, "--batch-size=8"]) == 0
     printed = capsys.readouterr().out
-    assert "stay with all of it" in printed
+    assert "hardly change with one source unit more" in printed
     assert "The thresholds that were calibrated with the probe before are removed" in printed
     assert ModelSettings.load(tmp_path / "model").calibration == (other,)
     assert Probe.load(tmp_path / "model").tokens.shape == (len(with_ends),)

@@ -203,7 +203,7 @@ class ProbeOptions:
     source_lang: SourceLang = None
     target_lang: TargetLang = None
     sentences: Annotated[int, Option("the first so many (default: %(default)s)", "N")] = 4000
-    most: Annotated[int, Option("largest lag of the schedules (default: %(default)s)", "N")] = 12
+    most: Annotated[int, Option("largest lag of the schedules (default: %(default)s)", "N")] = 6
     batch_size: Annotated[int, Option("sentences a call (default: %(default)s)", "N")] = 32
     seed: Annotated[int, Option("of the schedules (default: %(default)s)")] = 0
     device: Annotated[str, Option("as torch names it (default: %(default)s)")] = "cpu"

@@ -20,9 +20,19 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.files.texts import numbered_lines
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.layouts.rows import UnitLayout
-from simulmask_plugin.policies import POLICIES, Offline, RandomWalk
+from simulmask_plugin.policies import POLICIES, RandomWalk, ReadSchedule
 from simulmask_plugin.streaming.parity import opening_rows
-from simulmask_plugin.streaming.probe import FILE_NAME, area_under_curve, directions, fit, shape_of
+from simulmask_plugin.streaming.probe import (
+    CALM,
+    FILE_NAME,
+    NUM_SHAPE,
+    UNKNOWN,
+    area_under_curve,
+    directions,
+    divergence,
+    fit,
+    shape_of,
+)
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.streaming.translator import Translator, load
 from simulmask_plugin.training.machine import check_device
@@ -32,10 +42,10 @@ HELD_OUT = 5
 
 
 def run_probe(options: ProbeOptions) -> int:
-    """Predict sentence pairs twice, with part of the source and with all of it, and fit what tells the two apart.
+    """Predict sentence pairs with part of the source and with a unit more, and fit what tells when that changes little.
 
     Raises:
-        ValueError: if the model has another layout, or every prediction stays.
+        ValueError: if the model has another layout, or there are too few sentences.
     """
     folder = folder_to_write(options.model, options.adapter)
     settings = ModelSettings.load(folder)
@@ -43,25 +53,26 @@ def run_probe(options: ProbeOptions) -> int:
     translator = load(options.model, options.adapter, device=options.device)
     basis = directions(translator.model.get_output_embeddings().weight.detach()[: translator.encoder.num_tokens])
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])  # fitted to, held out
-    for number, (now, whole) in enumerate(_predictions(translator, options)):
-        stays = (now.argmax(dim=-1) == whole.argmax(dim=-1)).float()[:, None]
-        parts[number % HELD_OUT == HELD_OUT - 1].append(torch.cat([now @ basis, shape_of(now), stays], dim=1))
+    for number, (now, more, before) in enumerate(_predictions(translator, options)):
+        stays = (divergence(more, now) < CALM).float()[:, None]
+        parts[number % HELD_OUT == HELD_OUT - 1].append(torch.cat([now @ basis, shape_of(now, before), stays], dim=1))
     if not all(parts):
         raise ValueError(f"Expected at least {HELD_OUT} batches of sentences, got fewer; add sentences.")
-    fitted, held_out = (torch.cat(part) for part in parts)
-    probe = fit(fitted[:, :-4], fitted[:, -4:-1], fitted[:, -1], basis)
-    inside, shape, stays = held_out[:, :-4], held_out[:, -4:-1], held_out[:, -1]
-    scores = inside @ (basis.T @ probe.tokens) + shape @ probe.shape
+    fitted, held_out = ((part[:, :-1], part[:, -1]) for part in map(torch.cat, parts))
+    probe = fit(*fitted, basis)
+    features, stays = held_out
+    scores = features @ torch.cat([basis.T @ probe.tokens, probe.shape])
     probe.save(folder)
     rest = settings.uncalibrated(*(name for name, policy in POLICIES.items() if policy.needs_probe))
     if rest != settings:
         rest.save(folder)
         print("The thresholds that were calibrated with the probe before are removed; calibrate again.")
-    share = float(torch.cat([fitted, held_out])[:, -1].mean())
+    share = float(torch.cat([fitted[1], stays]).mean())
+    alone = area_under_curve(features[:, -NUM_SHAPE], stays)
     print(
-        f"{Path(folder, FILE_NAME)}: of {len(fitted) + len(held_out)} predictions with part of the source {share:.0%} "
-        f"stay with all of it. Of a held-out pair, the one that stays has the higher score in "
-        f"{area_under_curve(scores, stays):.1%} (by its probability alone: {area_under_curve(shape[:, 0], stays):.1%})."
+        f"{Path(folder, FILE_NAME)}: {share:.0%} of {len(fitted[1]) + len(stays)} predictions hardly change with one "
+        f"source unit more. Of a held-out pair, the one that does not has the higher score in "
+        f"{area_under_curve(scores, stays):.1%} (by the probability of its token alone: {alone:.1%})."
     )
     return 0
 
@@ -81,29 +92,37 @@ def folder_to_write(model: str, adapter: str | None) -> Path:
 
 def _predictions(
     translator: Translator, options: ProbeOptions
-) -> Iterator[tuple[Float[Tensor, "rows tokens"], Float[Tensor, "rows tokens"]]]:
-    """Yield, of a batch of sentence pairs, the logits of the rows that open a unit: with part of the source, with all.
+) -> Iterator[tuple[Float[Tensor, "rows tokens"], Float[Tensor, "rows tokens"], Float[Tensor, " rows"]]]:
+    """Yield, of a batch of sentence pairs, what the rows that open a unit predict.
 
-    The target is forced, and schedules are drawn as in training.
+    These are the logits with part of the source, the logits with one unit more, and the divergence of the first from
+    those with one unit less. The target is forced, and schedules are drawn as in training.
     """
     encoder, random = translator.encoder, np.random.default_rng(options.seed)
     config, collator = encoder.settings.config, SimulMaskCollator(encoder.settings, pad_token_id=0)
     languages = encoder.settings.pair(options.source_lang, options.target_lang)
-    policies = RandomWalk(most=options.most), Offline()
+    policy = RandomWalk(most=options.most)
     texts = [[line for line, _ in numbered_lines(Path(path))] for path in (options.source, options.target)]
     pairs = list(islice(zip(*texts, strict=True), options.sentences))
     prepare(translator.model)
     for start in range(0, len(pairs), options.batch_size):
-        layouts: tuple[list[SequenceLayout], list[SequenceLayout]] = ([], [])
+        layouts: tuple[list[SequenceLayout], ...] = ([], [], [])
         for source, target in pairs[start : start + options.batch_size]:
             example = encoder.encode(Row(source, target, *languages))
-            lengths = len(example.source_lengths), len(example.target_lengths)
-            for policy, of_policy in zip(policies, layouts, strict=True):
-                of_policy.append(lay_out(config, example, policy.make_schedule(*lengths, random)))
-        now, whole = (_logits(translator, collator, of_policy) for of_policy in layouts)
-        places = [(i, *rows) for i, pair in enumerate(zip(*layouts, strict=True)) for rows in _same_rows(*pair)]
-        which, here, there = torch.tensor(places).T
-        yield now[which, here], whole[which, there]
+            schedule = policy.make_schedule(len(example.source_lengths), len(example.target_lengths), random)
+            for of_shift, shift in zip(layouts, (0, 1, -1), strict=True):
+                of_shift.append(lay_out(config, example, shifted(schedule, shift)))
+        now, more, less = (_logits(translator, collator, of_shift) for of_shift in layouts)
+        places = [(i, *rows) for i, laid_out in enumerate(zip(*layouts, strict=True)) for rows in _same_rows(*laid_out)]
+        which, here, there, before, num_read = torch.tensor(places).T.to(now.device)
+        changed = divergence(now[which, here], less[which, before])
+        yield now[which, here], more[which, there], changed.where(num_read > 1, changed.new_tensor(UNKNOWN))
+
+
+def shifted(schedule: ReadSchedule, shift: int) -> ReadSchedule:
+    """The schedule with so many source units more before every target unit, as far as there are some."""
+    most = schedule.num_source
+    return ReadSchedule(tuple(min(max(g + shift, 0), most) for g in schedule.num_read), most)
 
 
 @torch.no_grad()
@@ -117,9 +136,13 @@ def _logits(translator: Translator, collator: SimulMaskCollator, layouts: Sequen
     return logits[..., : translator.encoder.num_tokens].float()
 
 
-def _same_rows(part: SequenceLayout, whole: SequenceLayout) -> Iterator[tuple[int, int]]:
-    """Yield the rows of two layouts of an example that predict the same unit, where the first does not see all."""
-    opening = [opening_rows(layout) for layout in (part, whole)]
-    for token in opening[0].keys() & opening[1].keys():
-        if part.num_read[opening[0][token]] < len(part.example.source_lengths):
-            yield opening[0][token], opening[1][token]
+def _same_rows(now: SequenceLayout, more: SequenceLayout, less: SequenceLayout) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the rows of three layouts of an example that predict the same unit, where the first does not see all.
+
+    The fourth number is how many units the first one sees.
+    """
+    opening = [opening_rows(layout) for layout in (now, more, less)]
+    for token, row in opening[0].items():
+        num_read = int(now.num_read[row])
+        if num_read < len(now.example.source_lengths) and token in opening[1] and token in opening[2]:
+            yield row, opening[1][token], opening[2][token], num_read

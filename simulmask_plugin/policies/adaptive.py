@@ -25,8 +25,8 @@ class Adaptive(Policy):
     spelled = ("least", "most", "units")
     least: Units = 1
     """The smallest lag."""
-    most: Units = 12
-    """The largest lag."""
+    most: Units = 4
+    """The largest lag. A wide band gains nothing: the model would wait for what one word more does not settle."""
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -125,7 +125,7 @@ class Divergence(Adaptive):
 
 @dataclass(frozen=True, kw_only=True)
 class Stability(Adaptive):
-    """WRITE when the token that opens the unit would, with at least this probability, stay with the whole source.
+    """WRITE when one source unit more would hardly change the prediction, with at least this probability.
 
     The probability is that of a probe that ``simulmask probe`` fits to the model and saves beside it, as DaP-SiMT
     (https://arxiv.org/abs/2310.14853) trains a predictor of the divergence from the whole source on a frozen model.
@@ -134,13 +134,18 @@ class Stability(Adaptive):
     name = "stability"
     threshold = Threshold("stability", 0.01, 1 - 1e-4, in_odds=True)
     needs_probe = True
-    stability: Probability = 0.7
-    """That it stays."""
+    stability: Probability = 0.5
+    """That it hardly changes."""
+
+    @property
+    def fewer(self) -> int:
+        """What the last unit has changed is evidence, too."""
+        return 1
 
     def accepts(self, evidence: Evidence) -> bool:
-        """Whether more source is unlikely to change it."""
+        """Whether waiting is unlikely to change anything."""
         assert evidence.probe is not None
-        return evidence.probe(evidence.logits) >= self.stability
+        return evidence.probe(evidence.logits, evidence.fewer) >= self.stability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,13 +106,13 @@ class Evidence:
         fewer: the same logits of a row that sees `Policy.fewer` source units less; None: no unit would be left, or the
             policy does not ask for them.
         attention: (units,) what the row pays to each source unit that was read, a mean over the heads that align.
-        probe: of the model, gives the probability that the whole source would not change these logits' likeliest token.
+        probe: of the model, gives the probability that one unit more would hardly change these logits; see `fewer`.
     """
 
     logits: Tensor
     read_end: int | None = None
     fewer: Tensor | None = None
-    probe: Callable[[Tensor], float] | None = None
+    probe: Callable[[Tensor, Tensor | None], float] | None = None
     attention: Tensor | None = None
 
 

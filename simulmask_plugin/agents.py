@@ -28,8 +28,9 @@ from simuleval.evaluator.evaluator import SentenceLevelEvaluator
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.options import add_option
 from simulmask_plugin.policies import POLICIES
+from simulmask_plugin.streaming.document import document_of
 from simulmask_plugin.streaming.feeder import session_flops
-from simulmask_plugin.streaming.options import Decision, agent_flag, document_of, open_session, parameters, run_keys
+from simulmask_plugin.streaming.options import Decision, agent_flag, open_session, parameters, run_keys
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.streaming.translator import load

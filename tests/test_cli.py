@@ -23,7 +23,6 @@ from simulmask_plugin.policies import WaitK
 from simulmask_plugin.startup import LlamaFactoryFinder
 from simulmask_plugin.streaming.parity import compare
 from simulmask_plugin.text.prompts import Prompt
-from simulmask_plugin.training.chat_prompt import resolve_prompt
 
 ROOT = Path(__file__).parents[1]
 
@@ -338,25 +337,3 @@ def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
     assert {(cell.layout.positions, cell.layout.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
     rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in CONVENTIONS}
     assert {cell.layout.rows: cell.layout.look_ahead_rate for cell in cells} == rates
-
-
-def test_broken_promise_exits_with_1_and_is_marked(capsys, monkeypatch):
-    monkeypatch.setattr("simulmask_plugin.streaming.parity.TOLERANCE", 0.0)
-    monkeypatch.setattr("simulmask_plugin.streaming.parity.STOCK_SHARE", 0.0)
-    assert main(["parity", "--family", "bloom", "--examples", "1"]) == 1
-    output = capsys.readouterr().out
-    assert "FAILED" in output
-    assert "4 of 4 cells promise parity" in output
-
-
-def test_parity_of_a_model_is_shown_beside_what_stock_does_to_itself(tmp_path, capsys):
-    tokenizer, block = byte_tokenizer(), SimulMaskConfig.from_dict({"policy": "offline"})
-    settings = ModelSettings(block, resolve_prompt(block, None, tokenizer))
-    write_model(tmp_path, tiny_model("llama", len(tokenizer), 0), tokenizer, settings)
-    options = ["parity", "--model", str(tmp_path), "--examples", "1", "--length", "64", "--json"]
-    assert main([*options, "--float64"]) == 0
-    printed = capsys.readouterr().out
-    exact = json.loads(printed[printed.index("[\n") :])  # DeepSpeed may have greeted
-    assert all(cell["max_abs_diff"] < 1e-12 for cell in exact)
-    assert main(options) == 0
-    assert all(0 <= cell["stock_diff"] < 1e-4 for cell in json.loads(capsys.readouterr().out))

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import fields
 
 import pytest
 from tokenizers import normalizers
@@ -15,7 +14,6 @@ from simulmask_plugin.evaluation import engines
 from simulmask_plugin.evaluation import run as evaluation_module
 from simulmask_plugin.evaluation.config import check_evaluation, load_evaluation
 from simulmask_plugin.evaluation.programs import ProgramFailed
-from simulmask_plugin.evaluation.scores import Score
 from simulmask_plugin.policies import WaitK
 from simulmask_plugin.text import languages
 from simulmask_plugin.text.prompts import Prompt
@@ -200,11 +198,6 @@ def test_damaged_settings_are_refused(evaluation, tmp_path):
         evaluation()
 
 
-def test_evaluation_yaml_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
-        load_evaluation(tmp_path / "none.yaml")
-
-
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [(["", ""], "the model wrote nothing for any sentence"), (["", "A"], "^why$"), ([""], "^why$"), ([], "^why$")],
@@ -236,16 +229,6 @@ def test_device_that_is_not_there_is_refused_before_anything_runs(evaluation, tm
     with pytest.raises(ValueError, match="device: cuda is not there: torch sees no GPUs"):
         evaluation_module.run_evaluation(tmp_path / "eval.yaml")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("truncated", "said"), [(0, False), (2, True)])
-def test_sentences_that_were_cut_off_are_said_with_their_count(evaluation, tmp_path, truncated, said):
-    evaluation(max_target_tokens=24)
-    numbers = {field.name: 1 for field in fields(Score) if field.name not in ("name", "extra", "truncated")}
-    of_run = Score(name="wait_k-1", truncated=truncated, **numbers)
-    line = evaluation_module.describe(of_run, load_evaluation(tmp_path / "eval.yaml"), {})
-    assert line.startswith("BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
-    assert ("2 of them were cut off at max_target_tokens: 24" in line) == said
 
 
 def test_policy_that_failed_leaves_the_results_of_the_others(finished, evaluation, tmp_path, monkeypatch, capsys):

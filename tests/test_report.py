@@ -10,8 +10,9 @@ import pytest
 from reference import settings_of
 
 from simulmask_plugin.config.trained_on import TrainedOn
-from simulmask_plugin.evaluation.config import EvaluationConfig, resolve
+from simulmask_plugin.evaluation.config import EvaluationConfig, load_evaluation, resolve
 from simulmask_plugin.evaluation.report import code, score_table, write_report
+from simulmask_plugin.evaluation.run import describe
 from simulmask_plugin.evaluation.scores import MEASURES, Score
 from simulmask_plugin.streaming.options import Decision
 
@@ -191,3 +192,17 @@ def test_report_shows_the_worst_and_typical_sentences_of_the_run_in_the_middle(t
     numbers = {kind: re.findall(r"^\| (\d+) ", part, re.MULTILINE) for kind, part in (("w", worst), ("t", typical))}
     assert len(numbers["w"]) == len(numbers["t"]) == 10 and not set(numbers["w"]) & set(numbers["t"])
     assert numbers["t"][0] == "11", "the first with the chrF of the median, three words of four"
+
+
+@pytest.mark.parametrize(("truncated", "said"), [(0, False), (2, True)])
+def test_sentences_that_were_cut_off_are_said_with_their_count(truncated, said):
+    files = {key: key for key in ("model", "source", "target", "output")}
+    config = EvaluationConfig(**files, policies=({"policy": "offline"},), max_target_tokens=24)
+    line = describe(Score("wait_k-1", *[1] * 10, truncated=truncated), config, {})
+    assert line.startswith("BLEU 1.00 at LAAL 1.00 (1 sentences, 1.00 calls a token)")
+    assert ("2 of them were cut off at max_target_tokens: 24" in line) == said
+
+
+def test_evaluation_yaml_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
+        load_evaluation(tmp_path / "none.yaml")

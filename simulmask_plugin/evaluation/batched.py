@@ -17,9 +17,10 @@ from simulmask_plugin.evaluation.config import EvaluationConfig
 from simulmask_plugin.evaluation.digests import save
 from simulmask_plugin.evaluation.runs import INSTANCES, MEMORY, SESSIONS, TRACE, enter
 from simulmask_plugin.files.texts import read_text
+from simulmask_plugin.streaming.document import document_of
 from simulmask_plugin.streaming.feeder import session_flops
 from simulmask_plugin.streaming.lane import Lane, Steps
-from simulmask_plugin.streaming.options import Decision, Opener, document_of, session_opener
+from simulmask_plugin.streaming.options import Decision, Opener, session_opener
 from simulmask_plugin.streaming.pool import Job, Pool
 from simulmask_plugin.streaming.recorder import Recorder
 from simulmask_plugin.streaming.session import Session

@@ -15,7 +15,8 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.extra_metrics import ExtraMetric
 from simulmask_plugin.files.texts import check_sentences, numbered_lines, read_text
 from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, Must, between, check_choice, read, read_yaml
-from simulmask_plugin.streaming.options import Decision, check_policies, document_of, streaming_attention
+from simulmask_plugin.streaming.document import document_of
+from simulmask_plugin.streaming.options import Decision, check_policies, streaming_attention
 from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.text.languages import (
     Counting,

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from simulmask_plugin.config.model_settings import ModelSettings
+from simulmask_plugin.layouts import LAYOUTS
+from simulmask_plugin.options import MOST_UNITS, check_integer
 from simulmask_plugin.streaming.lane import ALL, ORDER, POSITION, FedRow, Lane
 
 SENTENCE_FINAL = (".", "?", "!", "。", "？", "！")
@@ -115,3 +118,32 @@ class Window:
             pending = [*(FedRow(token, i, -1, ALL, first + i) for i, token in enumerate(self.prompt)), *pending]
         self.lane.keep(0, np.flatnonzero(stays).tolist())
         return pending
+
+
+def document_of(settings: ModelSettings, units: int | None, context_sentences: int) -> Document | None:
+    """Return how a line is streamed as a document; None: a line is a sentence.
+
+    Args:
+        settings: of the model.
+        units: `Document.min_units`; None: a line is a sentence.
+        context_sentences: `Document.context_sentences`.
+
+    Raises:
+        ValueError: naming what is no number, lacks its partner, or what the model's layout cannot do.
+    """
+    check_integer("context_sentences", context_sentences, least=0, most=MOST_UNITS)
+    if units is None:
+        if context_sentences:
+            raise ValueError(
+                f"context_sentences is {context_sentences}, but without document_units every line is one sentence; "
+                "set document_units, or remove context_sentences."
+            )
+        return None
+    check_integer("document_units", units, least=1, most=MOST_UNITS)
+    if not settings.config.layout.in_chunks:
+        chunks = " or ".join(name for name, layout in LAYOUTS.items() if layout.in_chunks)
+        raise ValueError(
+            f"document_units needs a model of layout: {chunks}, but this one was trained with layout: "
+            f"{settings.config.layout.name}; remove document_units."
+        )
+    return Document(units, context_sentences)

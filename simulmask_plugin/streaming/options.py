@@ -15,7 +15,7 @@ from simulmask_plugin.config.calibration import Calibrated, find, threshold_of
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.layouts import LAYOUTS
 from simulmask_plugin.layouts.base import RunOptions
-from simulmask_plugin.options import MOST_UNITS, check_integer, check_known, choices_of, read, type_of
+from simulmask_plugin.options import check_known, choices_of, read, type_of
 from simulmask_plugin.policies import POLICIES, ModelDriven, Policy
 from simulmask_plugin.streaming.aids import Aids
 from simulmask_plugin.streaming.document import Document
@@ -218,35 +218,6 @@ VALUES = {int: r"\d+", float: r"\d+\.\d+|\d+(?:\.\d+)?e-\d+"}
 
 def _value(kind: Any, text: str) -> Any:
     return kind(text) if kind in (int, float, bool) else text
-
-
-def document_of(settings: ModelSettings, units: int | None, context_sentences: int) -> Document | None:
-    """Return how a line is streamed as a document; None: a line is a sentence.
-
-    Args:
-        settings: of the model.
-        units: `Document.min_units`; None: a line is a sentence.
-        context_sentences: `Document.context_sentences`.
-
-    Raises:
-        ValueError: naming what is no number, lacks its partner, or what the model's layout cannot do.
-    """
-    check_integer("context_sentences", context_sentences, least=0, most=MOST_UNITS)
-    if units is None:
-        if context_sentences:
-            raise ValueError(
-                f"context_sentences is {context_sentences}, but without document_units every line is one sentence; "
-                "set document_units, or remove context_sentences."
-            )
-        return None
-    check_integer("document_units", units, least=1, most=MOST_UNITS)
-    if not settings.config.layout.in_chunks:
-        chunks = " or ".join(name for name, layout in LAYOUTS.items() if layout.in_chunks)
-        raise ValueError(
-            f"document_units needs a model of layout: {chunks}, but this one was trained with layout: "
-            f"{settings.config.layout.name}; remove document_units."
-        )
-    return Document(units, context_sentences)
 
 
 def streaming_attention(config: Any, given: str | None) -> str:

@@ -154,7 +154,7 @@ FEED = Feeder.feed
 
 def feed_elsewhere(feeder, request):
     """Feed rows at other positions than those of training."""
-    return FEED(feeder, replace(request, rows=[replace(row, position=2 * row.position) for row in request.rows]))
+    return FEED(feeder, replace(request, rows=[row._replace(position=2 * row.position) for row in request.rows]))
 
 
 @pytest.mark.parametrize("layout", BLOCKS)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from driving import encoder_of, error, llama_factory, session_of
+from driving import encoder_of, error, llama_factory
 
 from simulmask_plugin.attention.families import check_rope, rope_types, tiny_config, tiny_model
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.commands.random_rows import random_row
 from simulmask_plugin.files.loading import load_config
-from simulmask_plugin.streaming.options import streaming_attention
+from simulmask_plugin.streaming.options import Decision, open_session, streaming_attention
 from simulmask_plugin.streaming.parity import ParityResult, compare
 
 LENGTH = 64
@@ -62,7 +62,7 @@ def test_streaming_refuses_what_changes_with_the_length(tmp_path, kind):
     model = scaled(CHANGING[kind])
     message = f"rope_type: {kind}, whose frequencies change with the length .* set another type in the rope_parameters"
     with pytest.raises(ValueError, match=message):
-        session_of(model, encoder_of(byte_tokenizer(), policy="wait_k", k=3))
+        open_session(model, encoder_of(byte_tokenizer(), policy="wait_k", k=3), Decision())
     model.config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         streaming_attention(load_config(tmp_path), None)

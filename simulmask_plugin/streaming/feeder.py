@@ -57,6 +57,8 @@ class Feeder:
         queries = [(row.token_id, row.order, row.num_read, row.num_hidden, row.position) for row in request.rows]
         ids, order, num_read, num_hidden, position = torch.tensor(queries, device=device).T[:, None]
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
+        if request.heads:
+            inputs["output_attentions"] = True
         rows = Queries(order, num_read, num_hidden)
         mask = attention_bias(self.model.config, self.model.dtype, rows, keys, request.visible)
         output = self.model(

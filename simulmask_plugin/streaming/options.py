@@ -297,7 +297,6 @@ def session_opener(
                 f"policy: {policy.name} looks at the attention, which {attention} does not tell; set "
                 "attn_implementation: eager."
             )
-        model.config.output_attentions = True
     layout = settings.config.layout
     options = {key: value for key, value in policy.values().items() if key in policy.run_keys}
     if layout.in_chunks:

@@ -252,6 +252,8 @@ class Pool:
             _visible(batch, num_rows, num_keys, device),
         )
         inputs: dict[str, Any] = {"position_ids": position} if self._accepts_position_ids else {}
+        if any(one.request.heads for one in batch):
+            inputs["output_attentions"] = True
         output = self.model(
             input_ids=ids,
             attention_mask=mask_argument(self.model.config, mask),

@@ -36,7 +36,7 @@ def study(tmp_path, monkeypatch):
             "systems": {name: {"model": name, **offline} for name in ("first", "second")},
         }
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        commands, trainings, environments = [], {}, []
+        commands, trainings, environments, streamed_in = [], {}, [], []
 
         def train(title, command, log, environment):
             commands.append(command[3:])
@@ -52,8 +52,8 @@ def study(tmp_path, monkeypatch):
 
         monkeypatch.setattr(compare, "run_program", train)
 
-        def stream(config, name, title, environment, *, has_bar):
-            environments.append(environment)
+        def stream(config, name, title, environment):
+            streamed_in.append(environment)
             folder = Path(config.output, "offline")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "instances.log").touch()
@@ -73,7 +73,7 @@ def study(tmp_path, monkeypatch):
         try:
             run.code = compare.run_compare(str(tmp_path / "study.yaml"), overrides)
         finally:
-            run.commands, run.environments = commands, environments
+            run.commands, run.environments, run.streamed_in = commands, environments, streamed_in
         return commands, trainings
 
     return run
@@ -88,6 +88,16 @@ def test_device_that_is_not_there_is_refused_before_anything_is_trained(study, m
     with pytest.raises(ValueError, match="device: cuda is not there"):
         study("evaluation.device=cuda")
     assert study.commands == []
+
+
+def test_one_gpu_of_those_that_jobs_share_is_refused_before_anything_is_trained(study, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"systems\.first: device: cuda:1 names one GPU, and jobs: 2 .*set device: cuda"
+    ):
+        study("jobs=2", "evaluation.device=cuda:1")
+    assert study.commands == []
+    study("evaluation.device=cuda:1")
 
 
 def test_finished_stages_are_not_repeated(study, tmp_path):
@@ -328,10 +338,15 @@ def test_torchrun_is_found_beside_python_and_jobs_have_their_threads(monkeypatch
 
 
 @pytest.mark.parametrize(("jobs", "shares"), [(1, {None}), (2, {"0", "1"})])
-def test_a_model_is_trained_and_streamed_on_the_share_of_its_job(study, monkeypatch, jobs, shares):
+def test_a_model_is_trained_and_streamed_on_the_share_of_its_job_and_alone_in_this_process(
+    study, monkeypatch, jobs, shares
+):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
     study(f"jobs={jobs}")
     visible = [environment.get("CUDA_VISIBLE_DEVICES") for environment in study.environments]
-    assert len(visible) == 4 and set(visible) <= shares
+    assert len(visible) == 2 and set(visible) <= shares
     assert all(str(Path(sys.executable).parent) in environment["PATH"] for environment in study.environments)
+    alone = jobs == 1
+    assert len(study.streamed_in) == 2 and all((one is None) == alone for one in study.streamed_in)
+    assert all(one in study.environments for one in study.streamed_in if one is not None)

@@ -25,13 +25,17 @@ from simulmask_plugin.evaluation.runs import (
     undone,
 )
 from simulmask_plugin.evaluation.scores import read_jsonl
+from simulmask_plugin.evaluation.streaming_program import stream_in_program
 from simulmask_plugin.files.atomic import write_text
-from simulmask_plugin.streaming.options import agent_flag
+from simulmask_plugin.streaming.options import Decision, agent_flag
 
 Left = Mapping[Path, Callable[[], None]]
 """Folder of a run that is not finished -> what to do with it before anything is streamed."""
 Ended = Callable[[Path, ProgramFailed | None], None]
 """Called for every run once nothing more is done for it, with what went wrong."""
+Environment = Mapping[str, str] | None
+"""Variables of the programs beside those of this process. With them, other evaluations run beside this one, and the
+engine batched streams in a program, too; None: in this process."""
 
 NOTHING = (
     "{}: the model wrote nothing for any sentence, so that there is no latency to measure. Train it for longer, or "
@@ -47,9 +51,10 @@ UTF_8 = {"PYTHONUTF8": "1"}
 """SimulEval opens texts as the locale says."""
 
 
-def run_simuleval(config: EvaluationConfig, left: Left, environment: Mapping[str, str], ended: Ended) -> None:
+def run_simuleval(config: EvaluationConfig, left: Left, environment: Environment, ended: Ended) -> None:
     """Have SimulEval and our agent stream and score every policy in a process of its own, a sentence after another."""
-    environment = {**environment, **UTF_8, **({"OMP_NUM_THREADS": str(config.threads)} if config.threads else {})}
+    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    environment = {**(environment or {}), **UTF_8, **threads}
 
     def run(folder: Path, policy: Mapping[str, Any]) -> None:
         command = [sys.executable, "-m", "simuleval.cli", *agent_options(config, policy, folder)]
@@ -68,14 +73,16 @@ def run_simuleval(config: EvaluationConfig, left: Left, environment: Mapping[str
             future.result()
 
 
-def run_batched(config: EvaluationConfig, left: Left, environment: Mapping[str, str], ended: Ended) -> None:
+def run_batched(config: EvaluationConfig, left: Left, environment: Environment, ended: Ended) -> None:
     """Stream what is left of all runs on one model, then have SimulEval score them and stream a few sentences again."""
-    for prepare in left.values():
-        prepare()
     policies = _policies(config, left)
     runs = {folder: decision for decision in config.decisions if (folder := Path(config.output, decision.name)) in left}
-    sentences = undone(runs, num_sentences(config))
-    faults = stream(Streaming(config, runs, sentences) if sentences else None)
+    try:
+        faults = _stream(config, runs, left, environment)
+    except ProgramFailed as error:
+        for folder in runs:
+            ended(folder, error)
+        return
     for folder in runs.keys() - faults:
         close(folder)
         if not any(map(str.strip, predictions(folder))):
@@ -88,7 +95,7 @@ def run_batched(config: EvaluationConfig, left: Left, environment: Mapping[str, 
         (folder / AUDIT).unlink(missing_ok=True)
         (folder / "audit").mkdir(exist_ok=True)
         calls.append(agent_options(audited, policies[folder], folder / "audit"))
-    fault = _call_simuleval(config, calls, environment) if calls else None
+    fault = _call_simuleval(config, calls, environment or {}) if calls else None
     for folder in runs:
         if folder in faults:
             ended(folder, ProgramFailed(faults[folder]))
@@ -127,6 +134,22 @@ def _policies(config: EvaluationConfig, left: Iterable[Path]) -> dict[Path, Mapp
     folders = (Path(config.output, decision.name) for decision in config.decisions)
     of_folder = dict(zip(folders, config.policies, strict=True))
     return {folder: of_folder[folder] for folder in left}
+
+
+def _stream(
+    config: EvaluationConfig, runs: Mapping[Path, Decision], left: Left, environment: Environment
+) -> dict[Path, str]:
+    """Stream what is left; return what could not be: folder of a run -> why."""
+
+    def prepare() -> None:
+        for begin in left.values():
+            begin()
+
+    if environment is not None and runs:
+        return stream_in_program(config, runs, environment, prepare)
+    prepare()
+    sentences = undone(runs, num_sentences(config))
+    return stream(Streaming(config, runs, sentences) if sentences else None)
 
 
 def _call_simuleval(

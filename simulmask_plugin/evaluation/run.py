@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from simulmask_plugin.config.model_settings import ModelSettings
@@ -22,7 +23,7 @@ from simulmask_plugin.evaluation.config import (
 )
 from simulmask_plugin.evaluation.curves import draw_curve
 from simulmask_plugin.evaluation.digests import Digests, model_files, saved
-from simulmask_plugin.evaluation.engines import ENGINES
+from simulmask_plugin.evaluation.engines import ENGINES, Environment
 from simulmask_plugin.evaluation.processes import check_processes, is_first, stream
 from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.progress import Bar
@@ -42,6 +43,10 @@ PATHS = ("model", "adapter", "source", "target")
 FREE = ("output", "policies", "jobs", "threads", "lanes", "audit", "bleu_tokenize", "simulmask", "extra_metrics")
 """Keys that no translation depends on."""
 
+_alone = Lock()
+"""Held where the state of the whole process is changed: the random one of torch, by the test of a model's attention,
+and the style of matplotlib."""
+
 
 def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     """Run what is missing of an evaluation YAML, and say where the results are; return the exit code.
@@ -57,7 +62,7 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     if not is_first():
         stream(None)
         return 0
-    _, failed = evaluate(config, Path(path).stem, has_bar=True)
+    _, failed = evaluate(config, Path(path).stem)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     for name, error in failed.items():
         print(f"Failed: {name}: {error}", file=sys.stderr)
@@ -68,9 +73,7 @@ def evaluate(
     config: EvaluationConfig,
     name: str,
     title: str = "",
-    environment: Mapping[str, str] | None = None,
-    *,
-    has_bar: bool = False,
+    environment: Environment = None,
 ) -> tuple[list[Score], dict[str, ProgramFailed]]:
     """Run what is missing, write scores.tsv, curve.png and report.md of all policies that have a score.
 
@@ -78,8 +81,8 @@ def evaluate(
         config: the evaluation.
         name: of what is evaluated, in the legend of the curve and over the report.
         title: begins every line of progress.
-        environment: variables for SimulEval beside those of this process.
-        has_bar: whether a bar shows how far it has come, or lines where there is no terminal.
+        environment: given if others are evaluated at the same time: it then streams in programs, with these variables
+            beside those of this process. Else a bar shows how far it has come, or lines where there is no terminal.
 
     Returns:
         the scores, and what failed: name of a policy -> why.
@@ -90,7 +93,8 @@ def evaluate(
     """
     settings = check_evaluation(config)
     check_device(config.device)
-    resolved = resolve(config, settings)
+    with _alone:
+        resolved = resolve(config, settings)
     check_encodable(config, settings)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -125,14 +129,15 @@ def evaluate(
     for folder in folders:
         if folder not in left:
             ended(folder)
-    with Bar(left if has_bar else (), total):
-        ENGINES[config.engine](resolved, left, environment or {}, ended)
+    with Bar(left if environment is None else (), total):  # several would be drawn over each other
+        ENGINES[config.engine](resolved, left, environment, ended)
     if not scores:
         raise next(iter(failed.values()))
     in_order = [scores[folder] for folder in folders if folder in scores]
     write_scores(output / SCORES, in_order)
     of_what = ", ".join(filter(None, (config.model, config.adapter, config.source)))
-    draw_curve(output / "curve.png", {name: in_order}, of_what)
+    with _alone:
+        draw_curve(output / "curve.png", {name: in_order}, of_what)
     write_report(output / "report.md", name, resolved, settings, in_order, signatures(resolved), failed)
     return in_order, failed
 

@@ -33,7 +33,7 @@ from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
 from simulmask_plugin.files.texts import numbered_lines, read_text
 from simulmask_plugin.training.checkpoints import TRAINER_STATE, newest_whole
-from simulmask_plugin.training.machine import check_device
+from simulmask_plugin.training.machine import check_device, device_of
 
 SHARED = (
     *("source", "target", "limit", "source_lang", "target_lang", "latency_unit", "bleu_tokenize"),
@@ -59,8 +59,7 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     study = load_study(path, overrides)
     if num_processes() > 1:
         raise ValueError("simulmask compare starts all its processes itself; run it without torchrun or accelerate.")
-    for system in study.systems.values():
-        check_device(system.evaluation.device)
+    _check_devices(study)
     found = _run_models(study)
     if not found.runs:
         raise next(iter(found.failed.values()))
@@ -69,6 +68,18 @@ def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
     for name, error in found.failed.items():
         print(f"Failed: {name}: {error}", file=sys.stderr)
     return 1 if found.failed else 0
+
+
+def _check_devices(study: Study) -> None:
+    divided = study.jobs > 1 and torch.cuda.device_count() > 1
+    for name, system in study.systems.items():
+        device = system.evaluation.device
+        check_device(device)
+        if divided and device_of(device).index is not None:
+            raise ValueError(
+                f"systems.{name}: device: {device} names one GPU, and jobs: {study.jobs} has a share of them for every "
+                "model; set device: cuda."
+            )
 
 
 class _Found(NamedTuple):
@@ -199,9 +210,9 @@ def _stream(study: Study, name: str, environment: Mapping[str, str], failed: dic
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
-        # of several jobs each would draw its bars over those of the others
+        beside_others = environment if study.jobs > 1 else None
         try:
-            scores, faults = evaluate(settings.evaluation, system, f"{system} ", environment, has_bar=study.jobs == 1)
+            scores, faults = evaluate(settings.evaluation, system, f"{system} ", beside_others)
         except ProgramFailed as error:
             failed[system] = error
             continue

@@ -72,6 +72,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["simulmask_plugin*"]),
+    package_data={"simulmask_plugin": ["serving/static/*"]},
     # The plugin is installed into an environment with LLaMA-Factory and must not change its versions, so no bound is
     # higher than LLaMA-Factory's own, except that of transformers, since older versions do not accept our mask
     # (docs/versions.md). LLaMA-Factory itself is not listed, since pip would add the torchvision and torchaudio that

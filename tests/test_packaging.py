@@ -138,6 +138,13 @@ def test_wheel_carries_the_version_of_the_package(wheels):
     assert f"\nVersion: {simulmask_plugin.__version__}\n" in read_metadata(wheels["wheel"], "METADATA")
 
 
+def test_wheel_carries_the_page(wheels):
+    folder = ROOT / "simulmask_plugin" / "serving" / "static"
+    with zipfile.ZipFile(wheels["wheel"]) as wheel:
+        carried = {name.rpartition("/")[2] for name in wheel.namelist() if "/serving/static/" in name}
+    assert carried == {path.name for path in folder.iterdir()} >= {"index.html", "page.css", "page.js"}
+
+
 def test_no_bound_is_stricter_than_those_of_llama_factory(wheels):
     host = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("llamafactory"))}
     for requirement in requirements_of(wheels["wheel"]):

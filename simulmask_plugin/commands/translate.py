@@ -10,7 +10,7 @@ from itertools import chain
 from simulmask_plugin.commands.arguments import TranslateOptions
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.translator import Translator, load
-from simulmask_plugin.text.units import CHARACTER, split_units
+from simulmask_plugin.text.units import CHARACTER, Arriving, split_units
 
 
 def run_translate(options: TranslateOptions) -> int:
@@ -42,20 +42,17 @@ class Line(Iterator[str]):
     """
 
     def __init__(self, unit: str) -> None:
-        self.unit, self.is_last = unit, False
-        self._is_over, self._begun = False, ""
+        self.is_last = False
+        self._is_over, self._arriving = False, Arriving(unit)
 
     def __next__(self) -> str:
-        """The next unit; a word ends with white space, a character where another one begins."""
+        """The next unit."""
         while not self._is_over:
             character = sys.stdin.read(1)
             self.is_last = not character
             self._is_over = character in ("", "\n")
-            units = split_units(self._begun + character, self.unit)
-            if len(units) > 1 or (units and not character.strip()):
-                self._begun = "".join(units[1:])
-                return units[0]
-            self._begun = "".join(units)
+            for unit in self._arriving.end() if self._is_over else self._arriving.add(character):
+                return unit
         raise StopIteration
 
 

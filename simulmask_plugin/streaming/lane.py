@@ -62,6 +62,8 @@ KEPT = [FedRow._fields.index(name) for name in ("order", "source_unit", "positio
 T = TypeVar("T")
 Steps = Generator[Request, Tensor, T]
 """What a session does until it has a T: it yields requests, and is sent what `Feeder.feed` returns for each."""
+LiveSteps = Generator[Request | None, Tensor, T]
+"""The same where source arrives meanwhile: it yields None while there is none, and is asked again."""
 
 
 @dataclass(slots=True)

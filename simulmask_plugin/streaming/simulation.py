@@ -22,6 +22,11 @@ def laal(record: Record, latency_unit: str) -> float:
     delays, num_source, reference = record["delays"], record["source_length"], record["reference"]
     in_characters = COUNTED_IN[latency_unit] == CHARACTER
     num_reference = len(reference.strip()) if in_characters else len(reference.split(" "))
+    return lagging(delays, num_source, num_reference)
+
+
+def lagging(delays: Sequence[int], num_source: int, num_reference: int) -> float:
+    """The same of the delays of target units, at least one, in source units."""
     rate = max(len(delays), num_reference) / num_source
     num_lagging = next((i for i, delay in enumerate(delays, 1) if delay >= num_source), len(delays))
     return sum(delay - i / rate for i, delay in enumerate(delays[:num_lagging])) / num_lagging

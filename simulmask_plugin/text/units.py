@@ -79,6 +79,32 @@ def join_units(units: Sequence[str], unit: str) -> str:
     return "".join(units[:1]) + "".join(" " * needs_space(*pair) + pair[1] for pair in pairwise(units))
 
 
+class Arriving:
+    """Cuts text that arrives in pieces into the units that it has as a whole, each as soon as it is complete.
+
+    A word is complete where white space follows, a character where another one begins, the last unit at the end.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self._begun = unit, ""
+
+    @property
+    def num_begun(self) -> int:
+        """Characters of the unit that has begun."""
+        return len(self._begun)
+
+    def add(self, text: str) -> list[str]:
+        """The units that this text completes."""
+        text = (self._begun + text).replace(SENTENCE_PIECE, " ")
+        units = split_units(text, self.unit)
+        self._begun = units.pop() if units and not text[-1].isspace() else ""
+        return units
+
+    def end(self) -> list[str]:
+        """The unit that had begun, if there is one."""
+        return self.add(" ")
+
+
 class UnitTokenizer:
     """Tokenizes one side unit by unit, so that a token boundary is always a unit boundary.
 

@@ -79,6 +79,7 @@ setup(
     # a CPU machine leaves out on purpose; nor is SimulEval, whose pins conflict with LLaMA-Factory's.
     install_requires=[
         "adjustText",
+        "fastapi",
         "jaxtyping",
         "jinja2",
         "matplotlib>=3.7.0",
@@ -91,8 +92,11 @@ setup(
         "rich",
         "sacrebleu",
         "scipy",
+        "sse-starlette",
         "torch>=2.4.0",
         "transformers>=5.5.2",
+        "uvicorn",
+        "websockets",
     ],
     # word alignments for make_chunks.py; it is compiled at installation
     extras_require={"chunks": ["eflomal"]},

@@ -44,6 +44,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "translate with a trained model, writing while it reads",
         'simulmask translate saves/merged --policy wait_k --k 3 --text "ein kleines Haus am See"',
     ),
+    "serve": (
+        "serve a trained model to many clients: a page, a websocket, server-sent events, and recognized speech",
+        "simulmask serve saves/merged --policy wait_k --k 3",
+    ),
     "calibrate": (
         "find the thresholds with which a policy reaches latencies, on a dev set, and keep them with the model",
         "simulmask calibrate saves/merged --policy confidence --source dev.de --target dev.en --laal 3 4 5",

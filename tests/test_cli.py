@@ -35,6 +35,7 @@ COMMANDS = (
     "heads",
     "probe",
     "translate",
+    "serve",
     "calibrate",
     "eval",
     "trace",

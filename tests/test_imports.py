@@ -13,7 +13,7 @@ PACKAGE = Path(simulmask_plugin.__file__).parent
 
 ORDER = (
     *("startup", "files", "text", "options", "policies", "attention", "layouts", "config", "corpora", "batches"),
-    *("streaming", "pictures", "training", "evaluation", "agents", "commands", "cli", "__main__"),
+    *("streaming", "serving", "pictures", "training", "evaluation", "agents", "commands", "cli", "__main__"),
 )
 """Rooms, and the files beside them: each imports only from those that stand before it, and from itself."""
 

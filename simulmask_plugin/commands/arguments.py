@@ -193,6 +193,34 @@ class TranslateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Options of ``simulmask serve``."""
+
+    model: Annotated[str, Argument("folder of a trained model with its simulmask.json", "MODEL")]
+    adapter: Adapter = None
+    policy: Annotated[str | None, Option("where a client chooses none; default: as trained", choices=_streamed)] = None
+    keys: Annotated[Mapping[str, Any], Keys(_keys_of_runs)] = field(default_factory=dict)
+    host: Annotated[str, Option("address to listen at; others than this machine reach it at 0.0.0.0")] = "127.0.0.1"
+    port: Annotated[int, Option("default: %(default)s")] = 8765
+    names: Annotated[
+        list[str], Option("under which browsers reach the server, beside localhost and addresses", "HOST")
+    ] = field(default_factory=list)
+    lanes: Annotated[int, Option("sessions translated at once; the others wait (default: %(default)s)", "N")] = 32
+    clients: Annotated[int, Option("connections at once; more are refused (default: %(default)s)", "N")] = 256
+    words: Annotated[int, Option("of one session's source (default: %(default)s)", "N")] = 500
+    tokens: Annotated[int, Option("of one session, both sides counted (default: %(default)s)", "N")] = 2048
+    message_bytes: Annotated[int, Option("of one message or request (default: %(default)s)", "N")] = 65536
+    idle: Annotated[float, Option("seconds; a connection ends where nothing happens (default: %(default)s)", "S")] = 300
+    max_target_tokens: Annotated[int, Option("a session ends after so many (default: %(default)s)", "N")] = 512
+    threads: Annotated[int | None, Option("of the CPU; default: as torch has it", "N")] = None
+    device: Annotated[str, Option("as torch names it (default: %(default)s)", "NAME")] = "cpu"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], Option("default: %(default)s")] = "float32"
+    attn_implementation: Annotated[
+        Literal["sdpa", "eager"] | None, Option("default: as in training; policy alignatt needs eager")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
     """Options of ``simulmask probe``."""
 
@@ -293,6 +321,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], int]]] = {
     "heads": (HeadsOptions, lambda given: _from("commands.heads").run_heads(given)),
     "probe": (ProbeOptions, lambda given: _from("commands.probe").run_probe(given)),
     "translate": (TranslateOptions, lambda given: _from("commands.translate").run_translate(given)),
+    "serve": (ServeOptions, lambda given: _from("commands.serve").run_serve(given)),
     "calibrate": (CalibrateOptions, lambda given: _from("commands.calibrate").run_calibrate(given)),
     "eval": (YamlOptions, lambda given: _from("evaluation.run").run_evaluation(given.config, given.overrides)),
     "trace": (TraceOptions, lambda given: _from("commands.trace").run_trace(given)),

@@ -1,0 +1,65 @@
+"""`simulmask serve`: what its clients get is what the model does alone."""
+
+import httpx
+import pytest
+from serving_driver import MAX_TARGET_TOKENS, events_of, receive, send, serving, streamed, translator_of
+
+from simulmask_plugin.policies import Action
+
+WAIT_2 = {"policy": "wait_k", "k": 2}
+TEXT = "the dog abc xyz cat abcde"
+
+
+@pytest.fixture(scope="module")
+def served(model_of, with_ends):
+    with serving(translator_of(model_of, with_ends, **WAIT_2)) as served:
+        yield served
+
+
+def alone(served, text, **options):
+    """READs and WRITEs, each with g, and the text."""
+    steps, g, done = served.translator.stream(text, max_target_tokens=MAX_TARGET_TOKENS, **options), 0, []
+    for action, what in steps:
+        g += action is Action.READ
+        done.append((action.value.lower(), what, g))
+    return done, " ".join(what for action, what, _ in done if action == "write")
+
+
+def what_happened(events):
+    return [(one["type"], one.get("unit" if one["type"] == "read" else "text").strip(), one["g"]) for one in events]
+
+
+@pytest.mark.parametrize("decision", [None, {"policy": "wait_k", "k": 1}, {"policy": "read_n", "n": 3}])
+def test_a_client_sees_what_the_model_does_alone(served, decision):
+    with served.connect() as client:
+        first, *events, last = streamed(client, TEXT, decision)
+    steps, text = alone(served, TEXT, **(decision or {}))
+    assert (first["type"], first["decision"]) == ("started", decision or WAIT_2)
+    assert what_happened(events) == steps
+    assert last["text"] == text == "".join(one["text"] for one in events if one["type"] == "write")
+    assert [one["unit"] for one in events if one["type"] == "write"] == list(range(1, last["units"] + 1))
+
+
+def test_words_are_read_as_soon_as_they_have_arrived(served):
+    with served.connect() as client:
+        send(client, "start")
+        assert receive(client)["type"] == "started"
+        send(client, "read", text="the do")
+        assert receive(client)["unit"] == "the"
+        send(client, "read", text="g a")
+        event = receive(client)
+        assert (event["type"], event["unit"], event["g"]) == ("read", "dog", 2)
+        event = receive(client)
+        assert (event["type"], event["unit"], event["g"]) == ("write", 1, 2)
+        send(client, "end")
+        assert events_of(client)[-1]["text"] == alone(served, "the dog a")[1]
+
+
+def test_the_page_and_the_model_are_described(served):
+    assert "<title>" in httpx.get(served.url("/")).text
+    info = httpx.get(served.url("/model")).json()
+    assert (info["name"], info["family"], info["layout"], info["default"]) == ("tiny", "llama", "prefix", WAIT_2)
+    assert info["languages"] == [["English", "German"]]
+    assert [one["policy"] for one in info["policies"]][:3] == ["wait_k", "read_n", "offline"]
+    (k,) = info["policies"][0]["parameters"]
+    assert k == {"name": "k", "type": "integer", "least": 1, "most": 40, "default": 2, "step": 1}

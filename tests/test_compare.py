@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ def study(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).write_text("one\n")
 
-    def run(*overrides, fails=(), base=(), **stage):
+    def run(*overrides, fails=(), base=(), while_streaming=lambda name: True, **stage):
         offline = {"policies": [{"policy": "offline"}]}
         values = {
             "output": str(tmp_path / "out"),
@@ -54,6 +55,7 @@ def study(tmp_path, monkeypatch):
 
         def stream(config, name, title, environment):
             streamed_in.append(environment)
+            assert while_streaming(name)
             folder = Path(config.output, "offline")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "instances.log").touch()
@@ -143,6 +145,20 @@ def test_model_waits_for_its_base_and_starts_from_it(study, tmp_path, monkeypatc
     trained = yaml.safe_load(Path(config(tmp_path, "second")).read_text())
     assert trained["model_name_or_path"] == str(tmp_path / "out" / "models" / "first" / "stage1")
     assert trainings["second"].tokens == 7, "of its own stages alone"
+
+
+def test_what_starts_from_a_model_does_not_wait_until_that_is_streamed(study, monkeypatch):
+    begun = Event()
+    train = compare._train
+
+    def train_and_tell(study, name, environment):
+        if name == "second":
+            begun.set()
+        return train(study, name, environment)
+
+    monkeypatch.setattr(compare, "_train", train_and_tell)
+    study("jobs=2", base=BASE, while_streaming=lambda name: name != "first" or begun.wait(10))
+    assert study.compared == ["first", "second"]
 
 
 def test_what_starts_from_a_model_that_failed_fails_by_name(study, capsys):

@@ -1,8 +1,10 @@
 """What a terminal or a log shows of an evaluation that runs."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from simulmask_plugin.evaluation.progress import Bar
+from simulmask_plugin.evaluation.progress import Bar, say
 
 
 @pytest.fixture
@@ -29,6 +31,13 @@ def test_terminal_has_one_bar_for_all_policies(runs, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert "3 of 8 sentences (38 %)" in captured.err
     assert captured.out == "said meanwhile\n"
+
+
+def test_lines_of_several_threads_stay_whole(monkeypatch):
+    written = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    say("one", "two")
+    assert [text for text in written if text] == ["one two\n"]
 
 
 def test_log_gets_a_line_for_every_tenth(runs, capsys, pipe):

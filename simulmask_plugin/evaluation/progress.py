@@ -1,4 +1,4 @@
-"""How far an evaluation has come: a bar in the terminal, lines in a log."""
+"""How far an evaluation or a study has come: lines, and a bar in the terminal."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class Bar(Progress):
     def stop(self) -> None:
         """Take the bar away; rich's own would leave an empty line in a log."""
         self.live.stop()
+
+
+def say(*words: str) -> None:
+    """Print a line at once: with its end apart, threads would write into each other's lines."""
+    print(f"{' '.join(words)}\n", end="", flush=True)
 
 
 def _state(task: Task) -> str:

@@ -26,7 +26,7 @@ from simulmask_plugin.evaluation.digests import Digests, model_files, saved
 from simulmask_plugin.evaluation.engines import ENGINES, Environment
 from simulmask_plugin.evaluation.processes import check_processes, is_first, stream
 from simulmask_plugin.evaluation.programs import ProgramFailed
-from simulmask_plugin.evaluation.progress import Bar
+from simulmask_plugin.evaluation.progress import Bar, say
 from simulmask_plugin.evaluation.report import write_report
 from simulmask_plugin.evaluation.runs import (
     AUDIT,
@@ -102,11 +102,11 @@ def evaluate(
     made_with, total = _made_with(resolved, settings), num_sentences(config)
 
     places = (f"{title}[{number}/{len(folders)}] {folder.name}:" for number, folder in enumerate(folders, 1))
-    says = [partial(print, place, flush=True) for place in places]
+    says = [partial(say, place) for place in places]
     left: dict[Path, Callable[[], None]] = {}
-    for folder, policy, say in zip(folders, config.policies, says, strict=True):
+    for folder, policy, tell in zip(folders, config.policies, says, strict=True):
         folder.mkdir(exist_ok=True)
-        if prepare := work_left(folder, {**made_with[folder.name], "policy": dict(policy)}, free=PATHS, say=say):
+        if prepare := work_left(folder, {**made_with[folder.name], "policy": dict(policy)}, free=PATHS, say=tell):
             left[folder] = prepare
     scores: dict[Path, Score] = {}
     failed: dict[str, ProgramFailed] = {}

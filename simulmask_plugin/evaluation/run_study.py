@@ -7,10 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -25,6 +24,7 @@ from simulmask_plugin.evaluation.config import resolve
 from simulmask_plugin.evaluation.digests import Digests, check_same, save
 from simulmask_plugin.evaluation.processes import num_processes
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
+from simulmask_plugin.evaluation.progress import say
 from simulmask_plugin.evaluation.run import evaluate
 from simulmask_plugin.evaluation.runs import INSTANCES
 from simulmask_plugin.evaluation.scores import metrics, read_jsonl, signatures, translations
@@ -45,8 +45,6 @@ TRAINED = (
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "packing", "seed"),
 )
 """Of the stages of a model, for the report."""
-
-_say = partial(print, flush=True)
 
 
 def run_compare(path: str, overrides: Iterable[str] = ()) -> int:
@@ -93,42 +91,44 @@ class _Found(NamedTuple):
 
 
 def _run_models(study: Study) -> _Found:
-    """Train and stream every model, as many at once as the study says, each behind its base."""
+    """Train and stream every model, as many at once as the study says, each as soon as its base is trained."""
     found = _Found({}, [], {})
     environments: SimpleQueue[Mapping[str, str]] = SimpleQueue()
     for environment in _environments(study):
         environments.put(environment)
-    futures: dict[str, Future[None]] = {}
+    trained = {name: Event() for name in study.models}
     stopped = Event()
 
     def run(name: str) -> None:
         base = study.bases.get(name)
         if base is not None:
-            wait([futures[base]])  # no deadlock: it stands earlier, so a thread has taken it
+            trained[base].wait()  # no deadlock: it stands earlier, so a thread has taken it
         if stopped.is_set():
+            trained[name].set()
             return
         environment = environments.get()
         try:
             if base is not None and base not in found.trainings:
                 raise ProgramFailed(f"its base {base} failed")
             found.trainings[name] = _train(study, name, environment)
+            trained[name].set()
             found.runs.extend(_stream(study, name, environment, found.failed))
         except ProgramFailed as error:
             found.failed[name] = error
-            _say(f"{name} failed: {str(error).splitlines()[0]}")
+            say(f"{name} failed: {str(error).splitlines()[0]}")
         except BaseException as error:
             stopped.set()
             if isinstance(error, Exception):
                 reason = (str(error) or repr(error)).splitlines()[0]
-                _say(f"{name} failed: {reason}\nModels that are running will finish; no other one is started.")
+                say(f"{name} failed: {reason}\nModels that are running will finish; no other one is started.")
             raise
         finally:
+            trained[name].set()  # or failed
             environments.put(environment)
 
     with ThreadPoolExecutor(study.jobs) as pool:
-        for name in study.models:
-            futures[name] = pool.submit(run, name)
-    for future in futures.values():
+        futures = [pool.submit(run, name) for name in study.models]
+    for future in futures:
         future.result()
     return found
 
@@ -241,12 +241,12 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
     checkpoint, faults = newest_whole(folder) if may_resume else (None, [])
     _note(values, config, title, digests, is_needed=log.is_file() or checkpoint is not None)
     if log.is_file():
-        _say(f"{title}: done before")
+        say(f"{title}: done before")
         return
     for fault in faults:
-        _say(f"{title}: {fault}")
+        say(f"{title}: {fault}")
     resuming = f" resumes from {checkpoint.name}" if checkpoint is not None else ""
-    _say(f"{title}{resuming} ...")
+    say(f"{title}{resuming} ...")
     start = time.monotonic()
     command = [sys.executable, "-m", "llamafactory.cli", stage.kind, str(config)]
     if checkpoint is not None:
@@ -256,7 +256,7 @@ def _run_stage(stage: Stage, folder: Path, title: str, environment: Mapping[str,
         command.append("overwrite_output_dir=true")  # started and killed before it left anything to resume from
     run_program(title, command, unfinished, environment)
     unfinished.replace(log)
-    _say(f"{title}: {time.monotonic() - start:.0f} s")
+    say(f"{title}: {time.monotonic() - start:.0f} s")
 
 
 def _resumed(folder: Path) -> Path:
@@ -290,7 +290,7 @@ def _note(values: Mapping[str, Any], config: Path, title: str, digests: Digests,
         check_same(config.parent, read_json(files), content, f"was trained on other files than in {files.name}")
     else:
         if is_needed:
-            _say(f"{title}: no {files.name}; what it was made from is taken for what is there now")
+            say(f"{title}: no {files.name}; what it was made from is taken for what is there now")
         save(files, content)
     digests.save()
 

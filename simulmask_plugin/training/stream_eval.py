@@ -9,7 +9,8 @@ from statistics import mean
 from typing import Annotated, Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import HfDeepSpeedConfig, gather_object
+from accelerate.utils import gather_object
+from accelerate.utils.deepspeed import HfDeepSpeedConfig  # there without DeepSpeed, too, unlike in accelerate.utils
 from sacrebleu.metrics import BLEU
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled

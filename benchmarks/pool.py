@@ -12,6 +12,7 @@ import argparse
 import platform
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -27,8 +28,8 @@ from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.streaming.feeder import Feeder
-from simulmask_plugin.streaming.lane import Lane
-from simulmask_plugin.streaming.options import Decision, session_opener
+from simulmask_plugin.streaming.lane import Lane, Steps
+from simulmask_plugin.streaming.options import Decision, Opener, session_opener
 from simulmask_plugin.streaming.pool import Job, Pool
 from simulmask_plugin.streaming.simulation import simulate
 from simulmask_plugin.text.prompts import Prompt
@@ -83,7 +84,11 @@ def jobs(model: PreTrainedModel, positions: str, words: list[str], num_sentences
     random = np.random.default_rng(0)
     for length in random.integers(8, 21, num_sentences):
         source = list(random.choice([word.strip() for word in words], length))
-        yield lambda lane, source=source: simulate(opener(lane, None), source, "", "word")
+        yield partial(_stream, opener, source)
+
+
+def _stream(opener: Opener, source: list[str], lane: Lane) -> Steps[Any]:
+    return simulate(opener(lane, None), source, "", "word")
 
 
 def main() -> None:

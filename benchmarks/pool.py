@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from simulmask_plugin.corpora.bpe import train_tokenizer
 from simulmask_plugin.streaming.feeder import Feeder
 from simulmask_plugin.streaming.lane import Lane, Steps
 from simulmask_plugin.streaming.options import Decision, Opener, session_opener
-from simulmask_plugin.streaming.pool import Job, Pool
+from simulmask_plugin.streaming.pool import Pool
 from simulmask_plugin.streaming.simulation import simulate
 from simulmask_plugin.text.prompts import Prompt
 
@@ -76,7 +76,9 @@ def random_model(shape: Shape, device: str) -> PreTrainedModel:
     return model.eval()
 
 
-def jobs(model: PreTrainedModel, positions: str, words: list[str], num_sentences: int) -> Iterator[Job[Any]]:
+def jobs(
+    model: PreTrainedModel, positions: str, words: list[str], num_sentences: int
+) -> Iterator[Callable[[Lane], Steps[Any]]]:
     """What translates so many random sentences."""
     config = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3, "positions": positions})
     encoder = ExampleEncoder(train_tokenizer(words, 6000), ModelSettings(config, Prompt("", "->")))

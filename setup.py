@@ -92,7 +92,6 @@ setup(
         "rich",
         "sacrebleu",
         "scipy",
-        "sse-starlette",
         "torch>=2.4.0",
         "transformers>=5.5.2",
         "uvicorn",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
 
+import httpx
 from driving import encoder_of
 from websockets.sync.client import connect
 
@@ -33,6 +34,10 @@ class Served:
 
     def connect(self, path="/stream", **options):
         return connect(self.url(path, "ws"), **options)
+
+    def post(self, text, decision=None, **options):
+        body = {"text": text} | ({} if decision is None else {"decision": decision})
+        return httpx.post(self.url("/translate"), json=body, **options)
 
 
 def translator_of(model_of, tokenizer, family="llama", seed=0, **block) -> Translator:
@@ -66,6 +71,12 @@ def serving(translator, *, lanes=4, max_keys=None, decision=None, **limits) -> I
         server.should_exit = True
         thread.join()
         service.engine.close()
+
+
+def server_sent(answer):
+    """The events of a stream, as those of a socket."""
+    blocks = [block.split("\n", 1) for block in answer.text.rstrip("\n").split("\n\n")]
+    return [{"type": kind.removeprefix("event: "), **json.loads(data.removeprefix("data: "))} for kind, data in blocks]
 
 
 def send(client, kind, **fields):

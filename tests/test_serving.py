@@ -1,8 +1,10 @@
 """`simulmask serve`: what its clients get is what the model does alone."""
 
+import re
+
 import httpx
 import pytest
-from serving_driver import MAX_TARGET_TOKENS, events_of, receive, send, serving, streamed, translator_of
+from serving_driver import MAX_TARGET_TOKENS, events_of, receive, send, server_sent, serving, streamed, translator_of
 
 from simulmask_plugin.policies import Action
 
@@ -38,6 +40,27 @@ def test_a_client_sees_what_the_model_does_alone(served, decision):
     assert what_happened(events) == steps
     assert last["text"] == text == "".join(one["text"] for one in events if one["type"] == "write")
     assert [one["unit"] for one in events if one["type"] == "write"] == list(range(1, last["units"] + 1))
+
+
+def without_times(events):
+    return [{key: value for key, value in event.items() if key not in ("ms", "session")} for event in events]
+
+
+def test_server_sent_events_are_those_of_the_socket(served):
+    decision = {"policy": "wait_k", "k": 1}
+    answer = served.post(TEXT, decision)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    with served.connect() as client:
+        assert without_times(server_sent(answer)) == without_times(streamed(client, TEXT, decision))
+
+
+def test_the_paths_are_described(served):
+    description = httpx.get(served.url("/openapi.json")).json()
+    assert set(description["paths"]) == {"/model", "/translate"}
+    translate = description["paths"]["/translate"]["post"]
+    assert list(translate["responses"]["200"]["content"]) == ["text/event-stream"]
+    events = re.findall(r"\*\*(\w+)\*\*", translate["description"])
+    assert {event["type"] for event in server_sent(served.post(TEXT))} | {"error"} == set(events)
 
 
 def test_words_are_read_as_soon_as_they_have_arrived(served):

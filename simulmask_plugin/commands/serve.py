@@ -37,7 +37,7 @@ def run_serve(options: ServeOptions) -> int:
     )
     print(f"{name} is served at http://{options.host}:{options.port}", flush=True)
     try:
-        make_server(service, host=options.host, port=options.port).run()
+        make_server(service, host=options.host, port=options.port, names=options.names).run()
     finally:
         service.engine.close()
     return 0

@@ -22,6 +22,10 @@ class Refused(ValueError):
     """What a client has sent is not taken; the message says why."""
 
 
+class TooLong(Refused):
+    """The source of a session has become too long, and the session has ended."""
+
+
 class Conversation:
     """A session of one client.
 
@@ -52,7 +56,8 @@ class Conversation:
         """Take more source; a word that it ends with goes on until white space follows.
 
         Raises:
-            Refused: if the source was complete, or gets too long.
+            Refused: if the source was complete.
+            TooLong: if it gets too long.
         """
         self._check_open()
         self._put(self._arriving.add(text))
@@ -61,7 +66,8 @@ class Conversation:
         """The source is complete.
 
         Raises:
-            Refused: if it was already, or gets too long.
+            Refused: if it was already.
+            TooLong: if it gets too long.
         """
         self._check_open()
         self._put(self._arriving.end(), is_complete=True)
@@ -75,7 +81,7 @@ class Conversation:
         if self._num_units > self._max_units or self._arriving.num_begun > LONGEST_UNIT:
             self.cancel()
             self.is_over = True
-            raise Refused(f"At most {self._max_units} words of at most {LONGEST_UNIT} characters go into a session.")
+            raise TooLong(f"At most {self._max_units} words of at most {LONGEST_UNIT} characters go into a session.")
         self._is_complete = is_complete
         if units or is_complete:
             self._engine.put(lambda: self._source.add(units, is_complete=is_complete))
@@ -89,4 +95,6 @@ class Conversation:
         while not self.is_over:
             event = await self._events.get()
             self.is_over = event["type"] in LAST
+            if event["type"] in ("started", "error"):
+                event["session"] = self.id
             yield event

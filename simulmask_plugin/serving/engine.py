@@ -90,6 +90,7 @@ class Engine:
         except ValueError as error:
             tell({"type": "error", "reason": str(error)})
             return
+        tell({"type": "granted"})
 
         def job(lane: Lane) -> LiveSteps[None]:
             try:

@@ -15,7 +15,10 @@ from simulmask_plugin.streaming.simulation import lagging
 from simulmask_plugin.text.units import TOKEN
 
 Event = dict[str, Any]
-"""What a client is told, by its type: read, write, waits, finished or error; see docs/serving.md."""
+"""What a client is told, by its type; see docs/serving.md."""
+
+PRIVATE = ("granted", "waits")
+"""Types of events that it is not told: the session stands in line, and it has read all that has arrived."""
 
 Tell = Callable[[Event], None]
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from simulmask_plugin.attention.families import family_of
 from simulmask_plugin.serving.app import make_app
 from simulmask_plugin.serving.engine import Engine
+from simulmask_plugin.serving.guard import Guard
 from simulmask_plugin.serving.model_info import ModelInfo
 from simulmask_plugin.serving.service import Limits, Service
 from simulmask_plugin.serving.wishes import Wishes
@@ -47,13 +54,13 @@ def make_service(
     return Service(engine, settings.config.source_units, info, limits)
 
 
-def make_server(service: Service, *, host: str, port: int) -> uvicorn.Server:
-    """What serves it."""
+def make_server(service: Service, *, host: str, port: int, names: Sequence[str] = ()) -> uvicorn.Server:
+    """What serves it, at an address and under names, see `Guard`."""
     config = uvicorn.Config(
-        make_app(service),
+        Guard(make_app(service), frozenset(name.lower() for name in (host, *names)), service.limits),
         host=host,
         port=port,
-        http="h11",
+        http=partial(Http, patience=service.limits.idle),  # type: ignore[arg-type]
         ws="websockets-sansio",
         ws_max_size=service.limits.message_bytes,
         limit_concurrency=2 * service.limits.clients + 64,  # half-open ones among them, and those that want the page
@@ -62,3 +69,46 @@ def make_server(service: Service, *, host: str, port: int) -> uvicorn.Server:
         server_header=False,
     )
     return uvicorn.Server(config)
+
+
+class Http(H11Protocol):
+    """Ends connections on which no request arrives, which uvicorn would hold for ever.
+
+    Args:
+        patience: in seconds, from the connection or the last answer to the next whole head of a request.
+        options: as uvicorn has them.
+    """
+
+    def __init__(self, *, patience: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._patience = patience
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next one."""
+        self._wait()
+        super().on_response_complete()  # which may begin with it
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        self._wait_no_more()
+
+    def _wait(self) -> None:
+        self._wait_no_more()
+        self._deadline = self.loop.call_later(self._patience, self._end, self.cycle)
+
+    def _wait_no_more(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _end(self, last: object) -> None:
+        if self.cycle is last and self.transport.get_protocol() is self:  # else that of a websocket
+            if last is None:
+                self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+            self.transport.close()

@@ -29,6 +29,10 @@ class Limits:
     idle: float
 
 
+class Full(Refused):
+    """There is no room for another client."""
+
+
 @dataclass(slots=True)
 class Service:
     """Opens sessions for clients, while there is room.
@@ -51,10 +55,10 @@ class Service:
         """While this is entered, there is one client more.
 
         Raises:
-            Refused: if there is no room.
+            Full: if there is no room.
         """
         if self._num_clients >= self.limits.clients:
-            raise Refused(f"The server has {self._num_clients} clients, as many as it takes; try again later.")
+            raise Full(f"The server has {self._num_clients} clients, as many as it takes; try again later.")
         self._num_clients += 1
         try:
             yield

@@ -11,8 +11,8 @@ from typing import Any
 from starlette.websockets import WebSocketDisconnect
 
 from simulmask_plugin.options import read
-from simulmask_plugin.serving.conversation import Conversation, Refused
-from simulmask_plugin.serving.live import Event
+from simulmask_plugin.serving.conversation import Conversation, Refused, TooLong
+from simulmask_plugin.serving.live import PRIVATE, Event
 from simulmask_plugin.serving.messages import BadMessage, Messages
 from simulmask_plugin.serving.service import Service
 from simulmask_plugin.serving.wishes import Wish
@@ -49,7 +49,9 @@ async def stream(messages: Messages, service: Service) -> None:
     try:
         async for message in messages:
             try:
-                await client.take(_parsed(message))
+                client.take(_parsed(message))
+            except TooLong as error:
+                await messages.send({"type": "error", "reason": str(error), "fatal": False, "session": client.drop()})
             except Refused as error:
                 await messages.send({"type": "error", "reason": str(error), "fatal": False})
     finally:
@@ -79,7 +81,7 @@ class _Client:
         self._session: Conversation | None = None
         self._telling: asyncio.Task[None] | None = None
 
-    async def take(self, message: Wish | Read | End | Cancel) -> None:
+    def take(self, message: Wish | Read | End | Cancel) -> None:
         """Do what the client wants; what comes after a session that has ended by itself is no fault.
 
         Raises:
@@ -95,6 +97,7 @@ class _Client:
             raise Refused("No session is open; start one.")
         elif isinstance(message, Cancel):
             self.drop()
+            self._session = None
         elif not session.is_over:
             session.read(message.text) if isinstance(message, Read) else session.end()
 
@@ -103,14 +106,13 @@ class _Client:
             async for event in session.events():
                 if event["type"] == "error":
                     event |= {"fatal": False}
-                if event["type"] in ("started", "error"):
-                    event |= {"session": session.id}
-                if event["type"] != "waits":
+                if event["type"] not in PRIVATE:
                     await self._messages.send(event)
 
-    def drop(self) -> None:
-        """End the session where it is."""
-        if self._session is not None and self._telling is not None:
-            self._session.cancel()
-            self._telling.cancel()
-            self._session = self._telling = None
+    def drop(self) -> str | None:
+        """End the session where it is, if there is one, and return its id."""
+        if self._session is None or self._telling is None:
+            return None
+        self._telling.cancel()
+        self._session.cancel()
+        return self._session.id

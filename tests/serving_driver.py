@@ -45,7 +45,9 @@ def translator_of(model_of, tokenizer, family="llama", seed=0, **block) -> Trans
 
 
 @contextmanager
-def serving(translator, *, lanes=4, max_keys=None, decision=None, **limits) -> Iterator[Served]:
+def serving(
+    translator, *, lanes=4, max_keys=None, decision=None, port=0, max_target_tokens=MAX_TARGET_TOKENS, **limits
+) -> Iterator[Served]:
     service = make_service(
         "tiny",
         translator,
@@ -53,12 +55,12 @@ def serving(translator, *, lanes=4, max_keys=None, decision=None, **limits) -> I
         Limits(**LIMITS | limits),
         lanes=lanes,
         max_keys=max_keys,
-        max_target_tokens=MAX_TARGET_TOKENS,
+        max_target_tokens=max_target_tokens,
         threads=1,
     )
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", port))
     port = listening.getsockname()[1]
-    server = make_server(service, host="127.0.0.1", port=port)
+    server = make_server(service)
     thread = Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

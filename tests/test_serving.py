@@ -78,6 +78,18 @@ def test_words_are_read_as_soon_as_they_have_arrived(served):
         assert events_of(client)[-1]["text"] == alone(served, "the dog a")[1]
 
 
+def test_every_event_has_the_name_that_the_client_gave_the_session(served):
+    with served.connect() as client:
+        send(client, "start", session="mine")
+        send(client, "cancel")
+        send(client, "start", session="mine, too")
+        send(client, "read", text=TEXT)
+        send(client, "end")
+        events = [event for event in events_of(client) if event["session"] != "mine"]
+        assert {event["type"] for event in events} == {"started", "read", "write", "finished"}
+        assert {event["session"] for event in events} == {"mine, too"}
+
+
 def test_the_page_and_the_model_are_described(served):
     assert "<title>" in httpx.get(served.url("/")).text
     info = httpx.get(served.url("/model")).json()

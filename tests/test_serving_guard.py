@@ -43,7 +43,7 @@ def test_a_name_that_somebody_else_pointed_here_is_refused(served):
 
 def test_answers_forbid_the_page_other_hosts(served):
     policy = httpx.get(served.url("/")).headers["content-security-policy"]
-    assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
 
 
 FATAL = {
@@ -53,6 +53,7 @@ FATAL = {
     "no object": ("[1]", "Expected a JSON object"),
     "unknown type": ('{"type": ["start"]}', "type must be one of start, read, end, cancel, got \\['start'\\]"),
     "unknown key": ('{"type": "read", "words": "a"}', "read: unknown key 'words'; known keys: text"),
+    "no name": ('{"type": "start", "session": ""}', "start: session must have 1 to 64 characters"),
     "wrong value": ('{"type": "read", "text": 1}', "read: text must be a text, got 1"),
 }
 

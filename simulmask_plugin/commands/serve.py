@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from socket import AF_INET, AF_INET6, create_server
 
 from simulmask_plugin.commands.arguments import ServeOptions
 from simulmask_plugin.serving.server import make_server, make_service
@@ -35,9 +36,12 @@ def run_serve(options: ServeOptions) -> int:
         max_target_tokens=options.max_target_tokens,
         threads=options.threads,
     )
-    print(f"{name} is served at http://{options.host}:{options.port}", flush=True)
+    is_v6 = ":" in options.host
     try:
-        make_server(service, host=options.host, port=options.port, names=options.names).run()
+        with create_server((options.host, options.port), family=AF_INET6 if is_v6 else AF_INET) as listening:
+            host = f"[{options.host}]" if is_v6 else options.host
+            print(f"{name} is served at http://{host}:{listening.getsockname()[1]}", flush=True)
+            make_server(service, [options.host, *options.names]).run([listening])
     finally:
         service.engine.close()
     return 0

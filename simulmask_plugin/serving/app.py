@@ -35,6 +35,7 @@ class Text(BaseModel):
     )
     source_lang: str | None = Field(None, description="of a model trained on several language pairs")
     target_lang: str | None = None
+    session: str | None = Field(None, description="name that the events are to have", min_length=1, max_length=64)
 
 
 class ServerSentEvents(StreamingResponse):
@@ -68,11 +69,13 @@ def make_app(service: Service) -> FastAPI:
     async def translate(text: Text) -> Response:
         """Translate a text while it is read; the answer is a stream of events, each with JSON as its data.
 
-        - **started**: `decision` in full, `session`
+        - **started**: `decision` in full
         - **read**: `unit` of the source, `g` units read by now, `ms` since the start
         - **write**: `text` to append, number of the target `unit`, `g`, `ms`, `probability`
         - **finished**: the whole `text`, `units`, `laal`, whether it was `truncated`, `ms`
         - **error**: the `reason` for which the session has ended
+
+        All of them have the name of the `session`.
 
         A choice that the model cannot do and a text that is too long are refused with 422, a client for whom there is
         no room with 503.
@@ -101,7 +104,7 @@ async def told(service: Service, text: Text) -> AsyncIterator[Event]:
         Refused: before the first one, if there is no room or the text is too long.
     """
     with service.client():
-        session = service.open(Wish(text.decision, text.source_lang, text.target_lang))
+        session = service.open(Wish(text.decision, text.source_lang, text.target_lang, text.session))
         try:
             session.read(text.text)
             session.end()

@@ -36,12 +36,12 @@ class Conversation:
         max_units: that it may have.
 
     Attributes:
-        id: says nothing about other sessions.
+        id: the client's, or one that says nothing about other sessions.
         is_over: whether its last event was taken.
     """
 
     def __init__(self, engine: Engine, wish: Wish, unit: str, max_units: int) -> None:
-        self.id, self.is_over = secrets.token_hex(8), False
+        self.id, self.is_over = wish.session or secrets.token_hex(8), False
         self._engine, self._max_units = engine, max_units
         self._arriving, self._num_units, self._is_complete = Arriving(unit), 0, False
         self._source, self._events = Source(), asyncio.Queue[Event]()
@@ -95,6 +95,4 @@ class Conversation:
         while not self.is_over:
             event = await self._events.get()
             self.is_over = event["type"] in LAST
-            if event["type"] in ("started", "error"):
-                event["session"] = self.id
-            yield event
+            yield event | {"session": self.id}

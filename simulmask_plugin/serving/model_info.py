@@ -35,6 +35,8 @@ class ModelInfo:
         """The answer; docs/serving.md describes it."""
         config = self.settings.config
         source_lang, target_lang = self._pair
+        default = self.wishes.grant(Wish(None, source_lang, target_lang)).decision
+        policies = [found for policy in POLICIES.values() if policy.streams and (found := self._about(policy))]
         return {
             "name": name,
             "family": family,
@@ -43,8 +45,8 @@ class ModelInfo:
             "target_lang": target_lang,
             "languages": [list(pair) for pair in self.settings.trained_on.language_pairs or [self._pair]],
             "unit": config.source_units,
-            "default": self.wishes.grant(Wish(source_lang=source_lang, target_lang=target_lang)).decision,
-            "policies": [found for policy in POLICIES.values() if policy.streams and (found := self._about(policy))],
+            "default": default,
+            "policies": sorted(policies, key=lambda one: one["policy"] != default["policy"]),
             "latencies": [one for one in PROMPTED if config.layout.names_latency and self._goes({"latency": one})],
             "limits": {key: value for key, value in asdict(self.limits).items() if key != "idle"},
         }
@@ -73,6 +75,7 @@ class ModelInfo:
             "policy": policy.name,
             "title": policy.name.replace("_", "-"),
             "parameters": parameters,
+            "threshold": policy.threshold and policy.threshold.key,
             "laal": [laal for laal in sorted(calibrated) if self._goes({"policy": policy.name, "laal": laal})],
         }
 

@@ -54,12 +54,10 @@ def make_service(
     return Service(engine, settings.config.source_units, info, limits)
 
 
-def make_server(service: Service, *, host: str, port: int, names: Sequence[str] = ()) -> uvicorn.Server:
-    """What serves it, at an address and under names, see `Guard`."""
+def make_server(service: Service, names: Sequence[str] = ()) -> uvicorn.Server:
+    """What serves it to clients that know it under these names, see `Guard`, on a socket that listens."""
     config = uvicorn.Config(
-        Guard(make_app(service), frozenset(name.lower() for name in (host, *names)), service.limits),
-        host=host,
-        port=port,
+        Guard(make_app(service), frozenset(name.lower() for name in names), service.limits),
         http=partial(Http, patience=service.limits.idle),  # type: ignore[arg-type]
         ws="websockets-sansio",
         ws_max_size=service.limits.message_bytes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from simulmask_plugin.config.calibration import threshold_of
-from simulmask_plugin.options import check_known
+from simulmask_plugin.options import Must, check_known
 from simulmask_plugin.streaming.options import Decision, Opener, parameters, session_opener
 from simulmask_plugin.streaming.translator import Translator
 
@@ -29,6 +29,8 @@ class Wish:
     """Of a model that was trained on several language pairs."""
     target_lang: str | None = None
     """The same for the target."""
+    session: Annotated[str, Must("have 1 to 64 characters", lambda name: 1 <= len(name) <= 64)] | None = None
+    """What it calls the session."""
 
 
 class Granted(NamedTuple):

@@ -1,61 +1,28 @@
 """Systems of a study that stream side by side, each in a program of its own."""
 
-import json
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
-import yaml
+from copied_study import WAIT_2, make_study, runs_of
 from driving import encoder_of, write_model
 
-from simulmask_plugin.evaluation import engines, run_study, streaming_program
+from simulmask_plugin.evaluation import run_study, streaming_program
 from simulmask_plugin.evaluation.programs import ProgramFailed
 from simulmask_plugin.evaluation.run import evaluate
 from simulmask_plugin.evaluation.study import load_study
 
-ROOT = Path(__file__).parents[1]
-STAGE1 = str(ROOT / "yaml_configs" / "toy_wait_k_stage1_full.yaml")
-SOURCES = ["the dog abc", "cat", "xyz cd the abcde dog"]
-WAIT_1, WAIT_2 = ({"policy": "wait_k", "k": k} for k in (1, 2))
 TOGETHER = 20
 """Seconds that a program waits for the other."""
 
 
 @pytest.fixture
 def study(tmp_path, model_of, byte_level, monkeypatch):
-    """A study of two models, whose trainings copy a tiny one; SimulEval scores nothing."""
-    for side, texts in {"source": SOURCES, "target": reversed(SOURCES)}.items():
-        (tmp_path / f"test.{side}").write_text("\n".join(texts) + "\n")
-    model = write_model(
-        tmp_path / "tiny", model_of("llama", len(byte_level), 0), byte_level, encoder_of(byte_level, **WAIT_2).settings
-    )
-    texts = {side: str(tmp_path / f"test.{side}") for side in ("source", "target")}
-    values = {
-        "output": str(tmp_path / "out"),
-        "plain": "first",
-        "reference": "first",
-        "jobs": 2,
-        "evaluation": {**texts, "engine": "batched", "audit": 0, "max_target_tokens": 12},
-        "models": {name: [{"train": STAGE1}] for name in ("first", "second")},
-        "systems": {name: {"model": name, "policies": [WAIT_1, WAIT_2]} for name in ("first", "second")},
-    }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-
-    def train(title, command, log, environment):
-        folder = Path(command[4]).with_suffix("")
-        shutil.copytree(model, folder)
-        (folder / "train_results.json").write_text(json.dumps({"epoch": 1.0, "train_runtime": 5.0}))
-        (folder / "trainer_state.json").write_text(json.dumps({"num_input_tokens_seen": 7}))
-        log.touch()
-
-    def score(config, calls, environment):
-        for _, output, _ in calls:
-            Path(output.removeprefix("--output="), "scores.tsv").write_text("AL\tLAAL\tAP\tDAL\n1\t2.5\t3\t4\n")
-
-    monkeypatch.setattr(run_study, "run_program", train)
-    monkeypatch.setattr(engines, "_call_simuleval", score)
-    return tmp_path / "study.yaml"
+    """Of two models and two systems, which stream side by side."""
+    settings = encoder_of(byte_level, **WAIT_2).settings
+    model = write_model(tmp_path / "tiny", model_of("llama", len(byte_level), 0), byte_level, settings)
+    return make_study(tmp_path, monkeypatch, model, jobs=2)
 
 
 @pytest.fixture
@@ -79,13 +46,6 @@ def programs(monkeypatch):
         return begun
 
     return expect
-
-
-def runs_of(study):
-    """The runs that are finished."""
-    return sorted(
-        f"{path.parents[1].name}/{path.parent.name}" for path in study.parent.glob("out/systems/*/*/finished.json")
-    )
 
 
 def test_systems_stream_at_the_same_time_each_on_the_share_of_its_job(study, programs, monkeypatch):

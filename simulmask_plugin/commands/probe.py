@@ -114,6 +114,8 @@ def _predictions(
                 of_shift.append(lay_out(config, example, shifted(schedule, shift)))
         now, more, less = (_logits(translator, collator, of_shift) for of_shift in layouts)
         places = [(i, *rows) for i, laid_out in enumerate(zip(*layouts, strict=True)) for rows in _same_rows(*laid_out)]
+        if not places:  # nothing but sentences that are read whole
+            continue
         which, here, there, before, num_read = torch.tensor(places).T.to(now.device)
         changed = divergence(now[which, here], less[which, before])
         yield now[which, here], more[which, there], changed.where(num_read > 1, changed.new_tensor(UNKNOWN))

@@ -118,6 +118,9 @@ def check_evaluation(config: EvaluationConfig) -> ModelSettings:
     """Return the model's settings, or raise a ValueError on anything wrong that shows before a model is loaded."""
     settings = config.trained_model.settings()
     check_for_model(config, settings)
+    aids, for_pair = config.trained_model.aids(), settings.for_pair(config.source_lang, config.target_lang)
+    for decision in config.decisions:
+        aids.check(decision.resolve(for_pair)[0])
     return settings
 
 

@@ -13,14 +13,15 @@ from typing import Any
 from simulmask_plugin.config.model_settings import FILE_NAME
 from simulmask_plugin.files.atomic import write_text
 from simulmask_plugin.files.json_files import read_json
+from simulmask_plugin.streaming.aids import AID_FILES
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.index.json", "config.json", "adapter_config.json", "simulmask.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken"),
 )
 """Of a model's folder, what decides on its outputs: weights, configuration, settings of training, tokenizer."""
-NO_WEIGHTS = ("training_args.bin",)
-"""What the trainer leaves beside them under such a name."""
+NO_WEIGHTS = ("training_args.bin", *AID_FILES.values())
+"""What lies beside them under such a name, but decides on nothing, or only on the policies that ask it."""
 SETTLED = 2_000_000_000
 """Nanoseconds after which a file that is written once more has another time, on every file system."""
 

@@ -36,6 +36,7 @@ from simulmask_plugin.evaluation.runs import (
     work_left,
 )
 from simulmask_plugin.evaluation.scores import Score, score, signatures, write_scores
+from simulmask_plugin.streaming.aids import AID_FILES, needed
 from simulmask_plugin.training.machine import check_device
 
 PATHS = ("model", "adapter", "source", "target")
@@ -166,12 +167,18 @@ def _made_with(config: EvaluationConfig, settings: ModelSettings) -> dict[str, d
     for number, adapter in enumerate(adapters, 1):
         files |= {f"adapter {number}: {path.name}": path for path in model_files(adapter)}
     digests = Digests(Path(config.output, "digests.json"))
-    made_with = {key: value for key, value in asdict(config).items() if key not in FREE} | {
+    made_with: dict[str, Any] = {key: value for key, value in asdict(config).items() if key not in FREE} | {
         "trace": config.trace or None,  # a run that was made before there was the key has none
         "trained": json.loads(json.dumps(settings.uncalibrated().content())),
         "files": {name: digests.of(path) for name, path in files.items()},
     }
+    for_pair, folder = settings.for_pair(config.source_lang, config.target_lang), (model, *adapters)[-1]
+    result = {}
+    for decision in config.decisions:
+        policy, _ = decision.resolve(for_pair)
+        aids = {AID_FILES[kind]: digests.of(folder / AID_FILES[kind]) for kind in needed(policy)}
+        result[decision.name] = made_with | {"files": made_with["files"] | aids}
     digests.save()
-    found = calibrated(config, settings)
-    thresholds = {name: {"threshold": entry.threshold} for name, entry in found.items()}
-    return {decision.name: made_with | thresholds.get(decision.name, {}) for decision in config.decisions}
+    for name, entry in calibrated(config, settings).items():
+        result[name]["threshold"] = entry.threshold
+    return result

@@ -22,6 +22,7 @@ from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.evaluation.comparison import Comparison, Run, Training, write_comparison
 from simulmask_plugin.evaluation.config import resolve
 from simulmask_plugin.evaluation.digests import Digests, check_same, save
+from simulmask_plugin.evaluation.preparation import possible, prepare
 from simulmask_plugin.evaluation.processes import num_processes
 from simulmask_plugin.evaluation.programs import ProgramFailed, run_program
 from simulmask_plugin.evaluation.progress import say
@@ -112,6 +113,7 @@ def _run_models(study: Study) -> _Found:
                 raise ProgramFailed(f"its base {base} failed")
             found.trainings[name] = _train(study, name, environment)
             trained[name].set()
+            found.failed.update(_prepare(study, name, environment))
             found.runs.extend(_stream(study, name, environment, found.failed))
         except ProgramFailed as error:
             found.failed[name] = error
@@ -154,6 +156,7 @@ def _comparison(study: Study, path: str, found: _Found) -> Comparison:
         models={
             name: ({"from": study.bases[name]} if name in study.bases else {})
             | {f"stage {number}": stage.summary(TRAINED) for number, stage in enumerate(stages, 1)}
+            | {one.name: one.summary() for one in study.preparations[name]}
             | settings[name].config.said()
             | asdict(settings[name].trained_on)
             for name, stages in study.models.items()
@@ -187,7 +190,7 @@ def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
     """Run the stages of one model, each from what the one before it made; return what these trainings took."""
     stages, output = study.models[name], Path(study.output)
     training = Training()
-    digests = Digests(model_folder(output, name, 1).with_name("digests.json"))
+    digests = _digests(study, name)
     start: dict[str, str] = {}
     if name in study.bases:
         base = study.bases[name]
@@ -205,14 +208,29 @@ def _train(study: Study, name: str, environment: Mapping[str, str]) -> Training:
     return training
 
 
+def _prepare(study: Study, name: str, environment: Mapping[str, str]) -> dict[str, ProgramFailed]:
+    folder = model_folder(Path(study.output), name, len(study.models[name]))
+    return prepare(study.preparations[name], name, folder, environment, _digests(study, name))
+
+
+def _digests(study: Study, name: str) -> Digests:
+    return Digests(model_folder(Path(study.output), name, 1).with_name("digests.json"))
+
+
 def _stream(study: Study, name: str, environment: Mapping[str, str], failed: dict[str, ProgramFailed]) -> Iterator[Run]:
     """Stream one model as every system does that has it; ``failed`` gets SYSTEM/RUN of what could not be."""
     for system, settings in study.systems.items():
         if settings.model != name:
             continue
         beside_others = environment if study.jobs > 1 else None
+        evaluation = settings.evaluation
+        if study.preparations[name]:  # of which some may have failed
+            evaluation, missing = possible(evaluation, system)
+            failed |= missing
+        if not evaluation.policies:
+            continue
         try:
-            scores, faults = evaluate(settings.evaluation, system, f"{system} ", beside_others)
+            scores, faults = evaluate(evaluation, system, f"{system} ", beside_others)
         except ProgramFailed as error:
             failed[system] = error
             continue

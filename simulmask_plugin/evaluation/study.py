@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.corpora.dataset_info import listed_entries
-from simulmask_plugin.evaluation.config import AtOnce, EvaluationConfig, check_for_model
+from simulmask_plugin.evaluation.config import AtOnce, EvaluationConfig
 from simulmask_plugin.evaluation.digests import Digests, model_files
+from simulmask_plugin.evaluation.preparation import PREPARATIONS, Preparation, check_prepared, read_preparations
 from simulmask_plugin.options import Must, check_choice, check_name, read, read_yaml, yaml_text
 from simulmask_plugin.text.prompts import Prompt
 
@@ -72,7 +73,8 @@ class StudyKeys:
     models: Mapping[str, Annotated[Any, STAGES]]
     """Name -> its stages in order, each a mapping: {train: YAML} or {export: YAML}, and overrides of that YAML, e.g.
     {train: stage1.yaml, simulmask.k: 3}. A stage starts from the model of the one before it; behind {from: NAME}, the
-    first one starts from what the last stage of that model made."""
+    first one starts from what the last stage of that model made. Last come the preparations, if any: {probe: ...},
+    {heads: ...}, {calibrate: ...}."""
     systems: Mapping[str, Annotated[Any, SYSTEM]]
     """Name -> {model: NAME, policies: [...]}, the policies as in an evaluation YAML."""
     plain: str
@@ -104,6 +106,8 @@ class Study(StudyKeys):
     models: Mapping[str, tuple[Stage, ...]]
     bases: Mapping[str, str]
     """Name of a model -> of the earlier one that it starts from."""
+    preparations: Mapping[str, tuple[Preparation, ...]]
+    """Model -> what is run on it once it is trained."""
     systems: Mapping[str, System]
     repeats: Mapping[str, str]
     """System with a model of another seed -> the system that it belongs to."""
@@ -133,19 +137,23 @@ def load_study(path: str, overrides: Iterable[str] = ()) -> Study:
             raise ValueError(f"{path}: models {first!r} and {name!r} would share a folder; rename one.")
     models: dict[str, tuple[Stage, ...]] = {}
     bases: dict[str, str] = {}
+    preparations: dict[str, tuple[Preparation, ...]] = {}
     for name, stages in keys.models.items():
         where = f"{path}: models.{name}"
         own = [stage for stage in stages if "from" not in stage]
         if len(own) < len(stages):
             bases[name] = _read_base(stages, models, where)
-        models[name] = _read_stages(own, keys.training, where, has_base=name in bases)
+        behind = next((number for number, stage in enumerate(own) if stage.keys() & PREPARATIONS), len(own))
+        models[name] = _read_stages(own[:behind], keys.training, where, has_base=name in bases)
+        preparations[name] = read_preparations(own[behind:], keys.evaluation, _settings(models[name]), where)
     for name, seeds in keys.seeds.items():
         for seed in seeds:
             if models[_seeded(name, seed)] == models[name]:
                 raise ValueError(f"{path}: seeds.{name}: {seed} is the seed that it has; name others.")
     systems = {name: _read_system(keys, models, name, f"{path}: systems.{name}.") for name in keys.systems}
     values = {field.name: getattr(keys, field.name) for field in fields(keys)}
-    study = Study(**values | {"models": models, "bases": bases, "systems": systems, "repeats": repeats})
+    values |= {"models": models, "bases": bases, "preparations": preparations}
+    study = Study(**values | {"systems": systems, "repeats": repeats})
     _check(study, path)
     return study
 
@@ -271,14 +279,20 @@ def _listed(value: Any) -> list[str]:
     return [str(one).strip() for one in listed if str(one).strip()]
 
 
+def _settings(stages: Iterable[Stage]) -> ModelSettings:
+    """What simulmask.json of a model will say of its last training."""
+    trained = [stage for stage in stages if stage.kind == "train"][-1]
+    # of the prompt, which only the tokenizer can tell, no policy needs anything
+    return ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
+
+
 def _check(study: Study, path: str) -> None:
     check_choice(f"{path}: plain", study.plain, study.models)
     for name, system in study.systems.items():
-        trained = [stage for stage in study.models[system.model] if stage.kind == "train"][-1]
-        # of the prompt, which only the tokenizer can tell, no policy needs anything
-        settings = ModelSettings(SimulMaskConfig.from_dict(trained.values["simulmask"]), Prompt("", " "))
+        preparations = study.preparations[system.model]
+        found = [entry for one in preparations for entry in one.finds]
         try:
-            check_for_model(system.evaluation, settings)
+            check_prepared(system.evaluation, _settings(study.models[system.model]).calibrated(found), preparations)
         except ValueError as error:
             raise ValueError(f"{path}: systems.{name}: {error}") from error
     reference, run = study.reference_run

@@ -13,6 +13,8 @@ from simulmask_plugin.streaming.lane import Heads
 from simulmask_plugin.streaming.probe import FILE_NAME, Probe
 
 HEADS = "simulmask_heads.json"
+AID_FILES = {"probe": FILE_NAME, "heads": HEADS}
+"""Command that makes it -> its file beside the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class Aids:
         for what, is_missing in needs.items():
             if is_missing:
                 raise ValueError(f"policy: {policy.name} needs {what}, and the model has none.")
+
+
+def needed(policy: Policy) -> tuple[str, ...]:
+    """The commands whose results a policy asks."""
+    needs = {"probe": policy.needs_probe, "heads": policy.needs_heads}
+    return tuple(command for command, is_needed in needs.items() if is_needed)
 
 
 def save_heads(folder: Path, heads: Heads) -> None:

@@ -104,7 +104,8 @@ function number({ name, type, least, most, step, help }, value) {
 }
 
 function list(name, options, value) {
-  const select = make("select", { name }, ...options.map(([key, text]) => make("option", { value: key, textContent: text })));
+  const offered = options.map(([key, text]) => make("option", { value: key, textContent: text }));
+  const select = make("select", { name }, ...offered);
   if (value !== undefined) select.value = value;
   return make("label", {}, `${named(name)} `, select);
 }

@@ -5,6 +5,10 @@ import { Record, counted } from "./record.js";
 
 /** Below this probability a word is marked. */
 const UNSURE = 0.5;
+/** The states of a lane, for a reader. */
+const STATES = {
+  idle: "waiting for text", running: "running", finished: "finished", failed: "stopped", lost: "interrupted",
+};
 
 /**
  * One policy on the source: its choice, its session on the server, and what the session has read and written.
@@ -14,15 +18,13 @@ const UNSURE = 0.5;
  */
 export class Lane extends EventTarget {
   state = "idle";
-  /** Milliseconds until the next attempt to connect; null: connected. */
-  retryIn = 0;
   record = new Record();
+  connection;
   #model;
   #source;
   #pair;
   #parts;
   #plot;
-  #connection;
   #sessions = 0;
   #waiting = [];
   #frame = null;
@@ -40,26 +42,26 @@ export class Lane extends EventTarget {
     this.choice = new Choice(model, element.querySelector(".choice"), element.querySelector(".parameters"), decision);
     this.choice.addEventListener("change", () => this.begin());
     this.#plot = new Plot(element.querySelector(".plot"), element.querySelector("tbody"), model.unit);
-    this.#connection = new Connection(url);
-    this.#connection.addEventListener("open", () => this.#opened());
-    this.#connection.addEventListener("lost", ({ detail }) => this.#lost(detail));
-    this.#connection.addEventListener("message", ({ detail }) => this.#take(detail));
+    this.connection = new Connection(url);
+    this.connection.addEventListener("open", () => this.#opened());
+    this.connection.addEventListener("lost", () => this.#lost());
+    this.connection.addEventListener("message", ({ detail }) => this.#take(detail));
   }
 
   /** Begin again, with all that has arrived. */
   begin() {
-    if (this.state === "running") this.#connection.send({ type: "cancel" });
+    if (this.state === "running") this.connection.send({ type: "cancel" });
     const problem = this.choice.problem;
     this.#clear();
     this.#tell(problem);
     if (problem) return this.#become("failed");
     if (!this.#source.text) return this.#become("idle");
     this.#sessions += 1;
-    const started = this.#connection.send({
+    const started = this.connection.send({
       type: "start", session: String(this.#sessions), decision: this.choice.decision, ...this.#pair(),
     });
     this.#become(started ? "running" : "lost");
-    if (!started) return;
+    if (!started) return this.connection.wake();
     this.read(this.#source.text);
     if (this.#source.ended) this.end();
   }
@@ -67,13 +69,20 @@ export class Lane extends EventTarget {
   /** Words have arrived. */
   read(text) {
     if (this.state === "idle") return this.begin();
-    if (this.state === "running") this.#connection.send({ type: "read", text });
+    if (this.state === "running") {
+      this.#parcels(text).forEach((parcel) => this.connection.send({ type: "read", text: parcel }));
+    }
     this.#draw();
+  }
+
+  /** A text in parts that the server takes as messages: JSON has at most six bytes for a code point. */
+  #parcels(text) {
+    return text.match(new RegExp(`[^]{1,${Math.floor(this.#model.limits.message_bytes / 8)}}`, "gu"));
   }
 
   /** The source has ended. */
   end() {
-    if (this.state === "running") this.#connection.send({ type: "end" });
+    if (this.state === "running") this.connection.send({ type: "end" });
   }
 
   /** Resolves when the session is over; one that is interrupted begins again with the connection. */
@@ -85,24 +94,18 @@ export class Lane extends EventTarget {
     return this.state === "running" || this.state === "lost";
   }
 
-  retry() {
-    this.#connection.retry();
-  }
-
   close() {
-    this.#connection.close();
+    this.connection.close();
     this.element.remove();
     this.#become("idle");
   }
 
   #opened() {
-    this.retryIn = null;
     if (this.state === "lost") this.begin();
     this.dispatchEvent(new Event("connection"));
   }
 
-  #lost(wait) {
-    this.retryIn = wait;
+  #lost() {
     if (this.state === "running") this.#become("lost");
     this.dispatchEvent(new Event("connection"));
   }
@@ -111,7 +114,8 @@ export class Lane extends EventTarget {
   #take(message) {
     if ("session" in message && message.session !== String(this.#sessions)) return;
     if (message.type === "error") {
-      this.#tell(message.reason);
+      // a connection that ends while nothing happens on it is no trouble; that it does is shown by itself
+      if (this.#isOpen || !message.fatal) this.#tell(message.reason);
       if ("session" in message || message.fatal) this.#become("failed");
     } else if (this.state === "running") {
       if (message.type === "read") this.record.read(message);
@@ -135,6 +139,7 @@ export class Lane extends EventTarget {
   #finished(message) {
     this.#parts.laal.textContent = Number.isFinite(message.laal) ? message.laal.toFixed(2) : "–";
     this.#become("finished");
+    if (message.truncated) this.#parts.state.textContent = "ended at the longest target";
     this.dispatchEvent(new CustomEvent("finished", { detail: message }));
   }
 
@@ -147,8 +152,7 @@ export class Lane extends EventTarget {
 
   #become(state) {
     this.state = state;
-    const names = { idle: "waiting for text", running: "running", finished: "finished", failed: "stopped", lost: "interrupted" };
-    this.#parts.state.textContent = names[state];
+    this.#parts.state.textContent = STATES[state];
     this.element.dataset.state = state;
     if (!this.#isOpen) this.#waiting.splice(0).forEach((resolve) => resolve());
   }

@@ -36,12 +36,16 @@ function showConnection(state, words) {
 
 /** The worst that a lane has to say. */
 function watchConnections() {
-  const waits = source.lanes.map((lane) => lane.retryIn).filter((wait) => wait !== null);
-  part("retry").hidden = !waits.some((wait) => wait > 0);
-  if (!waits.length) return showConnection("open", "Connected");
-  const longest = Math.max(...waits);
-  if (longest > 0) {
-    showConnection("lost", `Connection lost. Your text is kept; trying again in ${Math.ceil(longest / 1000)} s.`);
+  const connections = source.lanes.map(({ connection }) => connection);
+  const waits = connections.map(({ retryIn }) => retryIn).filter((wait) => wait !== null);
+  part("retry").hidden = !waits.length;
+  if (waits.length) {
+    const seconds = Math.ceil(Math.max(...waits) / 1000);
+    showConnection("lost", `Connection lost. Your text is kept; trying again in ${seconds} s.`);
+  } else if (connections.some(({ isResting }) => isResting)) {
+    showConnection("resting", "Resting, since nothing happened for long; any text wakes it.");
+  } else if (connections.every(({ isOpen }) => isOpen)) {
+    showConnection("open", "Connected");
   }
 }
 
@@ -125,6 +129,10 @@ async function playText() {
   stop();
 }
 
+function sendText() {
+  source.become(wholeUnits(text.value, model.unit));
+}
+
 function end() {
   if (playing) return;
   if (!text.value.trim()) {
@@ -162,9 +170,9 @@ function clear() {
 
 function listen() {
   text.addEventListener("input", (event) => {
-    if (!event.isComposing) source.become(wholeUnits(text.value, model.unit));
+    if (!event.isComposing) sendText();
   });
-  text.addEventListener("compositionend", () => source.become(wholeUnits(text.value, model.unit)));
+  text.addEventListener("compositionend", sendText);
   text.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -175,7 +183,7 @@ function listen() {
   part("file").addEventListener("change", openFile);
   part("clear").addEventListener("click", clear);
   part("pair").addEventListener("change", () => source.lanes.forEach((lane) => lane.begin()));
-  part("retry").addEventListener("click", () => source.lanes.forEach((lane) => lane.retry()));
+  part("retry").addEventListener("click", () => source.lanes.forEach(({ connection }) => connection.wake()));
   part("compare").addEventListener("click", () => {
     const first = source.lanes[0].choice.decision.policy;
     const other = model.policies.find(({ policy }) => policy !== first) ?? model.policies[0];
@@ -201,3 +209,4 @@ model = await askModel();
 describe();
 listen();
 addLane(model.default);
+sendText(); // what was typed while the page was opened

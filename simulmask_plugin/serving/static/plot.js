@@ -20,9 +20,9 @@ export class Plot {
   #table;
   #unit;
   #corner = make("div", { className: "corner" });
-  #above = svg("svg", { class: "above" });
-  #left = svg("svg", { class: "left" });
-  #stairs = svg("svg", { class: "stairs" });
+  #above = svg("svg", { class: "above", "aria-hidden": "true" });
+  #left = svg("svg", { class: "left", "aria-hidden": "true" });
+  #stairs = svg("svg", { class: "stairs", "aria-hidden": "true" });
   #shapes = {};
   /** Of a cell and of the room on the right; height is null where all is to be drawn again. */
   #size = { width: 0, height: null, right: 0 };
@@ -90,8 +90,9 @@ export class Plot {
         ?? svg("text", { x, y, transform: `rotate(-45 ${x} ${y})` }, this.#above, shorten(text));
       label.setAttribute("class", column < numRead ? "read" : "unread");
     });
+    const x = this.#corner.offsetWidth - 10;
     writes.slice(this.#left.children.length).forEach(({ text, written }) => {
-      svg("text", { x: this.#corner.offsetWidth - 10, y: (written - 0.5) * h, class: "written" }, this.#left, shorten(text));
+      svg("text", { x, y: (written - 0.5) * h, class: "written" }, this.#left, shorten(text));
     });
   }
 
@@ -159,7 +160,8 @@ export class Plot {
 
   #inWords({ reads, writes, lastLag }) {
     const lag = lastLag ? `, the last one ${counted(lastLag.units, this.#unit)} behind` : "";
-    return `Staircase: ${counted(reads.length, this.#unit)} read, ${writes.length} written${lag}. The table below has every step.`;
+    const done = `${counted(reads.length, this.#unit)} read, ${writes.length} written${lag}`;
+    return `Staircase: ${done}. The table below has every step.`;
   }
 }
 

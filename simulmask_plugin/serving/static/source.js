@@ -1,8 +1,12 @@
-/** Text that can be sent: up to the last white space, or with characters as units up to the last whole one. */
+/** Text up to the last character after which a unit is over: white space, or one of a script without it. */
+const WHOLE = {
+  word: /^[^]*\s/,
+  character: /^[^]*(?:\s|\p{sc=Han}|\p{sc=Hira}|\p{sc=Kana}|\p{sc=Thai}|[\u3000-\u303f\uff00-\uffef])/u,
+};
+
+/** The part of a text that can be sent, since no unit of it can grow. */
 export function wholeUnits(text, unit) {
-  const end = unit === "character" ? /^[\s\S]*(?:\s|\p{sc=Han}|\p{sc=Hira}|\p{sc=Kana}|\p{sc=Thai}|[\u3000-\u303f\uff00-\uffef])/u
-    : /^[\s\S]*\s/;
-  return text.match(end)?.[0] ?? "";
+  return text.match(WHOLE[unit])?.[0] ?? "";
 }
 
 /** A line in the pieces in which it is played. */

@@ -26,11 +26,11 @@ install: .venv/.installed
 
 # pip installs torch first, in the build that this machine is configured for. What follows is the complete lock,
 # so nothing else is resolved; compiled byte code saves 4-5 s at every start where Python writes none.
-.venv/.installed: setup.py pyproject.toml .ci/requirements.txt | .venv/bin/python
+.venv/.installed: setup.py pyproject.toml .ci/requirements.txt .ci/alone.txt | .venv/bin/python
 	@echo "make install, 1 of 3: $(TORCH), the largest download"
 	.venv/bin/python -m pip install --constraint .ci/requirements.txt uv $(TORCH)
 	@echo "make install, 2 of 3: the packages of .ci/requirements.txt"
-	.venv/bin/uv pip install --python .venv/bin/python --no-deps --compile-bytecode -r .ci/requirements.txt
+	.venv/bin/uv pip install --python .venv/bin/python --no-deps --compile-bytecode -r .ci/requirements.txt -r .ci/alone.txt
 	@echo "make install, 3 of 3: the plugin itself, editable"
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -52,6 +52,8 @@ def test_header_names_every_target():
 def test_install_says_what_it_does(tmp_path):
     for name in ("setup.py", "pyproject.toml"):
         (tmp_path / name).touch()
-    printed = make(tmp_path, "install", "--dry-run", "--always-make", "--old-file=.ci/requirements.txt")
+    printed = make(
+        tmp_path, "install", "--dry-run", "--always-make", "--old-file=.ci/requirements.txt", "--old-file=.ci/alone.txt"
+    )
     assert re.findall(r"make install, (\d) of 3", printed) == ["1", "2", "3"]
     assert printed.count("--quiet") == 1, "of the plugin alone, which takes a second"

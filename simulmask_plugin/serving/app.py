@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 from simulmask_plugin import __version__
-from simulmask_plugin.serving import stream
+from simulmask_plugin.serving import mt_server, stream
 from simulmask_plugin.serving.conversation import Refused
 from simulmask_plugin.serving.live import PRIVATE, Event
 from simulmask_plugin.serving.messages import converse
@@ -92,6 +92,11 @@ def make_app(service: Service) -> FastAPI:
     @app.websocket("/stream")
     async def stream_socket(socket: WebSocket) -> None:
         await converse(socket, service, stream.stream, stream.described)
+
+    @app.websocket("/")
+    @app.websocket("/mt")
+    async def speech_socket(socket: WebSocket) -> None:
+        await converse(socket, service, mt_server.translate_speech, mt_server.described)
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app

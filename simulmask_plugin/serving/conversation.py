@@ -43,7 +43,7 @@ class Conversation:
     def __init__(self, engine: Engine, wish: Wish, unit: str, max_units: int) -> None:
         self.id, self.is_over = wish.session or secrets.token_hex(8), False
         self._engine, self._max_units = engine, max_units
-        self._arriving, self._num_units, self._is_complete = Arriving(unit), 0, False
+        self._arriving, self._num_units, self._num_updates, self._is_complete = Arriving(unit), 0, 0, False
         self._source, self._events = Source(), asyncio.Queue[Event]()
         loop = asyncio.get_running_loop()
 
@@ -86,9 +86,26 @@ class Conversation:
         if units or is_complete:
             self._engine.put(lambda: self._source.add(units, is_complete=is_complete))
 
+    def revise(self, units: Sequence[str], *, is_complete: bool) -> None:
+        """Take all of the source as it is by now, see `Source.revise`; the session may have ended."""
+        self._num_updates += 1
+        self._engine.put(lambda: self._source.revise(units, is_complete=is_complete))
+
+    @property
+    def num_revised(self) -> int:
+        """Units that were read, and have been revised since."""
+        return self._source.num_revised
+
     def cancel(self) -> None:
         """End it where it is."""
         self._engine.stop(self._number)
+
+    async def settled(self) -> AsyncIterator[Event]:
+        """Yield its events until it has read all that it was given by `revise`, or has ended."""
+        async for event in self.events():
+            yield event
+            if event["type"] == "waits" and event["updates"] >= self._num_updates:
+                return
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield its events as they happen, up to the last one."""

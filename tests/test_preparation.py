@@ -86,6 +86,13 @@ def test_what_has_changed_is_made_again_with_what_depends_on_it(study, tmp_path)
     assert runs_of(study.path) == ["first/wait_k-1"], "which asks no probe, and is not refused"
 
 
+def test_what_was_deleted_is_made_again_with_what_depends_on_it(study, tmp_path):
+    study(PROBE, CALIBRATE, policies=[WAIT_1])
+    (tmp_path / "out/models/first/stage1" / FILE_NAME).unlink()
+    study(PROBE, CALIBRATE, policies=[WAIT_1])
+    assert study.programs == ["first: probe", "first: calibrate-stability-most3"]
+
+
 def test_results_of_another_probe_are_refused(study):
     uncalibrated = {"policy": "stability"}
     assert study(PROBE, policies=[uncalibrated, WAIT_1]) == 0

@@ -99,7 +99,7 @@ class Preparation:
         return ", ".join(f"{key}: {yaml_text(value)}" for key, value in self.options.items())
 
     def has_left(self, folder: Path) -> bool:
-        """Whether what it makes is there."""
+        """Whether what it makes is there; another probe has taken the thresholds of the one before away."""
         if self.kind != "calibrate":
             return (folder / AID_FILES[self.kind]).is_file()
         settings = ModelSettings.load(folder)
@@ -110,11 +110,10 @@ class Preparation:
     def made_of(self, folder: Path, digests: Digests) -> dict[str, Any]:
         """All that it depends on: its options, and by name the SHA-256 of model and texts."""
         texts = {key: Path(self.options[key]) for key in TEXTS if key in self.options}
-        aids = {AID_FILES[kind]: folder / AID_FILES[kind] for kind in self.needs}
         model = {
             path.name: path for path in model_files(folder) if path.name != FILE_NAME
         }  # which these commands change
-        files = {name: digests.of(path) for name, path in (model | aids | texts).items() if path.is_file()}
+        files = {name: digests.of(path) for name, path in (model | texts).items()}
         options = {key: value for key, value in self.options.items() if key not in (*TEXTS, *FREE)}
         return {"options": options, "files": files}
 

@@ -1,6 +1,7 @@
 # make install   the environment .venv, from the lock file          make demo          one small run from end to end (wait-k)
 # make test      linters, types and tests: all that CI runs         make demo-east     the same for EAST
 # make bench     the measurements in benchmarks/                    make demo-compare  every method, side by side
+# make screenshots  the pictures of the page in docs/images/, of the model of yaml_configs/smollm2_135m_*.yaml
 # make lock      a new .ci/requirements.txt
 # make clean     removes .venv, builds and caches; keeps the results of trainings and evaluations in output/ and saves/
 # make distclean also removes the folders of the demos; keeps everything else in output/ and saves/
@@ -17,7 +18,7 @@ endif
 # LLaMA-Factory looks for torchrun in PATH.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install test lint demo demo-east demo-compare bench lock clean distclean
+.PHONY: install test lint demo demo-east demo-compare bench screenshots lock clean distclean
 
 install: .venv/.installed
 
@@ -55,6 +56,9 @@ demo-compare: install
 
 bench: install
 	.venv/bin/python benchmarks/run.py
+
+screenshots: install
+	.venv/bin/python benchmarks/screenshots.py
 
 lock: | .venv/bin/python
 	.venv/bin/python -m pip install --quiet uv

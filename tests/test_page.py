@@ -2,7 +2,9 @@
 
 import json
 import random
+import runpy
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from browsing import DARK, LIGHT, PHONE, browsing, visiting
@@ -182,6 +184,18 @@ def test_errors_are_told_in_words(visit):
     assert visit.part("problem").is_hidden()
 
 
+def test_what_was_typed_while_the_page_was_opened_is_read(browser, server):
+    with visiting(browser, server.url("/")) as visit:
+        held = []
+        visit.page.route("**/model", lambda route: held.append(route))
+        with visit.page.expect_request("**/model"):
+            visit.page.reload()
+        visit.text.press_sequentially("the dog ")
+        assert visit.page.locator(".lane").count() == 0
+        held[0].continue_()
+        visit.waits_for_step("READ", 2)
+
+
 def test_text_is_never_markup(visit):
     visit.text.fill("<b>the</b> <img src=x> ")
     visit.waits_for_step("READ", 3)
@@ -308,3 +322,10 @@ def test_a_policy_is_offered_with_what_it_can_do(browser, server):
         assert choose("Policy", "model-driven")["decision"] == {"policy": "model_driven", "latency": "low"}
         start = choose("Languages", "English → German")
         assert (start["source_lang"], start["target_lang"]) == ("English", "German")
+
+
+def test_the_pictures_of_the_pages_are_taken(browser, server, tmp_path):
+    take_all = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "screenshots.py"))["take_all"]
+    take_all(browser, server.url("/"), "the", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"page.png", "page_phone.png"}
+    assert all(0 < path.stat().st_size < 150_000 for path in tmp_path.iterdir())

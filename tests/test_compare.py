@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -158,7 +157,7 @@ def test_what_starts_from_a_model_does_not_wait_until_that_is_streamed(study, mo
 
     monkeypatch.setattr(compare, "_train", train_and_tell)
     study("jobs=2", base=BASE, while_streaming=lambda name: name != "first" or begun.wait(10))
-    assert study.compared == ["first", "second"]
+    assert sorted(study.compared) == ["first", "second"]
 
 
 def test_what_starts_from_a_model_that_failed_fails_by_name(study, capsys):
@@ -323,34 +322,6 @@ def test_tokens_of_packs_are_counted_whole(study, tmp_path, stage, count):
     study(**stage)
     written = yaml.safe_load(Path(config(tmp_path, "first")).read_text())
     assert written["include_num_input_tokens_seen"] == count
-
-
-@pytest.mark.parametrize(
-    "visible, num_gpus, jobs, shares",
-    [
-        (None, 4, 2, ["0,2", "1,3"]),
-        ("4,6,7", 3, 2, ["4,7", "6"]),
-        (None, 2, 3, ["0", "1", "0"]),
-        (None, 4, 1, [None]),
-        ("0,1,2,3", 2, 3, ["0", "1", "0"]),  # names more than there are
-        (None, 1, 2, [None, None]),
-        (None, 0, 2, [None, None]),
-    ],
-)
-def test_every_job_trains_on_its_share_of_the_gpus(monkeypatch, visible, num_gpus, jobs, shares):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: num_gpus)
-    environments = compare._environments(SimpleNamespace(jobs=jobs, threads=None))
-    assert [variables.get("CUDA_VISIBLE_DEVICES") for variables in environments] == shares
-
-
-def test_torchrun_is_found_beside_python_and_jobs_have_their_threads(monkeypatch):
-    monkeypatch.setenv("PATH", "elsewhere")
-    (variables,) = compare._environments(SimpleNamespace(jobs=1, threads=3))
-    assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "elsewhere"]
-    assert variables["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(("jobs", "shares"), [(1, {None}), (2, {"0", "1"})])

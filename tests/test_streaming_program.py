@@ -1,8 +1,11 @@
-"""Systems of a study that stream side by side, each in a program of its own."""
+"""The jobs of a study: their shares of the machine, and systems that stream side by side in programs of their own."""
 
+import os
 import shutil
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from copied_study import WAIT_2, make_study, runs_of
@@ -111,3 +114,31 @@ def test_the_program_itself_writes_what_this_process_does_and_its_log_is_kept(st
     for name in ("wait_k-1", "wait_k-2"):
         ours, theirs = (Path(one.output, name, "instances.log").read_text() for one in (system, alone))
         assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "visible, num_gpus, jobs, shares",
+    [
+        (None, 4, 2, ["0,2", "1,3"]),
+        ("4,6,7", 3, 2, ["4,7", "6"]),
+        (None, 2, 3, ["0", "1", "0"]),
+        (None, 4, 1, [None]),
+        ("0,1,2,3", 2, 3, ["0", "1", "0"]),  # names more than there are
+        (None, 1, 2, [None, None]),
+        (None, 0, 2, [None, None]),
+    ],
+)
+def test_every_job_trains_on_its_share_of_the_gpus(monkeypatch, visible, num_gpus, jobs, shares):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(run_study.torch.cuda, "device_count", lambda: num_gpus)
+    environments = run_study._environments(SimpleNamespace(jobs=jobs, threads=None))
+    assert [variables.get("CUDA_VISIBLE_DEVICES") for variables in environments] == shares
+
+
+def test_torchrun_is_found_beside_python_and_jobs_have_their_threads(monkeypatch):
+    monkeypatch.setenv("PATH", "elsewhere")
+    (variables,) = run_study._environments(SimpleNamespace(jobs=1, threads=3))
+    assert variables["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "elsewhere"]
+    assert variables["OMP_NUM_THREADS"] == "3"

@@ -110,9 +110,8 @@ class Preparation:
     def made_of(self, folder: Path, digests: Digests) -> dict[str, Any]:
         """All that it depends on: its options, and by name the SHA-256 of model and texts."""
         texts = {key: Path(self.options[key]) for key in TEXTS if key in self.options}
-        model = {
-            path.name: path for path in model_files(folder) if path.name != FILE_NAME
-        }  # which these commands change
+        # but for simulmask.json, which these commands change
+        model = {path.name: path for path in model_files(folder) if path.name != FILE_NAME}
         files = {name: digests.of(path) for name, path in (model | texts).items()}
         options = {key: value for key, value in self.options.items() if key not in (*TEXTS, *FREE)}
         return {"options": options, "files": files}

@@ -90,6 +90,29 @@ def test_every_event_has_the_name_that_the_client_gave_the_session(served):
         assert {event["session"] for event in events} == {"mine, too"}
 
 
+def test_a_model_that_fails_ends_the_session_with_a_message_and_the_others_go_on(served):
+    (bad,) = served.translator.encoder.source_units("cat", before="the")
+
+    def fail(module, args, kwargs):
+        if (kwargs["input_ids"] == bad[-1]).any():
+            raise RuntimeError("out of memory")
+
+    with served.connect() as client, served.connect() as other:
+        send(other, "start")
+        send(other, "read", text="the dog ")
+        handle = served.translator.model.register_forward_pre_hook(fail, with_kwargs=True)
+        try:
+            error = streamed(client, "the cat")[-1]
+            send(other, "read", text="abc")
+            send(other, "end")
+            assert events_of(other)[-1]["text"] == alone(served, "the dog abc")[1]
+        finally:
+            handle.remove()
+        assert error["reason"] == "The model failed (RuntimeError: out of memory)."
+        assert not error["fatal"]
+        assert streamed(client, "the cat")[-1]["text"] == alone(served, "the cat")[1]
+
+
 def test_the_page_and_the_model_are_described(served):
     assert "<title>" in httpx.get(served.url("/")).text
     info = httpx.get(served.url("/model")).json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -11,8 +12,11 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from simulmask_plugin.serving.service import Limits
+
+LOG = logging.getLogger(__name__)
 
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -46,10 +50,12 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        fault = self._fault(Headers(scope=scope))
+        fault, is_socket = self._fault(Headers(scope=scope)), scope["type"] == "websocket"
         if fault is not None:
-            await PlainTextResponse(fault, status_code=403)(scope, receive, send)
-        elif scope["type"] == "websocket":
+            LOG.warning(fault)
+            refusal = WebSocketClose() if is_socket else PlainTextResponse(fault, status_code=403)
+            await refusal(scope, receive, send)
+        elif is_socket:
             await self.app(scope, receive, send)
         else:
             try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -92,6 +93,11 @@ class Http(H11Protocol):
         self._wait()
         super().on_response_complete()  # which may begin with it
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Leave the connection to another protocol."""
+        self._wait_no_more()
+        super().handle_websocket_upgrade(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         super().connection_lost(exc)
@@ -106,7 +112,7 @@ class Http(H11Protocol):
             self._deadline.cancel()
 
     def _end(self, last: object) -> None:
-        if self.cycle is last and self.transport.get_protocol() is self:  # else that of a websocket
+        if self.cycle is last:
             if last is None:
                 self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
             self.transport.close()

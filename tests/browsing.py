@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from simulmask_plugin.policies import Action
+
+LONGEST = 60
+"""Target tokens of a session."""
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIGHT, DARK, PHONE = {}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}}
 
@@ -126,3 +131,10 @@ def visiting(browser, url, **options):
 
 def host_of(url):
     return re.fullmatch(r"\w+://([^/]+)/.*", url)[1]
+
+
+def expected(translator, text, policy="wait_k", **options):
+    """The words that the same model reads, and what it writes, without a server."""
+    options = {"policy": policy, "max_target_tokens": LONGEST, **options}
+    reads = [step.text for step in translator.stream(text, **options) if step.action is Action.READ]
+    return reads, translator.translate(text, **options).strip()

@@ -20,6 +20,8 @@ export class Lane extends EventTarget {
   state = "idle";
   record = new Record();
   connection;
+  /** What the server said when it let go of the connection. */
+  farewell = "";
   #model;
   #source;
   #pair;
@@ -68,7 +70,8 @@ export class Lane extends EventTarget {
 
   /** Words have arrived. */
   read(text) {
-    if (this.state === "idle") return this.begin();
+    const isAsleep = this.state === "lost" && this.connection.isResting;
+    if (this.state === "idle" || isAsleep) return this.begin();
     if (this.state === "running") {
       this.#parcels(text).forEach((parcel) => this.connection.send({ type: "read", text: parcel }));
     }
@@ -101,6 +104,7 @@ export class Lane extends EventTarget {
   }
 
   #opened() {
+    this.farewell = "";
     if (this.state === "lost") this.begin();
     this.dispatchEvent(new Event("connection"));
   }
@@ -113,10 +117,11 @@ export class Lane extends EventTarget {
   /** A message of the server; those of sessions that were left behind are not for us any more. */
   #take(message) {
     if ("session" in message && message.session !== String(this.#sessions)) return;
-    if (message.type === "error") {
-      // a connection that ends while nothing happens on it is no trouble; that it does is shown by itself
-      if (this.#isOpen || !message.fatal) this.#tell(message.reason);
-      if ("session" in message || message.fatal) this.#become("failed");
+    if (message.fatal) {
+      this.farewell = message.reason;
+    } else if (message.type === "error") {
+      this.#tell(message.reason);
+      if ("session" in message) this.#become("failed");
     } else if (this.state === "running") {
       if (message.type === "read") this.record.read(message);
       if (message.type === "write") this.#wrote(message);

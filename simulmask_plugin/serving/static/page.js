@@ -39,11 +39,12 @@ function watchConnections() {
   const connections = source.lanes.map(({ connection }) => connection);
   const waits = connections.map(({ retryIn }) => retryIn).filter((wait) => wait !== null);
   part("retry").hidden = !waits.length;
+  const farewell = source.lanes.map((lane) => lane.farewell).find(Boolean) ?? "";
   if (waits.length) {
     const seconds = Math.ceil(Math.max(...waits) / 1000);
-    showConnection("lost", `Connection lost. Your text is kept; trying again in ${seconds} s.`);
+    showConnection("lost", `Connection lost. ${farewell} Your text is kept; trying again in ${seconds} s.`);
   } else if (connections.some(({ isResting }) => isResting)) {
-    showConnection("resting", "Resting, since nothing happened for long; any text wakes it.");
+    showConnection("resting", `Resting. ${farewell} More text wakes the connection.`);
   } else if (connections.every(({ isOpen }) => isOpen)) {
     showConnection("open", "Connected");
   }

@@ -1,12 +1,13 @@
-/** Text up to the last character after which a unit is over: white space, or one of a script without it. */
-const WHOLE = {
-  word: /^[^]*\s/,
-  character: /^[^]*(?:\s|\p{sc=Han}|\p{sc=Hira}|\p{sc=Kana}|\p{sc=Thai}|[\u3000-\u303f\uff00-\uffef])/u,
-};
+/** Scripts without white space between words. */
+const UNSPACED = ["Han", "Hira", "Kana", "Bopo", "Yiii", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"]
+  .map((script) => `\\p{sc=${script}}`).join("");
+/** Text up to the last character after which a unit is over. */
+const WORDS = /^[^]*\s/;
+const CHARACTERS = new RegExp(`^[^]*[\\s${UNSPACED}\\u3000-\\u303f\\uff00-\\uffef]`, "u");
 
 /** The part of a text that can be sent, since no unit of it can grow. */
 export function wholeUnits(text, unit) {
-  return text.match(WHOLE[unit])?.[0] ?? "";
+  return text.match(unit === "character" ? CHARACTERS : WORDS)?.[0] ?? "";
 }
 
 /** A line in the pieces in which it is played. */

@@ -6,10 +6,24 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, create_server
 
 from simulmask_plugin.commands.arguments import ServeOptions
+from simulmask_plugin.options import MOST_AT_ONCE, MOST_TOKENS, check_integer
 from simulmask_plugin.serving.server import make_server, make_service
 from simulmask_plugin.serving.service import Limits
 from simulmask_plugin.streaming.options import Decision
 from simulmask_plugin.streaming.translator import load
+from simulmask_plugin.training.machine import check_device
+
+BOUNDS = {
+    "port": 65535,
+    "lanes": MOST_AT_ONCE,
+    "threads": MOST_AT_ONCE,
+    "clients": None,
+    "words": None,
+    "tokens": MOST_TOKENS,
+    "message_bytes": None,
+    "max_target_tokens": MOST_TOKENS,
+}
+"""The most that an option may be; None: there is none."""
 
 
 def run_serve(options: ServeOptions) -> int:
@@ -18,6 +32,12 @@ def run_serve(options: ServeOptions) -> int:
     Raises:
         ValueError: if the model cannot be streamed like this.
     """
+    for key, most in BOUNDS.items():
+        if (value := getattr(options, key)) is not None:
+            check_integer(f"--{key.replace('_', '-')}", value, least=0 if key == "port" else 1, most=most)
+    if not options.idle > 0:
+        raise ValueError(f"--idle must be more than 0 seconds, got {options.idle:g}.")
+    check_device(options.device)
     translator = load(
         options.model,
         options.adapter,

@@ -6,6 +6,9 @@ import time
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from serving_driver import events_of, receive, send, serving, streamed, translator_of
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -130,6 +133,22 @@ def test_what_the_model_cannot_do_ends_the_session_with_a_reason(served, name):
     if name != "huge":  # no JSON
         answer = served.post(TEXT, decision)
         assert (answer.status_code, reason in answer.json()["reason"]) == (422, True)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+key = st.sampled_from(["policy", "k", "n", "probability", "least", "latency", "laal", "read_threshold"])
+
+
+@hypothesis_settings(max_examples=150)
+@given(decision=st.dictionaries(key, anything | st.sampled_from(["wait_k", "confidence", "schedule"]), max_size=3))
+def test_whatever_is_wished_for_is_granted_or_refused_with_a_reason(served, decision):
+    with served.connect() as client:
+        event = streamed(client, TEXT, decision)[-1]
+        assert event["type"] == "finished" or not event["reason"].startswith("The model failed")
 
 
 TOO_MUCH = {"words": "a " * 41, "word": "a" * 1001, "flood": "a " * 2000}

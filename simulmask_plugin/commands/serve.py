@@ -45,7 +45,7 @@ def run_serve(options: ServeOptions) -> int:
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
     )
-    name = Path(options.model).name
+    name = Path((options.adapter or options.model).split(",")[-1].strip()).name  # that of the last training
     service = make_service(
         name,
         translator,

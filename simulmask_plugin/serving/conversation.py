@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from simulmask_plugin.serving.engine import Engine
 from simulmask_plugin.serving.live import Event, Source
@@ -48,7 +49,8 @@ class Conversation:
         loop = asyncio.get_running_loop()
 
         def tell(event: Event) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, event)
+            with suppress(RuntimeError):  # the loop is closed, and nobody listens any more
+                loop.call_soon_threadsafe(self._events.put_nowait, event)
 
         self._number = engine.open(wish, self._source, tell)
 

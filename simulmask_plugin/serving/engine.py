@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from queue import SimpleQueue
 from threading import Thread
@@ -85,29 +86,32 @@ class Engine:
         return True
 
     def _stand_in_line(self, number: int, wish: Wish, source: Source, recorder: Recorder, tell: Tell) -> None:
-        try:
-            granted = self._wishes.grant(wish)
-        except ValueError as error:
-            tell({"type": "error", "reason": str(error)})
-            return
-        tell({"type": "granted"})
-
         def job(lane: Lane) -> LiveSteps[None]:
-            try:
+            with _failures_told(tell):
                 session = granted.opener(lane, recorder)
                 tell({"type": "started", "decision": granted.decision})
                 yield from live(session, source, Narrator(session, recorder, tell))
-            except ValueError as error:
-                tell({"type": "error", "reason": str(error)})
-            except Exception as error:  # whatever fails ends this session alone
-                LOG.exception("A session failed.")
-                tell({"type": "error", "reason": f"The model failed ({type(error).__name__}: {error})."})
 
-        self._line[number] = job
+        with _failures_told(tell):
+            granted = self._wishes.grant(wish)
+            tell({"type": "granted"})
+            self._line[number] = job
 
     def _leave(self, number: int) -> None:
         if self._line.pop(number, None) is None:
             self._pool.stop(number)
+
+
+@contextmanager
+def _failures_told(tell: Tell) -> Iterator[None]:
+    """Whatever fails ends this session alone, and its client is told."""
+    try:
+        yield
+    except ValueError as error:
+        tell({"type": "error", "reason": str(error)})
+    except Exception as error:
+        LOG.exception("A session failed.")
+        tell({"type": "error", "reason": f"The model failed ({type(error).__name__}: {error})."})
 
 
 def clock(start: float) -> Callable[[], float]:

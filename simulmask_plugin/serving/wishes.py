@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 from simulmask_plugin.config.calibration import threshold_of
-from simulmask_plugin.options import Must, check_known
+from simulmask_plugin.options import Must, check_choice, check_known
+from simulmask_plugin.policies import POLICIES
 from simulmask_plugin.streaming.options import Decision, Opener, parameters, session_opener
 from simulmask_plugin.streaming.translator import Translator
 
@@ -64,6 +65,8 @@ class Wishes:
         decision = self._default
         if wish.decision is not None:
             check_known(wish.decision, CHOICES, "decision")
+            if (policy_name := wish.decision.get("policy")) is not None:
+                check_choice("policy", policy_name, POLICIES)
             decision = Decision.from_dict({**self._for_all, **wish.decision})
         policy, run = decision.resolve(settings)
         values = {"policy": policy.name, **policy.values()}

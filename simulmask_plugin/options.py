@@ -5,7 +5,7 @@ choices, lists (``tuple[X, ...]``, ``tuple[X, Y]``), mappings and other dataclas
 they must beside::
 
     k: Annotated[int, between(1, MOST_UNITS, "source units")]
-    look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 1.0
+    look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 0.5
     dtype: Literal["float32", "bfloat16"] = "float32"
 """
 

@@ -22,7 +22,7 @@ FEATURES = [
 
 
 def collator_of(pad_to_multiple_of=None, seed=0, **block):
-    settings = reference.settings_of(**({"policy": "wait_k", "k": 1} | block))
+    settings = reference.settings_of(**({"policy": "wait_k", "k": 1, "look_ahead_rate": 1} | block))
     return SimulMaskCollator(settings, pad_token_id=9, pad_to_multiple_of=pad_to_multiple_of, seed=seed)
 
 

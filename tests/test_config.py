@@ -36,7 +36,7 @@ def settings_of(**block):
 
 def test_defaults_are_the_recommended_settings():
     config = SimulMaskConfig.from_dict({"policy": "wait_k", "k": 3})
-    assert config.layout == Prefix(positions="group", rows="look_ahead", look_ahead_rate=1.0)
+    assert config.layout == Prefix(positions="group", rows="look_ahead", look_ahead_rate=0.5)
     assert (config.source_units, config.target_units) == ("word", "word")
 
 
@@ -125,9 +125,9 @@ def test_look_ahead_rows_are_laid_out_only_where_a_boundary_is_to_be_decided(blo
 
 
 WITHOUT_MEANING = [
-    ({"look_ahead_rate": 0.5, "rows": "own_unit"}, "look_ahead_rate has no meaning with rows: own_unit"),
-    ({"look_ahead_rate": 0.5, "target_units": "token"}, "look_ahead_rate has no meaning with target_units: token"),
-    ({"look_ahead_rate": 0.5, "layout": "turns"}, "look_ahead_rate has no meaning in layout: turns"),
+    ({"look_ahead_rate": 0.25, "rows": "own_unit"}, "look_ahead_rate has no meaning with rows: own_unit"),
+    ({"look_ahead_rate": 0.25, "target_units": "token"}, "look_ahead_rate has no meaning with target_units: token"),
+    ({"look_ahead_rate": 0.25, "layout": "turns"}, "look_ahead_rate has no meaning in layout: turns"),
     ({"rows": "own_unit", "layout": "turns"}, "rows has no meaning in layout: turns"),
     ({"group_offset": 8, "positions": "contiguous"}, "group_offset has no meaning with positions: contiguous"),
     ({"group_offset": 8, "layout": "slots"}, "group_offset has no meaning in layout: slots"),
@@ -140,7 +140,7 @@ WITHOUT_MEANING = [
     ({"slot_length": 8, "layout": "turns"}, "slot_length has no meaning in layout: turns"),
     ({"prefix_pairs": True, "layout": "slots"}, "prefix_pairs has no meaning in layout: slots"),
     ({**PAIRS, "rows": "own_unit"}, "rows has no meaning with prefix_pairs: true"),
-    ({**PAIRS, "look_ahead_rate": 0.5}, "look_ahead_rate has no meaning with prefix_pairs: true"),
+    ({**PAIRS, "look_ahead_rate": 0.25}, "look_ahead_rate has no meaning with prefix_pairs: true"),
 ]
 
 
@@ -181,7 +181,7 @@ def test_keys_that_mean_nothing_beside_other_ones_leave_with_them(block, keys, e
 def test_given_key_that_means_nothing_beside_the_others_is_refused():
     config = SimulMaskConfig.from_dict(WAIT_3 | {"rows": "own_unit"})
     with pytest.raises(ValueError, match="look_ahead_rate has no meaning with rows: own_unit; remove it"):
-        config.with_keys({"look_ahead_rate": 0.5})
+        config.with_keys({"look_ahead_rate": 0.25})
 
 
 def documented(cls):
@@ -212,7 +212,7 @@ def test_settings_of_a_version_without_slots_load(tmp_path):
 
 def test_settings_of_a_version_that_let_keys_without_meaning_stand_load(tmp_path):
     own_unit = {"policy": "wait_k", "k": 3, "rows": "own_unit"}
-    content = {"config": {**own_unit, "look_ahead_rate": 0.5}, "prompt": {"before": "Tr:", "header": "\nAs:"}}
+    content = {"config": {**own_unit, "look_ahead_rate": 0.25}, "prompt": {"before": "Tr:", "header": "\nAs:"}}
     (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
     assert ModelSettings.load(tmp_path).config == SimulMaskConfig.from_dict(own_unit)
 

@@ -139,7 +139,7 @@ def drawn(seed=0, epoch=0, **block):
 
 
 def test_one_policy_draws_nothing():
-    (schedule, look_ahead), *_ = drawn(policy="wait_k", k=2)
+    (schedule, look_ahead), *_ = drawn(policy="wait_k", k=2, look_ahead_rate=1)
     assert schedule == ReadSchedule((2, 3, 4, 4, 4), 4)
     assert look_ahead is None
 
@@ -176,7 +176,7 @@ def test_the_draw_of_k_does_not_depend_on_the_look_ahead_rate(seed, epoch):
 
 
 def test_schedule_column_is_taken_as_it_is():
-    sampler = ScheduleSampler(settings_of(policy="schedule"), 0)
+    sampler = ScheduleSampler(settings_of(policy="schedule", look_ahead_rate=1), 0)
     assert sampler.draw(EXAMPLES[0], (1, 1, 2, 4, 4), 0) == (ReadSchedule((1, 1, 2, 4, 4), 4), None)
 
 

@@ -316,4 +316,6 @@ def test_png_holds_its_numbers(tmp_path, capsys):
     assert main(["show", *options, "--png", str(path), "--json"]) == 0
     with Image.open(path) as image:
         assert json.loads(image.text["Comment"]) == json.loads(capsys.readouterr().out)
-        assert image.text["Title"] == "wait_k k=3 | layout prefix | rows look_ahead | positions group"
+        assert image.text["Title"] == (
+            "wait_k k=3 | layout prefix | rows look_ahead | positions group | look_ahead_rate 1.0"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulmask_plugin.batches.features import Row, whole_schedule
 from simulmask_plugin.commands.arguments import ShowOptions
-from simulmask_plugin.config.block import SimulMaskConfig
+from simulmask_plugin.config.block import SimulMaskConfig, meaningful
 from simulmask_plugin.config.model_settings import FILE_NAME, ModelSettings
 from simulmask_plugin.files.loading import load_tokenizer
 from simulmask_plugin.layouts import LAYOUTS
@@ -179,9 +179,10 @@ def _of_words(options: ShowOptions) -> Shown:
 
 
 def _block(given: Mapping[str, Any]) -> SimulMaskConfig:
-    """A block of the given keys, wait-3 where they name no policy."""
+    """A block of the given keys, wait-3 where they name no policy, with every look-ahead row unless they say less."""
     has_policy = "policy" in given or _own_policy(given)
-    return SimulMaskConfig.from_dict(dict(given) if has_policy else {**WAIT_3, **given})
+    keys = dict(given) if has_policy else {**WAIT_3, **given}
+    return SimulMaskConfig.from_dict({**meaningful({"look_ahead_rate": 1.0, **keys}), **keys})
 
 
 def _own_policy(given: Mapping[str, Any]) -> str | None:

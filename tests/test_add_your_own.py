@@ -67,7 +67,7 @@ def test_both_are_shown(capsys):
     options = "--policy catch_up --lag 2 --every 2 --layout apart --gap 8 --source".split()
     assert main(["show", *options, "a b c d e", "--target", "v w x y"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("catch_up lag=2 every=2 | layout apart | gap 8 | rows look_ahead | positions apart\n")
+    assert shown.startswith("catch_up lag=2 every=2 | layout apart | gap 8 | rows look_ahead | positions apart")
     assert "g(1..T+1) = 3 4 4 5 5" in shown
 
 

@@ -248,4 +248,5 @@ def test_study_of_the_toy_is_accepted(monkeypatch, tmp_path):
     study = load_study(
         "yaml_configs/toy_compare.yaml", [f"evaluation.source={texts[0]}", f"evaluation.target={texts[1]}"]
     )
-    assert {system.model for system in study.systems.values()} == set(study.models)
+    assert {system.model for system in study.systems.values()} | {"base"} == set(study.models)
+    assert set(study.bases) == set(study.models) - {"base"}, "every method fine-tunes the base"

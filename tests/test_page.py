@@ -1,6 +1,8 @@
 """The page of `simulmask serve`, in a real browser, on a real server with a tiny model."""
 
+import json
 import random
+import re
 from contextlib import ExitStack
 
 import pytest
@@ -19,7 +21,7 @@ def translator(model_of, byte_level):
 
 @pytest.fixture(scope="module")
 def server(translator):
-    with serving(translator, words=320, max_target_tokens=LONGEST) as served:
+    with serving(translator, words=320, message_bytes=1000, max_target_tokens=LONGEST) as served:
         yield served
 
 
@@ -125,12 +127,14 @@ def test_a_file_is_played_line_by_line(visit, translator):
     assert times[2] > 2 * 1000 / 50 - 10, "a word was read before it had been played"
 
 
-def test_playing_can_be_stopped(visit):
+def test_playing_takes_its_time_and_can_be_stopped(visit):
     visit.text.fill(TEXT)
     visit.page.get_by_label("words per second").fill("0.5")
     visit.button("Play").click()
+    visit.waits_for_step("READ", 1)
     visit.button("Stop").click()
     visit.page.get_by_text("Stopped.").wait_for()
+    assert visit.part("read").text_content().strip() == WORDS[0]
     assert visit.text.is_editable()
 
 
@@ -165,12 +169,14 @@ def test_a_connection_rests_while_nothing_happens_and_wakes_with_the_next_word(b
         visit.waits_for_step("READ", 2)
 
 
-def test_a_client_for_whom_there_is_no_room_is_told_and_waits(browser, translator):
-    with serving(translator, clients=1) as served, visiting(browser, served.url("/")) as visit:
-        visit.button("Compare with a second policy").click()
-        visit.page.get_by_text("Connection lost. The server has 1 client").wait_for()
-        visit.button("Remove").click()
-        visit.page.get_by_text("Connected", exact=True).wait_for()
+def test_a_client_for_whom_there_is_no_room_is_told_and_tries_again(browser, translator):
+    with serving(translator, clients=1) as served, ExitStack() as leaving:
+        first = leaving.enter_context(visiting(browser, served.url("/")))
+        first.page.get_by_text("Connected", exact=True).wait_for()
+        with visiting(browser, served.url("/")) as second:
+            second.page.get_by_text("Connection lost. The server has 1 client").wait_for()
+            leaving.close()
+            second.page.get_by_text("Connected", exact=True).wait_for()
 
 
 def test_characters_are_sent_as_they_are_typed(browser, model_of, byte_level):
@@ -216,4 +222,29 @@ def test_text_is_never_markup(visit):
     visit.text.fill("<b>the</b> <img src=x> ")
     visit.waits_for_step("READ", 3)
     assert [step[1] for step in visit.steps() if step[0] == "READ"] == ["<b>the</b>", "<img", "src=x>"]
-    assert visit.page.locator(".lanes :is(b, img)").count() == 0
+    visit.text.fill("<i>the</i> " * 321)
+    visit.lane().get_by_role("alert").wait_for()
+    assert visit.page.locator(".lanes :is(b, i, img)").count() == 0
+
+
+def test_what_the_server_says_of_a_session_that_was_left_changes_nothing(browser, server, translator):
+    """Nor is a reason markup."""
+
+    def meddle(client):
+        honest = client.connect_to_server()
+
+        @honest.on_message
+        def forward(text):
+            message = json.loads(text)
+            client.send(json.dumps(message | {"session": "0"}))
+            client.send(json.dumps({"type": "error", "reason": "<b>no</b>", "fatal": False}))
+            client.send(text)
+
+    with visiting(browser, server.url("/")) as visit:
+        visit.page.route_web_socket(re.compile("/stream$"), meddle)
+        visit.page.reload()
+        visit.text.fill(TEXT)
+        visit.text.press("Enter")
+        visit.waits_for_finished(1)
+        assert visit.translation() == expected(translator, TEXT, k=K)
+        assert visit.part("problem").text_content() == "<b>no</b>"

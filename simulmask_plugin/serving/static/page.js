@@ -186,9 +186,9 @@ function listen() {
   part("pair").addEventListener("change", () => source.lanes.forEach((lane) => lane.begin()));
   part("retry").addEventListener("click", () => source.lanes.forEach(({ connection }) => connection.wake()));
   part("compare").addEventListener("click", () => {
-    const first = source.lanes[0].choice.decision.policy;
-    const other = model.policies.find(({ policy }) => policy !== first) ?? model.policies[0];
-    addLane({ policy: other.policy });
+    const first = source.lanes[0].choice.decision;
+    const other = model.policies.find(({ policy }) => policy !== first.policy);
+    addLane(other ? { policy: other.policy } : first);
     source.lanes[1].element.querySelector("select").focus();
   });
 }

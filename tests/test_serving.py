@@ -1,12 +1,14 @@
 """`simulmask serve`: what its clients get is what the model does alone."""
 
 import re
+import time
 
 import httpx
 import pytest
 from serving_driver import MAX_TARGET_TOKENS, events_of, receive, send, server_sent, serving, streamed, translator_of
 
 from simulmask_plugin.policies import Action
+from simulmask_plugin.streaming.pool import Pool
 
 WAIT_2 = {"policy": "wait_k", "k": 2}
 TEXT = "the dog abc xyz cat abcde"
@@ -111,6 +113,21 @@ def test_a_model_that_fails_ends_the_session_with_a_message_and_the_others_go_on
         assert error["reason"] == "The model failed (RuntimeError: out of memory)."
         assert not error["fatal"]
         assert streamed(client, "the cat")[-1]["text"] == alone(served, "the cat")[1]
+
+
+def test_the_engine_sleeps_while_nobody_has_anything_to_be_fed(served, monkeypatch):
+    steps, step = [], Pool.step
+    monkeypatch.setattr(Pool, "step", lambda pool: steps.append(1) or step(pool))
+    with served.connect() as client:
+        send(client, "start")
+        send(client, "read", text="the ")
+        assert [receive(client)["type"] for _ in range(2)] == ["started", "read"]
+        time.sleep(0.2)
+        before = len(steps)
+        time.sleep(0.5)
+        assert len(steps) == before > 0
+        send(client, "end")
+        assert events_of(client)[-1]["type"] == "finished"
 
 
 def test_the_page_and_the_model_are_described(served):

@@ -151,7 +151,7 @@ def test_whatever_is_wished_for_is_granted_or_refused_with_a_reason(served, deci
         assert event["type"] == "finished" or not event["reason"].startswith("The model failed")
 
 
-TOO_MUCH = {"words": "a " * 41, "word": "a" * 1001, "flood": "a " * 2000}
+TOO_MUCH = {"words": "a " * 41, "word": "a" * 1001, "whole word": "a" * 1001 + " ", "flood": "a " * 2000}
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)

@@ -166,7 +166,9 @@ def test_an_update_that_is_none_is_refused_and_the_session_goes_on(served):
         assert closed["message"] == "Utterance 0 is closed."
         wrong = ask(client, type="update", seq=3, utterance_id=1, words="the dog")
         assert (wrong["code"], wrong["message"]) == ("bad_protocol", "update.words must be a list, got 'the dog'.")
-        answer = ask(client, type="update", seq=4, utterance_id=1, words=[["cat"]], is_final=True)
+        long = ask(client, type="update", seq=4, utterance_id=1, words=[["a" * 1001]])
+        assert (long["code"], long["message"]) == ("bad_protocol", "A word has at most 1000 characters.")
+        answer = ask(client, type="update", seq=5, utterance_id=1, words=[["cat"]], is_final=True)
         assert answer["committed_text"] == alone(served, ["cat"])
 
 

@@ -80,7 +80,8 @@ class Conversation:
 
     def _put(self, units: Sequence[str], *, is_complete: bool = False) -> None:
         self._num_units += len(units)
-        if self._num_units > self._max_units or self._arriving.num_begun > LONGEST_UNIT:
+        longest = max(self._arriving.num_begun, *map(len, units), 0)
+        if self._num_units > self._max_units or longest > LONGEST_UNIT:
             self.cancel()
             self.is_over = True
             raise TooLong(f"At most {self._max_units} words of at most {LONGEST_UNIT} characters go into a session.")

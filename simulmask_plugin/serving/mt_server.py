@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from simulmask_plugin.options import read
-from simulmask_plugin.serving.conversation import Conversation
+from simulmask_plugin.serving.conversation import LONGEST_UNIT, Conversation
 from simulmask_plugin.serving.live import Event
 from simulmask_plugin.serving.messages import BadMessage, Messages
 from simulmask_plugin.serving.service import Full, Service
@@ -69,10 +69,16 @@ class Update:
     utterance_id: int = 0
     is_final: bool = False
 
-    @property
-    def text(self) -> str:
-        """The words."""
-        return " ".join(str(word[0]) for word in self.words if word)
+    def units(self, unit: str) -> list[str]:
+        """The words, or characters.
+
+        Raises:
+            BadMessage: if one is too long.
+        """
+        units = split_units(" ".join(str(word[0]) for word in self.words if word), unit)
+        if max(map(len, units), default=0) > LONGEST_UNIT:
+            raise BadMessage(f"A word has at most {LONGEST_UNIT} characters.")
+        return units
 
 
 @dataclass(slots=True)
@@ -244,7 +250,10 @@ class _Client:
             self.utterance = Utterance()
         utterance = self.utterance
         utterance.number = update.utterance_id
-        units = split_units(update.text, self._service.unit)
+        try:
+            units = update.units(self._service.unit)
+        except BadMessage as error:
+            return described(error)
         is_forced = not update.is_final and len(units) > self._service.limits.words
         is_final = update.is_final or is_forced
         if units or utterance.session is not None:

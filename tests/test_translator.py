@@ -9,6 +9,7 @@ from driving import encoder_of, steps
 import simulmask_plugin
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.options import Decision, open_session
+from simulmask_plugin.streaming.translator import Translator
 
 READ, WRITE = Action.READ, Action.WRITE
 WAIT_2 = {"policy": "wait_k", "k": 2}
@@ -55,6 +56,13 @@ def test_words_are_taken_as_they_are_read(saved):
         if step.action is READ:
             assert taken[-1] == step.text
     assert taken
+
+
+def test_words_of_several_units_are_all_read_before_the_source_has_ended(model_of, byte_level):
+    encoder = encoder_of(byte_level, policy="wait_k", k=2, source_units="token")
+    translator = Translator(model_of("llama", len(byte_level), 0), encoder)
+    text = "the house abcde"
+    assert [step.text for step in translator.stream(text, max_target_tokens=16) if step.action is READ] == text.split()
 
 
 def test_an_empty_source_is_translated_by_nothing(saved):

@@ -102,7 +102,7 @@ class Translator:
 def _steps(session: Session, words: Iterable[str]) -> Iterator[Step]:
     """Drive a session over its source; of a list it is told with the last word that no more will come."""
     num_words = len(words) if isinstance(words, Sequence) else None
-    source = iter(words)
+    source, num_taken = iter(words), 0  # of the words; the session counts units, which may be tokens
     if num_words == 0:
         session.finish_source()
     while not session.finished:
@@ -116,7 +116,8 @@ def _steps(session: Session, words: Iterable[str]) -> Iterator[Step]:
             session.finish_source()
             continue
         session.read(word)
-        if session.num_read == num_words:
+        num_taken += 1
+        if num_taken == num_words:
             session.finish_source()
         yield Step(Action.READ, word)
 

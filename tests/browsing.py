@@ -133,7 +133,7 @@ def host_of(url):
     return re.fullmatch(r"\w+://([^/]+)/.*", url)[1]
 
 
-def expected(translator, text, policy="wait_k", **options):
+def expected(translator, text, policy=None, **options):
     """The words that the same model reads, and what it writes, without a server."""
     options = {"policy": policy, "max_target_tokens": LONGEST, **options}
     reads = [step.text for step in translator.stream(text, **options) if step.action is Action.READ]

@@ -56,7 +56,7 @@ def test_a_sentence_is_translated_word_by_word_as_it_is_typed(visit, translator)
     visit.text.press_sequentially(WORDS[-1])
     visit.text.press("Enter")
     visit.waits_for("finished")
-    assert visit.translation() == expected(translator, TEXT, k=K)
+    assert visit.translation() == expected(translator, TEXT)
     assert [int(step[2]) for step in visit.steps() if step[0] == "WRITE"][:3] == [2, 3, 4]
 
 
@@ -66,7 +66,7 @@ def test_what_was_changed_after_it_was_read_is_read_again(visit, translator):
     visit.text.fill("the dog abc ")
     visit.button("End the source").click()
     visit.waits_for("finished")
-    assert visit.translation() == expected(translator, "the dog abc", k=K)
+    assert visit.translation() == expected(translator, "the dog abc")
 
 
 def test_another_k_begins_again_with_what_has_arrived(visit, translator):
@@ -77,11 +77,11 @@ def test_another_k_begins_again_with_what_has_arrived(visit, translator):
     field.press("Enter")
     visit.text.press("Enter")
     visit.waits_for_finished(1)
-    assert visit.translation() == expected(translator, TEXT, k=1)
+    assert visit.translation() == expected(translator, TEXT, policy="wait_k", k=1)
     field.fill("3")
     field.press("Enter")
     visit.waits_for_finished(2)
-    assert visit.translation() == expected(translator, TEXT, k=3)
+    assert visit.translation() == expected(translator, TEXT, policy="wait_k", k=3)
     assert [line[1] for line in visit.finished()] == ["wait-k, k 3", "wait-k, k 1"]
 
 
@@ -91,7 +91,7 @@ def test_two_policies_translate_the_same_text_side_by_side(visit, translator):
     visit.choose("Policy", "offline", lane=1)
     visit.text.press("Enter")
     visit.waits_for_finished(2)
-    assert visit.translation(0) == expected(translator, TEXT, k=K)
+    assert visit.translation(0) == expected(translator, TEXT)
     assert visit.translation(1) == expected(translator, TEXT, policy="offline")
     left, right = (visit.lane(number).bounding_box() for number in (0, 1))
     assert left["x"] + left["width"] <= right["x"] and left["y"] == right["y"]
@@ -122,7 +122,7 @@ def test_a_file_is_played_line_by_line(visit, translator):
     visit.button("Play").click()
     visit.page.get_by_text("Played to the end.").wait_for()
     played = [(line[0].strip(), line[2]) for line in visit.finished()]
-    assert played == [(line, expected(translator, line, k=K)[1]) for line in reversed(lines)]
+    assert played == [(line, expected(translator, line)[1]) for line in reversed(lines)]
     times = [float(step[4].removesuffix(" ms")) for step in visit.steps() if step[0] == "READ"]
     assert times[2] > 2 * 1000 / 50 - 10, "a word was read before it had been played"
 
@@ -154,11 +154,11 @@ def test_a_connection_that_was_lost_comes_back_and_the_text_is_kept(browser, tra
             visit.waits_for_step("READ", 3)
             visit.text.press("Enter")
             visit.waits_for_finished(1)
-            assert visit.translation() == expected(translator, "the dog abc", k=K)
+            assert visit.translation() == expected(translator, "the dog abc")
             visit.page.get_by_label("words per second").fill("50")
             visit.button("Play").click()
             visit.waits_for_finished(2)
-            assert visit.translation() == expected(translator, "the dog abc", k=K)
+            assert visit.translation() == expected(translator, "the dog abc")
 
 
 def test_a_connection_rests_while_nothing_happens_and_wakes_with_the_next_word(browser, translator):
@@ -190,6 +190,19 @@ def test_characters_are_sent_as_they_are_typed(browser, model_of, byte_level):
         reads, text = visit.translation()
         assert reads == ["我", "们", "是", "abcd", "中"][: len(reads)]
         assert text == characters.translate("我们是abcd中", max_target_tokens=MAX_TARGET_TOKENS).strip()
+
+
+def test_words_of_several_units_are_as_wide_as_they_are(browser, model_of, byte_level):
+    tokens = translator_of(model_of, byte_level, policy="wait_k", k=K, source_units="token")
+    with serving(tokens, max_target_tokens=LONGEST) as served, visiting(browser, served.url("/")) as visit:
+        visit.text.fill("the house abcde")
+        visit.text.press("Enter")
+        visit.waits_for_finished(1)
+        assert visit.translation() == expected(tokens, "the house abcde")
+        *_, last = (int(step[2]) for step in visit.steps() if step[0] == "READ")
+        assert last > 3
+        name = visit.lane().get_by_role("img").get_attribute("aria-label")
+        assert name.startswith(f"Staircase: {last} tokens read, ")
 
 
 def test_errors_are_told_in_words(visit):
@@ -246,5 +259,5 @@ def test_what_the_server_says_of_a_session_that_was_left_changes_nothing(browser
         visit.text.fill(TEXT)
         visit.text.press("Enter")
         visit.waits_for_finished(1)
-        assert visit.translation() == expected(translator, TEXT, k=K)
+        assert visit.translation() == expected(translator, TEXT)
         assert visit.part("problem").text_content() == "<b>no</b>"

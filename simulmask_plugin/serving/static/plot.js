@@ -55,15 +55,15 @@ export class Plot {
   #draw() {
     const record = this.#record, unread = this.#unread;
     if (!record) return;
-    const { reads, writes } = record;
-    const columns = Math.max(FEWEST, reads.length + unread.length), rows = Math.max(FEWEST, writes.length);
+    const { writes } = record;
+    const columns = Math.max(FEWEST, record.g + unread.length), rows = Math.max(FEWEST, writes.length);
     this.#fit(columns);
     const { width: w, height: h, right } = this.#size;
     const width = columns * w + right, height = EDGE + rows * h + FOOT;
     resize(this.#above, width, this.#corner.offsetHeight);
     resize(this.#left, this.#corner.offsetWidth, height, EDGE);
     resize(this.#stairs, width, height, EDGE);
-    this.#label([...reads.map(({ text }) => text), ...unread], writes, reads.length);
+    this.#label(record, unread);
     this.#draws(record, columns, rows);
     this.#list(record);
     this.#box.dataset.empty = record.steps.length || unread.length ? "no" : "yes";
@@ -81,14 +81,17 @@ export class Plot {
     this.#size = { width, height: Math.min(width, HIGHEST), right };
   }
 
-  /** The source units above their columns, the target units before their rows. */
-  #label(source, writes, numRead) {
+  /** The source words above their columns, the target units before their rows. */
+  #label({ reads, writes, g }, unread) {
     const { width: w, height: h } = this.#size;
-    source.forEach((text, column) => {
-      const x = (column + 0.5) * w + 3, y = this.#corner.offsetHeight - 8;
-      const label = this.#above.children[column]
-        ?? svg("text", { x, y, transform: `rotate(-45 ${x} ${y})` }, this.#above, shorten(text));
-      label.setAttribute("class", column < numRead ? "read" : "unread");
+    const words = [...reads, ...unread.map((text, index) => ({ text, from: g + index, g: g + index + 1 }))];
+    words.forEach(({ text, from, g: to }, index) => {
+      const x = (from + to) / 2 * w + 3, y = this.#corner.offsetHeight - 8;
+      const label = this.#above.children[index] ?? svg("text", {}, this.#above, shorten(text));
+      label.setAttribute("x", x);
+      label.setAttribute("y", y);
+      label.setAttribute("transform", `rotate(-45 ${x} ${y})`);
+      label.setAttribute("class", index < reads.length ? "read" : "unread");
     });
     const x = this.#corner.offsetWidth - 10;
     writes.slice(this.#left.children.length).forEach(({ text, written }) => {
@@ -105,9 +108,9 @@ export class Plot {
     for (let row = 0; row <= rows; row++) paths.grid += `M${at(0, row)}H${columns * w}`;
     paths.diagonal = `M0 0L${at(Math.min(columns, rows), Math.min(columns, rows))}`;
     let before = 0;
-    for (const { kind, g, written } of record.steps) {
+    for (const { kind, from, g, written } of record.steps) {
       if (kind === "READ") {
-        paths.reads += `M${at(g - 1, written)}h${w}`;
+        paths.reads += `M${at(from, written)}H${g * w}`;
       } else {
         paths.writes += `M${at(g, written - 1)}v${h}`;
         paths.seen += bar(0, before, written - 1);
@@ -158,9 +161,9 @@ export class Plot {
     this.#table.append(...rows);
   }
 
-  #inWords({ reads, writes, lastLag }) {
+  #inWords({ g, writes, lastLag }) {
     const lag = lastLag ? `, the last one ${counted(lastLag.units, this.#unit)} behind` : "";
-    const done = `${counted(reads.length, this.#unit)} read, ${writes.length} written${lag}`;
+    const done = `${counted(g, this.#unit)} read, ${writes.length} written${lag}`;
     return `Staircase: ${done}. The table below has every step.`;
   }
 }

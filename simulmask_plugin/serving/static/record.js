@@ -2,7 +2,7 @@
  * What a session has read and written.
  *
  * A step is {kind: "READ" | "WRITE", text, g, written, ms, probability}: after it, g source units had been read and so
- * many target units written.
+ * many target units written. A READ also has `from`, g before it: a word may be several units, where units are tokens.
  */
 export class Record {
   steps = [];
@@ -15,8 +15,13 @@ export class Record {
     return this.steps.filter(({ kind }) => kind === "WRITE");
   }
 
+  /** Source units read by now. */
+  get g() {
+    return this.steps.at(-1)?.g ?? 0;
+  }
+
   read({ unit, g, ms }) {
-    this.steps.push({ kind: "READ", text: unit, g, written: this.writes.length, ms });
+    this.steps.push({ kind: "READ", text: unit, from: this.g, g, written: this.writes.length, ms });
   }
 
   write({ text, g, ms, probability }) {
@@ -28,7 +33,7 @@ export class Record {
    * read, or the last one, where the source is shorter.
    */
   lag({ g, written, ms }) {
-    const counterpart = this.reads[Math.min(written, g) - 1];
+    const counterpart = this.reads.find((read) => read.g >= Math.min(written, g));
     return { units: g - written + 1, milliseconds: counterpart ? ms - counterpart.ms : ms };
   }
 

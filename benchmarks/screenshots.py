@@ -70,12 +70,14 @@ def take_all(browser: Browser, url: str, text: str, images: Path) -> None:
     """Two policies side by side; and one of them on a phone in dark colours."""
     page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme="light")
     page.goto(url)
+    page.locator(".lane").wait_for()
     page.get_by_role("button", name="Compare with a second policy").click()
     page.locator(".lane").nth(1).get_by_role("combobox", name="Policy").select_option("confidence")
     play(page, text)
     take(page, images / "page.png", "#lanes")
     page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark", device_scale_factor=1.5)
     page.goto(url)
+    page.locator(".lane").wait_for()
     play(page, text)
     take(page, images / "page_phone.png", ".lags")
 

@@ -1,7 +1,7 @@
 """What the plugin costs, as ratios within one run; prints the Markdown of docs/benchmarks.md.
 
 python benchmarks/run.py                  everything that this machine can measure
-python benchmarks/run.py --only collate   one of: rows, collate, step, look-ahead, gpu
+python benchmarks/run.py --only collate   one of: rows, collate, step, default, look-ahead, gpu
 python benchmarks/run.py --no-bars        exit with 0 whatever it costs; else with 1 above one of `BARS`
 """
 
@@ -30,7 +30,7 @@ from simulmask_plugin.batches.features import to_feature
 from simulmask_plugin.config.block import SimulMaskConfig
 from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.corpora.bpe import train_tokenizer
-from simulmask_plugin.layouts.base import Example
+from simulmask_plugin.layouts.base import IGNORE_INDEX, Example
 from simulmask_plugin.text.prompts import Prompt
 
 VOCABULARY = 6000
@@ -49,6 +49,7 @@ BARS: Mapping[str, Bar] = {
     "rows": Bar(1.4, "times the tokenization of the text"),
     "collate": Bar(5.0, "ms a batch"),
     "step": STEP_BAR,
+    "default": STEP_BAR,
     "gpu": STEP_BAR,
 }
 
@@ -68,16 +69,21 @@ def settings(positions: str, **block: Any) -> ModelSettings:
 
 def random_feature(random: np.random.Generator, length: int) -> dict[str, Any]:
     """One example of exactly ``length`` tokens: half source, half target, units of 1 to 3 tokens."""
-    num_prompt, num_header = 8, 3
-    free = length - num_prompt - num_header - 1
-    source, target = random_lengths(random, free // 2), random_lengths(random, free - free // 2)
-    ids = random.integers(2, VOCABULARY, length)
+    free = length - 8 - 3 - 1
+    return feature_of(random, 8, 3, random_lengths(random, free // 2), random_lengths(random, free - free // 2))
+
+
+def feature_of(
+    random: np.random.Generator, num_prompt: int, num_header: int, source: np.ndarray, target: np.ndarray
+) -> dict[str, Any]:
+    """One example with units of these lengths."""
+    ids = random.integers(2, VOCABULARY, num_prompt + num_header + source.sum() + target.sum() + 1)
     return to_feature(Example(ids, num_prompt, source, num_header, target), None)
 
 
-def random_lengths(random: np.random.Generator, total: int) -> np.ndarray:
-    """Unit lengths of 1 to 3 tokens that add up to ``total``."""
-    ends = np.cumsum(random.integers(1, 4, total))
+def random_lengths(random: np.random.Generator, total: int, most: int = 3) -> np.ndarray:
+    """Unit lengths of 1 to ``most`` tokens that add up to ``total``."""
+    ends = np.cumsum(random.integers(1, most + 1, total))
     ends = ends[ends < total]
     return np.diff(np.concatenate(([0], ends, [total])))
 
@@ -149,7 +155,9 @@ def steps(model: PreTrainedModel, collator: SimulMaskCollator, features: list[di
     """One optimizer step with the plugin, and the same step of plain causal fine-tuning on the same tokens."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ids = torch.tensor([f["input_ids"] for f in features], device=model.device)
-    labels = collator(features)["labels"].to(model.device)
+    labels = ids.clone()
+    for row, feature in zip(labels, features, strict=True):  # as plain fine-tuning has them: the target, and its end
+        row[: feature["num_prompt"] + sum(feature["source_lengths"]) + feature["num_header"]] = IGNORE_INDEX
 
     def update(inputs: dict[str, Any]) -> None:
         model(**inputs, use_cache=False).loss.backward()
@@ -190,6 +198,26 @@ def bench_step() -> Result:
         ours, plain, ratio = paired(*steps(model_of(family, SHAPES[family]), collator, features), rounds=15)
         costs.append(ratio)
         rows.append(f"| {family} | {positions} | {ours:.0f} | {plain:.0f} | {ratio:.3f} |")
+    return Result(rows, costs)
+
+
+def bench_default() -> Result:
+    """A step of the default block with one model for every k, at a real LLM's token counts, against plain fine-tuning.
+
+    Those of SmolLM2 for a caption of Multi30k de-en: 27 of source, 17 of target, and 38 of its chat template.
+    """
+    random = np.random.default_rng(0)
+    features = [
+        feature_of(random, 30, 8, random_lengths(random, 27), random_lengths(random, 17, most=2)) for _ in range(16)
+    ]
+    costs: list[float] = []
+    rows = ["| family | positions | rows of the batch | ratio |", "| --- | --- | --- | --- |"]
+    for family, positions in (("llama", "group"), ("falcon", "modified_alibi")):
+        collator = SimulMaskCollator(settings(positions, k=[1, 3, 5, 7, 9, 100]), pad_token_id=0)
+        _, _, ratio = paired(*steps(model_of(family, SHAPES[family]), collator, features), rounds=25)
+        costs.append(ratio)
+        length = collator(features)["input_ids"].shape[1]
+        rows.append(f"| {family} | {positions} | {length} (of {len(features[0]['input_ids'])}) | {ratio:.3f} |")
     return Result(rows, costs)
 
 
@@ -234,6 +262,7 @@ BENCHMARKS = {
     "rows": bench_rows,
     "collate": bench_collate,
     "step": bench_step,
+    "default": bench_default,
     "look-ahead": bench_look_ahead,
     "gpu": bench_gpu,
 }

@@ -332,9 +332,9 @@ def test_matrix_tries_every_setting_and_finds_parity_where_it_is_promised(capsys
 
 
 def test_matrix_over_a_block_drops_what_other_settings_do_not_read():
-    block = {"policy": "wait_k", "k": 3, "group_offset": 8, "look_ahead_rate": 0.5}
+    block = {"policy": "wait_k", "k": 3, "group_offset": 8, "look_ahead_rate": 0.25}
     settings = ModelSettings(SimulMaskConfig.from_dict(block), Prompt("a:", "b:"))
     cells = [cell.config for cell in matrix._cells(settings, FAMILIES["llama"], True)]
     assert {(cell.layout.positions, cell.layout.group_offset) for cell in cells} == {("group", 8), ("contiguous", 0)}
-    rates = {row: 0.5 if row == "look_ahead" else 1.0 for row in CONVENTIONS}
+    rates = {row: 0.25 if row == "look_ahead" else 0.5 for row in CONVENTIONS}
     assert {cell.layout.rows: cell.layout.look_ahead_rate for cell in cells} == rates

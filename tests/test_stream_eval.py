@@ -39,7 +39,7 @@ SENTENCES = list(dict.fromkeys((row["source"], row["target"]) for row in ROWS))
 
 
 def block(policies=WAIT, *, stream=(), **keys):
-    keys = {"policy": "wait_k", "k": 2, "instruction": "T"} | keys
+    keys = {"policy": "wait_k", "k": 2, "instruction": "T", "look_ahead_rate": 1} | keys
     return {**keys, "stream_eval": {"policies": policies, "max_target_tokens": 20, "lanes": 3, **dict(stream)}}
 
 

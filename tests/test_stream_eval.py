@@ -39,7 +39,7 @@ SENTENCES = list(dict.fromkeys((row["source"], row["target"]) for row in ROWS))
 
 
 def block(policies=WAIT, *, stream=(), **keys):
-    keys = {"policy": "wait_k", "k": 2, "instruction": "T", "look_ahead_rate": 1} | keys
+    keys = {"policy": "wait_k", "k": 2, "instruction": "T"} | keys
     return {**keys, "stream_eval": {"policies": policies, "max_target_tokens": 20, "lanes": 3, **dict(stream)}}
 
 
@@ -93,7 +93,7 @@ def train_by_heart(bench, base, name, simulmask, **keys):
 @pytest.fixture(scope="module")
 def learned(bench, base):
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_bleu", "plot_loss": True}
-    return train_by_heart(bench, base, "learned", block(), **best)
+    return train_by_heart(bench, base, "learned", block(look_ahead_rate=1), **best)
 
 
 def test_scores_are_those_of_an_evaluation_of_the_checkpoint(learned, tmp_path):
@@ -107,7 +107,7 @@ def test_scores_are_those_of_an_evaluation_of_the_checkpoint(learned, tmp_path):
 
 def test_a_training_with_scores_ends_bit_for_bit_as_one_without(bench, base, learned):
     output, state = learned
-    simulmask = block()
+    simulmask = block(look_ahead_rate=1)
     del simulmask["stream_eval"]
     other, other_state = train_by_heart(bench, base, "without scores", simulmask)
     for name in ("checkpoint-60/model.safetensors", "simulmask.json"):

@@ -153,8 +153,19 @@ def test_multi_path_draws_every_k_about_equally():
 
 @pytest.mark.parametrize("rate", [0.2, 0.7])
 def test_look_ahead_rate_is_the_share_of_units(rate):
-    flags = np.concatenate([flags for _, flags in drawn(policy="wait_k", k=1, look_ahead_rate=rate)])
-    assert abs(flags.mean() - rate) < 0.04
+    """Of those after which source is read, as exactly as whole units allow."""
+    draws = [one for epoch in range(10) for one in drawn(epoch=epoch, policy="wait_k", k=1, look_ahead_rate=rate)]
+    reads = [np.diff(schedule.num_read) > 0 for schedule, _ in draws]
+    assert all(abs((flags & can).sum() - rate * can.sum()) < 1 for (_, flags), can in zip(draws, reads, strict=True))
+    chosen, can = np.concatenate([flags for _, flags in draws]), np.concatenate(reads)
+    assert abs(chosen[can].mean() - rate) < 0.02
+    assert not chosen[~can].any()
+
+
+def test_every_unit_is_as_likely_to_get_a_look_ahead_row():
+    flags = [drawn(epoch=epoch, policy="wait_k", k=1, look_ahead_rate=0.5)[0][1] for epoch in range(400)]
+    shares = np.mean(flags, axis=0)
+    assert (abs(shares[:-1] - 0.5) < 0.1).all(), "the last unit reads nothing"
 
 
 @pytest.mark.parametrize("rate", [0, 1])

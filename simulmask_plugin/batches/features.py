@@ -248,6 +248,17 @@ def schedule_of(
     return config.policies[policy_index].make_schedule(num_source, num_target, random)
 
 
+def _share(schedule: ReadSchedule, rate: float, random: np.random.Generator) -> np.ndarray:
+    """Draw a share of the units after which source is read, the only ones that can have a look-ahead row: a flag each.
+
+    Their number varies as little as it can, since the longest sequence of a batch is what the batch costs.
+    """
+    flags = np.zeros(schedule.num_target, dtype=bool)
+    increases = np.flatnonzero(np.diff(schedule.num_read))
+    flags[random.permutation(increases)[: int(rate * len(increases) + random.random())]] = True
+    return flags
+
+
 class ScheduleSampler:
     """Draws the schedule of an example, and which units get a look-ahead row, once per example and epoch.
 
@@ -271,5 +282,4 @@ class ScheduleSampler:
             if not self.config.has_schedule_column:
                 which = int(random.integers(self.num_policies))
         read = schedule_of(example, schedule, self.config, which, random)
-        flags = random.random(len(example.target_lengths)) < rate if random is not None and draws_units else None
-        return read, flags
+        return read, _share(read, rate, random) if random is not None and draws_units else None

@@ -100,7 +100,7 @@ class UnitLayout(Layout):
     rows: Literal["look_ahead", "query_unit", "own_unit", "next_unit"] = "look_ahead"
     """What a target token sees as a query: look_ahead, query_unit, own_unit, next_unit (negative control)."""
     look_ahead_rate: Annotated[float, Must("lie in 0..1", lambda rate: 0 <= rate <= 1)] = 0.5
-    """look_ahead: share of the target units, drawn per epoch, that get their look-ahead row."""
+    """look_ahead: share of the target units after which source is read, drawn per epoch, that get a look-ahead row."""
 
     @property
     def look_ahead_share(self) -> float:

@@ -113,6 +113,15 @@ def bench(tmp_path_factory):
         yield make_bench(tmp_path_factory.mktemp("bench"))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A real one; the tests are skipped where there is none."""
+    from browsing import browsing
+
+    with browsing() as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
     """Runs of real programs, shared by all test processes of a run."""

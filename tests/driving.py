@@ -3,9 +3,10 @@
 import json
 import random
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,11 +14,12 @@ from reference import settings_of
 from safetensors.torch import save_file
 
 from simulmask_plugin.attention.families import FAMILIES, tiny_model
+from simulmask_plugin.batches.collator import lay_out
 from simulmask_plugin.batches.features import ExampleEncoder, Row
 from simulmask_plugin.cli import main
 from simulmask_plugin.commands.parity import byte_tokenizer
 from simulmask_plugin.config.block import SimulMaskConfig
-from simulmask_plugin.policies import Action, Policy
+from simulmask_plugin.policies import Action, Policy, ReadSchedule
 from simulmask_plugin.streaming.parity import ParityResult, compare
 from simulmask_plugin.streaming.unit_session import StreamingSession
 from simulmask_plugin.training import dataset as training_data
@@ -66,6 +68,16 @@ def is_valid(block) -> bool:
 def target_ids_of(encoder, source, target):
     example = encoder.encode(Row(source, target, "English", "German"))
     return example.input_ids[example.source_end + example.num_header :].tolist()
+
+
+def layout_of(encoder, session, writes, words):
+    """The training sequence of what a session has written, by the (g, number of tokens) of each unit."""
+    example = encoder.encode(Row(" ".join(words), "x", "English", "German"))
+    start = example.source_end + example.num_header
+    ids = [*example.input_ids[:start], *session.target_ids, encoder.tokenizer.eos_token_id]
+    g, lengths = zip(*writes, strict=True)
+    example = replace(example, input_ids=np.array(ids), target_lengths=np.array(lengths))
+    return lay_out(encoder.settings.config, example, ReadSchedule((*g, len(words)), len(words)))
 
 
 def session_of(model, encoder, policy=None, **options):

@@ -1,17 +1,15 @@
 """Random schedules of a training, and policies that look at the model while streaming: what they decide, and parity."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from driving import encoder_of, steps
+from driving import encoder_of, layout_of, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simulmask_plugin.attention.families import FAMILIES
 from simulmask_plugin.attention.mask import training_inputs
-from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
+from simulmask_plugin.batches.collator import SimulMaskCollator
 from simulmask_plugin.batches.features import Row, ScheduleSampler
 from simulmask_plugin.policies import (
     POLICIES,
@@ -22,7 +20,6 @@ from simulmask_plugin.policies import (
     Evidence,
     LocalAgreement,
     RandomWalk,
-    ReadSchedule,
     WaitK,
     roll_out,
 )
@@ -148,16 +145,6 @@ def stream(model, encoder, decision, *, words=WORDS):
     return session, rows, writes
 
 
-def layout_of(encoder, session, writes, words=WORDS):
-    """The training sequence of what was written, by the schedule by which it was."""
-    example = encoder.encode(Row(" ".join(words), "x", "English", "German"))
-    start = example.source_end + example.num_header
-    ids = [*example.input_ids[:start], *session.target_ids, encoder.tokenizer.eos_token_id]
-    g, lengths = zip(*writes, strict=True)
-    example = replace(example, input_ids=np.array(ids), target_lengths=np.array(lengths))
-    return lay_out(encoder.settings.config, example, ReadSchedule((*g, len(words)), len(words)))
-
-
 def model_for(model_of, family, policy, seed=0):
     """A tiny model, which tells its attention where the policy looks at that."""
     return model_of(family, VOCAB, seed, *(["eager"] if POLICIES[policy].needs_heads else []))
@@ -165,7 +152,7 @@ def model_for(model_of, family, policy, seed=0):
 
 def assert_parity(model, encoder, decision):
     session, rows, writes = stream(model, encoder, decision)
-    layout = layout_of(encoder, session, writes)
+    layout = layout_of(encoder, session, writes, WORDS)
     training = training_logits(model, encoder.settings, layout)
     keys = {(token, kind): index for index, token, kind in scored_rows(layout)}
     fed = keys.keys() & rows.keys()
@@ -252,7 +239,7 @@ def test_attention_that_a_policy_sees_is_that_of_training(model_of, byte_level, 
     encoder = encoder_of(byte_level, policy="random", **BLOCKS[name])
     model = model_of("falcon" if name == "alibi" else "llama", VOCAB, 2, "eager")
     session, _, writes = stream(model, encoder, Decision.from_dict({"policy": "alignatt", "least": 2}))
-    layout = layout_of(encoder, session, writes)
+    layout = layout_of(encoder, session, writes, WORDS)
     batch = SimulMaskCollator(encoder.settings, pad_token_id=0).pad([layout])
     inputs = training_inputs(batch, model.config, model.dtype)
     del inputs["labels"]

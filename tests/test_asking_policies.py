@@ -1,15 +1,11 @@
 """A policy that looks at the model: where it does not accept, more is read, and what is written then has parity."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from driving import Asks, encoder_of, steps
+from driving import Asks, encoder_of, layout_of, steps
 
-from simulmask_plugin.batches.collator import lay_out
-from simulmask_plugin.batches.features import Row
-from simulmask_plugin.policies import Action, Offline, ReadSchedule, WaitK
+from simulmask_plugin.policies import Action, Offline, WaitK
 from simulmask_plugin.streaming.options import Decision, open_session
 from simulmask_plugin.streaming.parity import scored_rows, training_logits
 
@@ -50,16 +46,6 @@ def stream(model, encoder, probability, *, ahead=False):
     return session, confidence.answers, rows, writes
 
 
-def layout_of(encoder, session, writes):
-    """The training sequence of what was written, by the schedule by which it was."""
-    example = encoder.encode(Row(" ".join(WORDS), "x", "English", "German"))
-    start = example.source_end + example.num_header
-    ids = [*example.input_ids[:start], *session.target_ids, encoder.tokenizer.eos_token_id]
-    g, lengths = zip(*writes, strict=True)
-    example = replace(example, input_ids=np.array(ids), target_lengths=np.array(lengths))
-    return lay_out(encoder.settings.config, example, ReadSchedule((*g, len(WORDS)), len(WORDS)))
-
-
 @pytest.mark.parametrize("seed", range(3))
 @every_block
 def test_unit_that_is_not_accepted_waits_and_has_parity(model_of, byte_level, name, seed):
@@ -67,7 +53,7 @@ def test_unit_that_is_not_accepted_waits_and_has_parity(model_of, byte_level, na
     model = model_of("falcon" if name == "alibi" else "llama", VOCAB, seed)
     session, answers, rows, writes = stream(model, encoder, 0.1)
     assert not all(answers), "nothing was refused"
-    layout = layout_of(encoder, session, writes)
+    layout = layout_of(encoder, session, writes, WORDS)
     training = training_logits(model, encoder.settings, layout)
     keys = {(token, kind): index for index, token, kind in scored_rows(layout)}
     if name == "turns":

@@ -6,7 +6,7 @@ import re
 from contextlib import ExitStack
 
 import pytest
-from browsing import LONGEST, browsing, expected, visiting
+from browsing import LONGEST, expected, visiting
 from serving_driver import MAX_TARGET_TOKENS, serving, translator_of
 
 WORDS = "the dog abc cat xyz dog".split()
@@ -23,12 +23,6 @@ def translator(model_of, byte_level):
 def server(translator):
     with serving(translator, words=320, message_bytes=1000, max_target_tokens=LONGEST) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
 
 
 @pytest.fixture

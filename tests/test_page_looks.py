@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from browsing import DARK, LIGHT, LONGEST, PHONE, browsing, expected, visiting
+from browsing import DARK, LIGHT, LONGEST, PHONE, expected, visiting
 from serving_driver import serving, translator_of
 
 TEXT = "the dog abc cat xyz dog"
@@ -20,12 +20,6 @@ def translator(model_of, byte_level):
 def server(translator):
     with serving(translator, words=320, max_target_tokens=LONGEST) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
 
 
 @pytest.fixture

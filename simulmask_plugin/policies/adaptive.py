@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from simulmask_plugin.options import Must
-from simulmask_plugin.policies.base import Evidence, Policy, Probability, Threshold, Units
+from simulmask_plugin.policies.band import Band
+from simulmask_plugin.policies.base import Evidence, Probability, Threshold, Units
 
 Nats = Annotated[float, Must("be at least 0 (nats)", lambda value: value >= 0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive(Policy):
+class Adaptive(Band):
     """Unit t is written with a lag of `least` source units at the earliest, and of `most` at the latest.
 
     Its model is trained with random schedules, or with several k.
@@ -23,20 +24,8 @@ class Adaptive(Policy):
 
     trains = False
     spelled = ("least", "most", "units")
-    least: Units = 1
-    """The smallest lag."""
     most: Units = 4
     """The largest lag. A wide band gains nothing: the model would wait for what one word more does not settle."""
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        if self.least > self.most:
-            raise ValueError(f"{self.name}: least is {self.least}, more than most, which is {self.most}.")
-
-    def wanted(self, t: int) -> float:
-        """With the smallest lag."""
-        return self.least + t - 1
 
     def latest(self, t: int) -> float:
         """With the largest lag."""

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from simulmask_plugin.options import Must
-from simulmask_plugin.policies.base import Policy, ReadSchedule, Units, roll_out
+from simulmask_plugin.policies.band import Band
+from simulmask_plugin.policies.base import ReadSchedule, Units, roll_out
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomWalk(Policy):
+class RandomWalk(Band):
     """g(t) = t - 1 + lag(t): a lag drawn for every example and epoch, and a walk around it from unit to unit.
 
     Multi-path training (Elbayad et al., 2020, https://arxiv.org/abs/2005.08595) draws one lag for a whole sentence.
@@ -23,22 +24,10 @@ class RandomWalk(Policy):
     name = "random"
     streams = False
     draws = True
-    least: Units = 1
-    """The smallest lag."""
     most: Units = 12
     """The largest lag."""
     wander: Annotated[float, Must("be at least 0 (source units)", lambda value: value >= 0)] = 1.0
     """Standard deviation of the change of the lag from a target unit to the next, in source units; 0: multi-path."""
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        if self.least > self.most:
-            raise ValueError(f"random: least is {self.least}, more than most, which is {self.most}.")
-
-    def wanted(self, t: int) -> float:
-        """With the smallest lag."""
-        return self.least + t - 1
 
     def make_schedule(self, num_source: int, num_target: int, random: Generator | None) -> ReadSchedule:
         """One walk; it is reflected by no bound, but stays there until it turns."""

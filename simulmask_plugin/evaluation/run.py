@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -100,47 +100,62 @@ def evaluate(
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     folders = [output / decision.name for decision in config.decisions]
-    made_with, total = _made_with(resolved, settings), num_sentences(config)
+    made_with = _made_with(resolved, settings)
 
-    places = (f"{title}[{number}/{len(folders)}] {folder.name}:" for number, folder in enumerate(folders, 1))
-    says = [partial(say, place) for place in places]
-    left: dict[Path, Callable[[], None]] = {}
-    for folder, policy, tell in zip(folders, config.policies, says, strict=True):
+    ending = _Ending(resolved, num_sentences(config))
+    for number, (folder, policy) in enumerate(zip(folders, config.policies, strict=True), 1):
         folder.mkdir(exist_ok=True)
+        tell = ending.tell[folder] = partial(say, f"{title}[{number}/{len(folders)}] {folder.name}:")
         if prepare := work_left(folder, {**made_with[folder.name], "policy": dict(policy)}, free=PATHS, say=tell):
-            left[folder] = prepare
-    scores: dict[Path, Score] = {}
-    failed: dict[str, ProgramFailed] = {}
-    said = dict(zip(folders, says, strict=True))
+            ending.left[folder] = prepare
+    for folder in folders:
+        if folder not in ending.left:
+            ending(folder)
+    with Bar(ending.left if environment is None else (), ending.total):  # several would be drawn over each other
+        ENGINES[config.engine](resolved, ending.left, environment, ending)
+    if not ending.scores:
+        raise next(iter(ending.failed.values()))
+    scores = [ending.scores[folder] for folder in folders if folder in ending.scores]
+    write_scores(output / SCORES, scores)
+    of_what = ", ".join(filter(None, (config.model, config.adapter, config.source)))
+    with _alone:
+        draw_curve(output / "curve.png", {name: scores}, of_what)
+    write_report(output / "report.md", name, resolved, settings, scores, signatures(resolved), ending.failed)
+    return scores, ending.failed
 
-    def ended(folder: Path, fault: ProgramFailed | None = None) -> None:
+
+@dataclass(slots=True)
+class _Ending:
+    """What becomes of policies as they end: a score, or why there is none.
+
+    Attributes:
+        config: the evaluation, with everything that it left open.
+        total: number of sentences.
+        left: policies that are to be streamed, by folder, and how to begin.
+        tell: how to say something of a policy.
+    """
+
+    config: EvaluationConfig
+    total: int
+    left: dict[Path, Callable[[], None]] = field(default_factory=dict, init=False)
+    tell: dict[Path, Callable[[str], None]] = field(default_factory=dict, init=False)
+    scores: dict[Path, Score] = field(default_factory=dict, init=False)
+    failed: dict[str, ProgramFailed] = field(default_factory=dict, init=False)
+
+    def __call__(self, folder: Path, fault: ProgramFailed | None = None) -> None:
+        """Score what a policy has written, even what was there before it failed."""
         try:
             if fault and not has_scores(folder):
                 raise fault
-            if folder in left and not fault:
-                finish(folder, total)
-            scores[folder] = score(resolved, folder)
-            said[folder](describe(scores[folder], config, saved(folder / AUDIT)))
+            if folder in self.left and not fault:
+                finish(folder, self.total)
+            self.scores[folder] = score(self.config, folder)
+            self.tell[folder](describe(self.scores[folder], self.config, saved(folder / AUDIT)))
         except ProgramFailed as error:
             fault = error
         if fault:
-            failed[folder.name] = fault
-            said[folder](f"failed: {str(fault).splitlines()[0]}")
-
-    for folder in folders:
-        if folder not in left:
-            ended(folder)
-    with Bar(left if environment is None else (), total):  # several would be drawn over each other
-        ENGINES[config.engine](resolved, left, environment, ended)
-    if not scores:
-        raise next(iter(failed.values()))
-    in_order = [scores[folder] for folder in folders if folder in scores]
-    write_scores(output / SCORES, in_order)
-    of_what = ", ".join(filter(None, (config.model, config.adapter, config.source)))
-    with _alone:
-        draw_curve(output / "curve.png", {name: in_order}, of_what)
-    write_report(output / "report.md", name, resolved, settings, in_order, signatures(resolved), failed)
-    return in_order, failed
+            self.failed[folder.name] = fault
+            self.tell[folder](f"failed: {str(fault).splitlines()[0]}")
 
 
 def describe(of_run: Score, config: EvaluationConfig, audit: Mapping[str, Any]) -> str:

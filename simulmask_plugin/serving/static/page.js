@@ -206,8 +206,15 @@ function describe() {
   part("pair").append(...pairs.map((words, index) => make("option", { value: index, textContent: words })));
 }
 
+/** What was typed while the page was opened, where nobody heard an Enter: it has become the end of the text. */
+function openWithText() {
+  if (!text.value.endsWith("\n")) return sendText();
+  text.value = text.value.trimEnd();
+  end();
+}
+
 model = await askModel();
 describe();
 listen();
 addLane(model.default);
-sendText(); // what was typed while the page was opened
+openWithText();

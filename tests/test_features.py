@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import fields
+from math import ceil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import pieces_of, scheduled_pieces, settings_of
 
-from simulmask_plugin.batches.collator import lay_out
+from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
 from simulmask_plugin.batches.features import (
     FEATURE_COLUMNS,
     ExampleEncoder,
@@ -106,7 +107,12 @@ def test_longest_layout_is_that_of_the_longest_schedule_drawn(block, scheduled):
     schedules = [schedule_of(example, column, config, i) for i in range(max(1, len(config.policies)))]
     # in chunks, what is never read has no place
     left_out = config.layout.name != "prefix" and example.source_lengths[schedules[-1].num_read[-1] :].sum()
-    lengths = [len(lay_out(config, example, schedule).input_ids) for schedule in schedules]
+    lengths = []
+    for schedule in schedules:
+        increases = np.flatnonzero(np.diff(schedule.num_read))
+        flags = np.zeros(schedule.num_target, dtype=bool)
+        flags[increases[: ceil(config.layout.look_ahead_share * len(increases))]] = True
+        lengths.append(len(lay_out(config, example, schedule, flags).input_ids))
     assert longest_layout(config, to_feature(example, column)) == max(lengths) + left_out
 
 
@@ -136,6 +142,21 @@ EXAMPLES = [pieces_of(1, [1, 2, 1, 1], 1, [1] * length).example() for length in 
 def drawn(seed=0, epoch=0, **block):
     sampler = ScheduleSampler(settings_of(**block), seed)
     return [sampler.draw(example, (), epoch) for example in EXAMPLES]
+
+
+@pytest.mark.parametrize("layout", [{}, {"layout": "slots", "slot_length": 3}], ids=["prefix", "slots"])
+def test_the_longest_that_is_drawn_is_the_longest_layout(layout):
+    """Half of the look-ahead rows are drawn, in some epochs rounded up; cutoff_len counts slots as full."""
+    block = {"policy": "wait_k", "k": 1, "look_ahead_rate": 0.5, **layout}
+    config = settings_of(**block).config
+    collator = SimulMaskCollator(settings_of(**block), pad_token_id=0)
+    for number, example in enumerate(EXAMPLES[:8]):
+        feature, lengths = to_feature(example, None), set()
+        for epoch in range(20):
+            collator.set_epoch(epoch)
+            made = collator.lay_out(feature)
+            lengths.add(len(made.input_ids) if not layout else made.position[-1] + 1 + (~made.is_kept).sum())
+        assert max(lengths) == longest_layout(config, feature), number
 
 
 def test_one_policy_draws_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -269,7 +270,11 @@ class Layout:
         Of the schedules that may be drawn the one counts in which g increases most often: there a unit gets its
         look-ahead row, or a chunk begins.
         """
-        return len(example.input_ids) + convention.look_ahead * max(map(num_increases, schedules))
+        return len(example.input_ids) + self.most_look_ahead(schedules, convention)
+
+    def most_look_ahead(self, schedules: Iterable[ReadSchedule], convention: Convention) -> int:
+        """Look-ahead rows that an example gets at most: a share of g's increases, rounded up."""
+        return convention.look_ahead * ceil(self.look_ahead_share * max(map(num_increases, schedules)))
 
     # Streaming, parity, pictures
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from simulmask_plugin.layouts.base import Example, Flags, RunOptions, SequenceLayout, Slot, num_increases
+from simulmask_plugin.layouts.base import Example, Flags, RunOptions, SequenceLayout, Slot
 from simulmask_plugin.layouts.conventions import Convention
 from simulmask_plugin.layouts.rows import UnitLayout, lay_out_rows
 from simulmask_plugin.options import MOST_TOKENS, between
@@ -194,7 +194,7 @@ class Slots(UnitLayout):
         """As the base has it, with all slots full."""
         schedules = list(schedules)
         last = (self._plan(example, schedule)[0][-1].position for schedule in schedules)
-        return max(last) + 1 + convention.look_ahead * max(map(num_increases, schedules))
+        return max(last) + 1 + self.most_look_ahead(schedules, convention)
 
     def session(self, run: RunOptions) -> Callable[..., Any]:
         """A session that reads into slots."""

@@ -81,6 +81,8 @@ def test_a_real_model_has_heads(find, tmp_path):
     [
         ("0-1\n0-9\n", {}, "links:2: expected links of 2 source and 2 target units"),
         ("\n\n", {}, "no link at all; expected lines such as 0-0 1-2"),
+        ("0-1\n", {}, "a line of links in {0}/links for each of the 2 pairs, got fewer."),
+        ("0-1\n\n1-2\n", {}, "a line of links in {0}/links for each of the 2 pairs, got more."),
         (None, {"layout": "turns"}, "has layout: turns; expected prefix or slots"),
     ],
 )
@@ -88,4 +90,28 @@ def test_what_has_no_heads_is_refused(find, tmp_path, capsys, links, block, mess
     if links is not None:
         (tmp_path / "links").write_text(links)
     assert find(**block) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["heads", "probe"])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("a\n", "got 2 in {0}/source and 1 in {0}/target"),
+        ("a\n\n", "{0}/source:2: The target is empty ('')"),
+        (None, "No such file: {0}/target"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused_with_their_place(
+    model_of, with_ends, tmp_path, capsys, command, target, message
+):
+    for part in (model_of("llama", len(with_ends), 0), with_ends):
+        part.save_pretrained(tmp_path)
+    encoder_of(with_ends, policy="random").settings.save(tmp_path)
+    texts = {"source": "the dog\nabc\n", "target": target, "alignments": "0-0\n0-0\n"}
+    for name, text in texts.items():
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    names = list(texts)[: 3 if command == "heads" else 2]
+    assert main([command, str(tmp_path), *(f"--{name}={tmp_path / name}" for name in names)]) == 2
+    assert message.format(tmp_path) in capsys.readouterr().err

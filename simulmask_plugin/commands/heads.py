@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
-from simulmask_plugin.batches.features import Row
+from simulmask_plugin.batches.features import ExampleEncoder
 from simulmask_plugin.commands.arguments import HeadsOptions
-from simulmask_plugin.commands.probe import folder_to_write
+from simulmask_plugin.commands.fitting import encode, first_pairs, folder_to_write
+from simulmask_plugin.config.model_settings import ModelSettings
 from simulmask_plugin.corpora.chunking import Link, parse_links
+from simulmask_plugin.corpora.parallel_text import Pair
 from simulmask_plugin.files.texts import numbered_lines
 from simulmask_plugin.layouts.base import SequenceLayout
 from simulmask_plugin.policies import Offline
@@ -34,11 +36,13 @@ def run_heads(options: HeadsOptions) -> int:
         ValueError: if the model has another layout, or the links do not fit the texts.
     """
     folder = folder_to_write(options.model, options.adapter)
+    languages = ModelSettings.load(folder).pair(options.source_lang, options.target_lang)
+    linked = _linked(options)
     check_device(options.device)
     translator = load(options.model, options.adapter, device=options.device, attn_implementation="eager")
     found: Tensor | float = 0.0
     num_units = 0
-    for layout, links in _examples(translator, options):
+    for layout, links in list(_examples(translator.encoder, languages, linked)):
         hits, of_example = _hits(translator, layout, links)
         found, num_units = found + hits, num_units + of_example
     if not isinstance(found, Tensor) or not num_units:
@@ -52,19 +56,31 @@ def run_heads(options: HeadsOptions) -> int:
     return 0
 
 
-def _examples(translator: Translator, options: HeadsOptions) -> Iterator[tuple[SequenceLayout, set[Link]]]:
-    """Yield sentence pairs, whose source is read whole, with their links."""
-    encoder = translator.encoder
-    languages = encoder.settings.pair(options.source_lang, options.target_lang)
-    texts = [numbered_lines(Path(path)) for path in (options.source, options.target, options.alignments)]
-    for (source, _), (target, _), (links, where) in islice(zip(*texts, strict=True), options.sentences):
-        example = encoder.encode(Row(source, target, *languages))
+def _linked(options: HeadsOptions) -> list[tuple[Pair, str, str]]:
+    """Each pair with its links, and where they stand."""
+    pairs = first_pairs(options.source, options.target, options.sentences)
+    rows = numbered_lines(Path(options.alignments))
+    links = list(islice(rows, len(pairs)))
+    if len(links) < len(pairs) or (len(pairs) < options.sentences and next(rows, None)):
+        raise ValueError(
+            f"Expected a line of links in {options.alignments} for each of the {len(pairs)} pairs, got "
+            f"{'fewer' if len(links) < len(pairs) else 'more'}."
+        )
+    return [(pair, *row) for pair, row in zip(pairs, links, strict=True)]
+
+
+def _examples(
+    encoder: ExampleEncoder, languages: tuple[str, str], linked: Iterable[tuple[Pair, str, str]]
+) -> Iterator[tuple[SequenceLayout, set[Link]]]:
+    """Yield the pairs, whose source is read whole, with their links."""
+    for pair, links, where in linked:
+        example = encode(encoder, pair, languages)
         sizes = len(example.source_lengths), len(example.target_lengths)
         try:
-            linked = parse_links(links, *sizes)
+            parsed = parse_links(links, *sizes)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        yield lay_out(encoder.settings.config, example, Offline().make_schedule(*sizes, None)), linked
+        yield lay_out(encoder.settings.config, example, Offline().make_schedule(*sizes, None)), parsed
 
 
 @torch.no_grad()

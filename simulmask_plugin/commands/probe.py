@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,10 @@ from torch import Tensor
 from simulmask_plugin.attention.alibi import prepare
 from simulmask_plugin.attention.mask import training_inputs
 from simulmask_plugin.batches.collator import SimulMaskCollator, lay_out
-from simulmask_plugin.batches.features import Row
 from simulmask_plugin.commands.arguments import ProbeOptions
+from simulmask_plugin.commands.fitting import encode, first_pairs, folder_to_write
 from simulmask_plugin.config.model_settings import ModelSettings
-from simulmask_plugin.files.texts import numbered_lines
-from simulmask_plugin.layouts.base import SequenceLayout
-from simulmask_plugin.layouts.rows import UnitLayout
+from simulmask_plugin.layouts.base import Example, SequenceLayout
 from simulmask_plugin.policies import POLICIES, RandomWalk, ReadSchedule
 from simulmask_plugin.streaming.parity import opening_rows
 from simulmask_plugin.streaming.probe import (
@@ -33,7 +30,6 @@ from simulmask_plugin.streaming.probe import (
     fit,
     shape_of,
 )
-from simulmask_plugin.streaming.trained_model import TrainedModel
 from simulmask_plugin.streaming.translator import Translator, load
 from simulmask_plugin.training.machine import check_device
 
@@ -45,15 +41,18 @@ def run_probe(options: ProbeOptions) -> int:
     """Predict sentence pairs with part of the source and with a unit more, and fit what tells when that changes little.
 
     Raises:
-        ValueError: if the model has another layout, or there are too few sentences.
+        ValueError: if the model has another layout, or there are too few sentences, or one that cannot be encoded.
     """
     folder = folder_to_write(options.model, options.adapter)
     settings = ModelSettings.load(folder)
+    languages = settings.pair(options.source_lang, options.target_lang)
+    pairs = first_pairs(options.source, options.target, options.sentences)
     check_device(options.device)
     translator = load(options.model, options.adapter, device=options.device)
+    examples = [encode(translator.encoder, pair, languages) for pair in pairs]
     basis = directions(translator.model.get_output_embeddings().weight.detach()[: translator.encoder.num_tokens])
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])  # fitted to, held out
-    for number, (now, more, before) in enumerate(_predictions(translator, options)):
+    for number, (now, more, before) in enumerate(_predictions(translator, examples, options)):
         stays = (divergence(more, now) < CALM).float()[:, None]
         parts[number % HELD_OUT == HELD_OUT - 1].append(torch.cat([now @ basis, shape_of(now, before), stays], dim=1))
     if not all(parts):
@@ -77,41 +76,24 @@ def run_probe(options: ProbeOptions) -> int:
     return 0
 
 
-def folder_to_write(model: str, adapter: str | None) -> Path:
-    """Where what is fitted to a model goes.
-
-    Raises:
-        ValueError: if it is not the user's own, or the model has no rows of which a policy could ask.
-    """
-    folder = TrainedModel.of(model, adapter).own_folder()
-    layout = ModelSettings.load(folder).config.layout
-    if not isinstance(layout, UnitLayout):
-        raise ValueError(f"{folder} has layout: {layout.name}; expected prefix or slots.")
-    return folder
-
-
 def _predictions(
-    translator: Translator, options: ProbeOptions
+    translator: Translator, examples: Sequence[Example], options: ProbeOptions
 ) -> Iterator[tuple[Float[Tensor, "rows tokens"], Float[Tensor, "rows tokens"], Float[Tensor, " rows"]]]:
     """Yield, of a batch of sentence pairs, what the rows that open a unit predict.
 
     These are the logits with part of the source, the logits with one unit more, and the divergence of the first from
     those with one unit less. The target is forced, and schedules are drawn as in training.
     """
-    encoder, random = translator.encoder, np.random.default_rng(options.seed)
-    config, collator = encoder.settings.config, SimulMaskCollator(encoder.settings, pad_token_id=0)
-    languages = encoder.settings.pair(options.source_lang, options.target_lang)
+    settings, random = translator.encoder.settings, np.random.default_rng(options.seed)
+    collator = SimulMaskCollator(settings, pad_token_id=0)
     policy = RandomWalk(most=options.most)
-    texts = [[line for line, _ in numbered_lines(Path(path))] for path in (options.source, options.target)]
-    pairs = list(islice(zip(*texts, strict=True), options.sentences))
     prepare(translator.model)
-    for start in range(0, len(pairs), options.batch_size):
+    for start in range(0, len(examples), options.batch_size):
         layouts: tuple[list[SequenceLayout], ...] = ([], [], [])
-        for source, target in pairs[start : start + options.batch_size]:
-            example = encoder.encode(Row(source, target, *languages))
+        for example in examples[start : start + options.batch_size]:
             schedule = policy.make_schedule(len(example.source_lengths), len(example.target_lengths), random)
             for of_shift, shift in zip(layouts, (0, 1, -1), strict=True):
-                of_shift.append(lay_out(config, example, shifted(schedule, shift)))
+                of_shift.append(lay_out(settings.config, example, shifted(schedule, shift)))
         now, more, less = (_logits(translator, collator, of_shift) for of_shift in layouts)
         places = [(i, *rows) for i, laid_out in enumerate(zip(*layouts, strict=True)) for rows in _same_rows(*laid_out)]
         if not places:  # nothing but sentences that are read whole

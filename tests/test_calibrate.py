@@ -170,6 +170,9 @@ def test_bad_calibrations_are_refused(folder, capsys, monkeypatch):
     assert has_none in error(capsys, *calibrate(folder, "--laal", "3"))
     assert "model_driven" in error(capsys, *calibrate(folder, "--policy=model_driven", "--laal", "3"))
     assert "limit is 9, but" in error(capsys, *calibrate(folder, "--policy=entropy", "--laal", "3", "--limit=9"))
+    for wanted in ("0", "-1", "nan", "inf"):
+        refused = f"--laal must be a number of source units above 0, got {wanted}."
+        assert refused in error(capsys, *calibrate(folder, "--policy=entropy", f"--laal={wanted}"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parent))
     assert "hf download NAME --local-dir" in error(capsys, *calibrate(folder, "--policy=entropy", "--laal", "3"))
 

@@ -127,6 +127,10 @@ REFUSED = {
     ),
     "no threshold": ([{"calibrate": {"policies": [WAIT_1], "laal": [2]}}], "Policy wait_k has no threshold"),
     "no latency": ([{"calibrate": {"policies": [STABILITY]}}], "laal is missing or empty"),
+    "no such latency": (
+        [{"calibrate": {"policies": [STABILITY], "laal": [2, -1]}}],
+        "laal must be a list of latencies ab",
+    ),
     "no file": ([{"probe": {"source": "nowhere"}}], "first, probe: source: nowhere: no such file"),
     "no links": ([{"heads": {"alignments": "nowhere"}}], "nowhere"),
     "training behind": ([PROBE, {"train": {}}], "expected one of {probe: {...}}, {heads: {...}}, {calibrate: {...}} b"),

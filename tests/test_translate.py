@@ -40,10 +40,29 @@ def test_text_is_translated_by_the_policy_that_is_asked_for(saved, capsys):
         assert shown == "".join(f"{action.name} {text}\n" for action, text in steps)
 
 
-def test_every_line_of_standard_input_is_a_sentence(saved, capsys, monkeypatch):
-    """Blank lines are none, and the last one needs no end."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("the dog\n\n abc  我们xyz cd\n是"))
+def test_every_line_of_standard_input_gives_a_line(saved, capsys, monkeypatch):
+    """A blank one too, so that texts stay aligned; the last one needs no end."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("the dog\n \n abc  我们xyz cd\n是"))
     unit = simulmask_plugin.load(saved).encoder.source.unit
-    lines = [split_units(line, unit) for line in ("the dog", "abc 我们xyz cd", "是")]
-    written = [text for line in lines if (text := expected(saved, line))]
+    lines = [split_units(line, unit) for line in ("the dog", "", "abc 我们xyz cd", "是")]
+    written = [expected(saved, line) if line else "" for line in lines]
     assert translated(capsys, saved) == "".join(f"{text}\n" for text in written)
+
+
+def test_actions_of_a_blank_line_are_none(saved, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n \n"))
+    assert translated(capsys, saved, "--actions") == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text= "], "--text is empty; expected a sentence."),
+        (["--text=a", "--device=cuda:99"], "device: cuda:99 is not there"),
+        ([], "standard input, line 2: '\\udcff' is no text: a byte that was not UTF-8"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(saved, capsys, monkeypatch, options, message):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the\n\xff\n"), "utf-8", "surrogateescape"))
+    assert main(["translate", saved, *options]) == 2
+    assert message in capsys.readouterr().err

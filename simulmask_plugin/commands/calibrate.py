@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from math import inf
 
 from simulmask_plugin.commands.arguments import CalibrateOptions
 from simulmask_plugin.config.calibration import Calibrated, threshold_of
@@ -28,8 +29,11 @@ def run_calibrate(options: CalibrateOptions) -> int:
     """Find the thresholds, print all that was streamed, and write what was found; 1 if a latency cannot be reached.
 
     Raises:
-        ValueError: if the model, the policy or the files are wrong, or the model is not in a folder of the user's own.
+        ValueError: if a latency, the model, the policy or a file is wrong, or the model's folder is not the user's own.
     """
+    for wanted in options.laal:
+        if not 0 < wanted < inf:
+            raise ValueError(f"--laal must be a number of source units above 0, got {wanted:g}.")
     folder = TrainedModel.of(options.model, options.adapter).own_folder()
     policy = options.policy or ModelSettings.load(folder).config.policy.name
     threshold_of(POLICIES[policy])

@@ -5,32 +5,41 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
 
 from simulmask_plugin.commands.arguments import TranslateOptions
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.translator import Translator, load
 from simulmask_plugin.text.units import CHARACTER, Arriving, split_units
+from simulmask_plugin.training.machine import check_device
 
 
 def run_translate(options: TranslateOptions) -> int:
     """Translate a text, or every line of standard input, and print what is written as soon as it is.
 
     Raises:
-        ValueError: if the model cannot be streamed like this.
+        ValueError: if the model cannot be streamed like this, or there is no text that it could translate.
     """
+    if options.text is not None and not options.text.strip():
+        raise ValueError("--text is empty; expected a sentence.")
+    check_device(options.device)
     translator = load(options.model, options.adapter, device=options.device)
     unit = translator.encoder.source.unit
     if options.text is not None:
         _translate(translator, split_units(options.text, unit), options)
         return 0
-    is_open = True
-    while is_open:
+    for number in count(1):
         line = Line(unit)
-        if first := next(line, ""):
-            _translate(translator, chain([first], line), options)
-            deque(line, maxlen=0)  # what a sentence that was cut off has not read
-        is_open = not line.is_last
+        try:
+            if first := next(line, ""):
+                _translate(translator, chain([first], line), options)
+                deque(line, maxlen=0)  # what a sentence that was cut off has not read
+            elif not line.is_last:
+                _end_line(options)  # line in, line out
+        except ValueError as error:
+            raise ValueError(f"standard input, line {number}: {error}") from error
+        if line.is_last:
+            break
     return 0
 
 
@@ -74,5 +83,10 @@ def _translate(translator: Translator, words: Iterable[str], options: TranslateO
             space = " " * (has_written and translator.encoder.target.unit != CHARACTER)
             print(space + text, end="", flush=True)
             has_written = True
-    if has_written:
+    _end_line(options)
+
+
+def _end_line(options: TranslateOptions) -> None:
+    """End the translation of a line; READ and WRITE have lines of their own."""
+    if not options.actions:
         print(flush=True)

@@ -59,7 +59,10 @@ class CalibrateKeys:
     source: str
     """Of a dev set; not the test set."""
     target: str
-    laal: Annotated[tuple[float, ...], Must("be a list of latencies such as [2, 3.5]", bool)]
+    laal: Annotated[
+        tuple[float, ...],
+        Must("be a list of latencies above 0, such as [2, 3.5]", lambda wanted: min(wanted, default=0) > 0),
+    ]
     policies: Annotated[tuple[Mapping[str, Any], ...], Must("be a list such as [{policy: stability, most: 4}]", bool)]
     """Without their thresholds."""
     limit: Count | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -22,6 +23,9 @@ line break and the space before "30" become one piece.
 
 LINE_BREAK = "\n"
 """Text after which a word without a leading space gets the tokens that it has at the start of a line."""
+
+HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of a character, which Python puts for bytes that are not UTF-8; no tokenizer takes them."""
 
 
 @runtime_checkable
@@ -127,6 +131,8 @@ class UnitTokenizer:
         self._opens_after: dict[str, list[bool]] = {}
 
     def _encode_uncached(self, text: str, spaced: bool) -> tuple[int, ...]:
+        if HALVES.search(text):
+            raise NotEncodable(f"{text!r} is no text: a byte that was not UTF-8, or half of a character.")
         anchor, before = self._anchors[spaced]
         # "</s>" in a text from the web is text and must not end the sentence.
         text_after = anchor + " " * spaced + text

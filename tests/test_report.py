@@ -16,7 +16,7 @@ from simulmask_plugin.evaluation.run import describe
 from simulmask_plugin.evaluation.scores import MEASURES, Score
 from simulmask_plugin.streaming.options import Decision
 
-SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots"}
+SLOTS_16 = {"policy": "wait_k", "k": (1, 3), "layout": "slots", "slot_length": 16}
 
 
 def write_log(run, predictions=("two dogs",)):
@@ -95,7 +95,7 @@ def test_report_names_every_setting_with_what_was_used(model_of, byte_level, tmp
     )
     of_run = {"policies": "wait_k-1, offline", "limit": "9", "jobs": "1", "max_target_tokens": "512"}
     assert evaluated == files | of_run | USED, "and nothing that says nothing, such as threads: None"
-    block = {"policy": "wait_k", "k": "[1, 3]", "layout": "slots"}
+    block = {"policy": "wait_k", "k": "[1, 3]", "layout": "slots", "slot_length": "16"}
     assert trained == block | {"before": "Tr:", "header": r'"\nAs:"', "next_header": r'"\nUs:"'}
     assert signed == {"BLEU": r"nrefs:1\|tok:13a", "Python": "3.11"}
 

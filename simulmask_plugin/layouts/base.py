@@ -315,7 +315,7 @@ class Layout:
         """Layout, rows and positions in words, by topic."""
         return {"layout": self.name, "rows": "every token once, plain causal", "positions": self.positions}
 
-    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, Any]]:
         """Yield the keys of all rows and positions that a parity matrix tries; ``alibi``: of a family that has it."""
         yield {}
 

@@ -233,7 +233,7 @@ class Interleaved(Chunks):
         """By the key."""
         return "all" if self.loss_on == "all" else "answer"
 
-    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, Any]]:
         """Yield both losses."""
         for loss_on in choices_of(type(self), "loss_on"):
             yield {"loss_on": loss_on}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -126,7 +126,7 @@ class UnitLayout(Layout):
         rate = f", {self.look_ahead_rate:.0%} of the units with a look-ahead row" if convention.look_ahead else ""
         return {**super().describe(convention), "rows": self.rows + rate}
 
-    def variants(self, *, alibi: bool) -> Iterator[dict[str, str]]:
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, Any]]:
         """Yield all of them."""
         for positions, rows in product(choices_of(type(self), "positions"), choices_of(type(self), "rows")):
             if positions != "modified_alibi" or alibi:

@@ -6,7 +6,7 @@ has its position whether the slot is full or not, so source that is read later m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -141,7 +141,7 @@ class Slots(UnitLayout):
     title_keys = ("slot_length", *UnitLayout.title_keys)
 
     positions: Literal["slots"] = "slots"
-    slot_length: Annotated[int, between(1, MOST_TOKENS, "tokens")] = 16
+    slot_length: Annotated[int, between(1, MOST_TOKENS, "tokens")] = 32
     """slots: positions reserved for the source of a slot, in tokens."""
 
     def prompt(self, prompt: Prompt, *, of_template: bool = False) -> Prompt:
@@ -216,6 +216,10 @@ class Slots(UnitLayout):
     def regions(self, layout: SequenceLayout) -> list[str]:
         """Source is in a slot."""
         return ["slot" if part == "source" else part for part in layout.parts]
+
+    def variants(self, *, alibi: bool) -> Iterator[dict[str, Any]]:
+        """All rows, in slots that are short enough for the examples of a matrix to need several."""
+        yield from ({**keys, "slot_length": 16} for keys in super().variants(alibi=alibi))
 
     def slots(self, layout: SequenceLayout) -> list[Slot]:
         """The slots that hold source."""

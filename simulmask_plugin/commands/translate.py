@@ -10,7 +10,7 @@ from itertools import chain, count
 from simulmask_plugin.commands.arguments import TranslateOptions
 from simulmask_plugin.policies import Action
 from simulmask_plugin.streaming.translator import Translator, load
-from simulmask_plugin.text.units import CHARACTER, Arriving, split_units
+from simulmask_plugin.text.units import CHARACTER, Arriving, NotEncodable, split_units
 from simulmask_plugin.training.machine import check_device
 
 
@@ -36,7 +36,7 @@ def run_translate(options: TranslateOptions) -> int:
                 deque(line, maxlen=0)  # what a sentence that was cut off has not read
             elif not line.is_last:
                 _end_line(options)  # line in, line out
-        except ValueError as error:
+        except NotEncodable as error:
             raise ValueError(f"standard input, line {number}: {error}") from error
         if line.is_last:
             break

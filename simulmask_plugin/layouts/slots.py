@@ -219,7 +219,7 @@ class Slots(UnitLayout):
 
     def variants(self, *, alibi: bool) -> Iterator[dict[str, Any]]:
         """All rows, in slots that are short enough for the examples of a matrix to need several."""
-        yield from ({**keys, "slot_length": 16} for keys in super().variants(alibi=alibi))
+        yield from ({**keys, "slot_length": min(16, self.slot_length)} for keys in super().variants(alibi=alibi))
 
     def slots(self, layout: SequenceLayout) -> list[Slot]:
         """The slots that hold source."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from simulmask_plugin.files.json_files import parse_json
 from simulmask_plugin.files.texts import existing, numbered_lines, read_text
+from simulmask_plugin.text.units import HALVES
 
 JSON = (".json", ".jsonl")
 
@@ -43,7 +44,7 @@ def check_rows(path: Path, num_rows: int | None = None) -> None:
             return
         row = parse_json(line, str(path), line=number) if line.strip() else {}
         for value in row.values() if isinstance(row, dict) else ():
-            if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            if isinstance(value, str) and HALVES.search(value):
                 raise ValueError(f"{path}:{number}: expected text, got half a character in {value!r}.")
 
 

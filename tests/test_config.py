@@ -210,11 +210,19 @@ def test_settings_of_a_version_without_slots_load(tmp_path):
     assert ModelSettings.load(tmp_path) == ModelSettings(SimulMaskConfig.from_dict(config), Prompt("Tr:", "\nAs:"))
 
 
-def test_settings_of_a_version_that_let_keys_without_meaning_stand_load(tmp_path):
-    own_unit = {"policy": "wait_k", "k": 3, "rows": "own_unit"}
-    content = {"config": {**own_unit, "look_ahead_rate": 0.25}, "prompt": {"before": "Tr:", "header": "\nAs:"}}
+@pytest.mark.parametrize(
+    "block, unread",
+    [
+        ({"policy": "wait_k", "k": 3, "rows": "own_unit"}, {"look_ahead_rate": 0.25}),
+        # All keys of all layouts, with a default that has changed since.
+        ({"policy": "wait_k", "k": 3, "look_ahead_rate": 1.0}, {"n": None, "slot_length": 16, "prefix_pairs": False}),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"trained_on": {"language_pairs": [], "latencies": []}}])
+def test_settings_of_a_version_that_let_keys_without_meaning_stand_load(tmp_path, block, unread, more):
+    content = {"config": {**block, **unread}, "prompt": {"before": "Tr:", "header": "\nAs:"}, **more}
     (tmp_path / FILE_NAME).write_text(json.dumps(content), encoding="utf-8")
-    assert ModelSettings.load(tmp_path).config == SimulMaskConfig.from_dict(own_unit)
+    assert ModelSettings.load(tmp_path).config == SimulMaskConfig.from_dict(block)
 
 
 def changed(tmp_path, change):

@@ -107,7 +107,7 @@ class ModelSettings:
         content = read_settings(path, (*(field.name for field in fields(cls)),))
         try:
             config = content["config"]
-            if "trained_on" not in content:  # earlier versions let keys stand that nothing reads
+            if "template" not in content:  # earlier versions wrote keys that nothing reads, with defaults of their day
                 config = meaningful(config)
             settings = read(cls, content | {"config": SimulMaskConfig.from_dict(config)}, "")
             if settings.after_training_on(settings.trained_on) != settings:

@@ -20,8 +20,8 @@ from simulmask_plugin.training.machine import (
 ZERO_2 = "yaml_configs/deepspeed/ds_z2_config.json"
 
 FOR_GPUS = {
-    "bf16": ({"bf16": True}, "^bf16: true needs a GPU.* set bf16: false "),
-    "fp16": ({"fp16": True, "bf16": False}, "^fp16: true needs a GPU"),
+    "bf16": ({"bf16": True}, "^bf16: true needs a GPU.* set bf16: false .* set use_cpu: true .*avx512_bf16"),
+    "fp16": ({"fp16": True, "bf16": False}, "^fp16: true needs a GPU(?!.*use_cpu)"),
     "pure_bf16": ({"pure_bf16": True}, "^pure_bf16: true needs a GPU"),
     "tf32": ({"tf32": True}, "^tf32: true needs a GPU"),
     "deepspeed": (

@@ -17,6 +17,10 @@ PRECISIONS = ("bf16", "fp16", "pure_bf16", "tf32")
 """Keys of a training YAML that need a GPU, unless ``use_cpu: true`` is set."""
 KERNELS = ("enable_liger_kernel", "use_unsloth_gc", "use_liger_kernel", "fp8")
 """Keys whose kernels need one in any case."""
+ON_THE_CPU = {
+    "bf16": ", or keep it and set use_cpu: true (faster on a CPU that computes in bf16: avx512_bf16, amx_bf16)"
+}
+"""What else may be done about such a key."""
 
 RELEASE = 0.1
 """Seconds in which gloo's threads let go of the tensors of collectives that have ended."""
@@ -52,7 +56,7 @@ def check_kernels(values: Mapping[str, Any]) -> None:
         if value and not has_gpu():
             raise ValueError(
                 f"{key}: {str(value).lower()} needs a GPU, and torch sees none here. To train on the CPU, set {key}: "
-                f"false (on a command line {key}=false); {SMOKE}."
+                f"false (on a command line {key}=false){ON_THE_CPU.get(key, '')}; {SMOKE}."
             )
 
 

@@ -99,6 +99,7 @@ def test_bad_input_is_refused_in_one_message_and_nothing_is_made(place, monkeypa
     assert code == (2 if command[0] == "simulmask" or "usage:" in message else 1), message
     missing = [word for word in words if word not in message]
     assert not missing, message
+    assert all(one in message for one in command if one in ("eval.yaml", "study.yaml")), message
     assert "Traceback" not in message
     assert files() == before
     assert not Path("out").exists()

@@ -123,12 +123,19 @@ def print_example(tokenizer: Any, settings: ModelSettings, row: Row, *, seed: in
 
 def validate_evaluation(path: str, overrides: list[str]) -> None:
     """Check an evaluation YAML, its model and its files, and print what will happen."""
-    from simulmask_plugin.evaluation.config import check_encodable, check_evaluation, load_evaluation, resolve
+    from simulmask_plugin.evaluation.config import (
+        check_encodable,
+        check_evaluation,
+        errors_name,
+        load_evaluation,
+        resolve,
+    )
 
     config = load_evaluation(path, overrides)
-    settings = check_evaluation(config)
-    check_encodable(config, settings)
-    config = resolve(config, settings)
+    with errors_name(path):
+        settings = check_evaluation(config)
+        check_encodable(config, settings)
+        config = resolve(config, settings)
     settings = settings.for_pair(config.source_lang, config.target_lang)
     model_config = config.trained_model.config()
     check_positions(model_config, settings.config.layout.positions)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -105,13 +106,24 @@ class EvaluationConfig:
         return TrainedModel.of(self.model, self.adapter)
 
 
+@contextmanager
+def errors_name(path: str | Path) -> Iterator[None]:
+    """Put the YAML before what is wrong with its keys, or with the policies, texts and models that it names."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def load_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> EvaluationConfig:
     """Read an evaluation YAML, with ``key=value`` overrides.
 
     Raises:
         ValueError: if the file is missing or no mapping, or a key is wrong.
     """
-    return read(EvaluationConfig, read_yaml(path, list(overrides)), f"{path}: ", empty_is_default=True)
+    values = read_yaml(path, list(overrides))
+    with errors_name(path):
+        return read(EvaluationConfig, values, "", empty_is_default=True)
 
 
 def check_evaluation(config: EvaluationConfig) -> ModelSettings:

@@ -17,6 +17,7 @@ from simulmask_plugin.evaluation.config import (
     calibrated,
     check_encodable,
     check_evaluation,
+    errors_name,
     load_evaluation,
     num_sentences,
     resolve,
@@ -63,7 +64,8 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
     if not is_first():
         stream(None)
         return 0
-    _, failed = evaluate(config, Path(path).stem)
+    with errors_name(path):
+        _, failed = evaluate(config, Path(path).stem)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     for name, error in failed.items():
         print(f"Failed: {name}: {error}", file=sys.stderr)

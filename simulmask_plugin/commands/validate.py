@@ -136,9 +136,8 @@ def validate_evaluation(path: str, overrides: list[str]) -> None:
         settings = check_evaluation(config)
         check_encodable(config, settings)
         config = resolve(config, settings)
-    settings = settings.for_pair(config.source_lang, config.target_lang)
-    model_config = config.trained_model.config()
-    check_positions(model_config, settings.config.layout.positions)
+        settings = settings.for_pair(config.source_lang, config.target_lang)
+        check_positions(config.trained_model.config(), settings.config.layout.positions)
     decisions = [Decision.from_dict(policy) for policy in config.policies]
     keys = {field.name: str(getattr(config, field.name)) for field in fields(config)}
     topics = keys | {"policies": ", ".join(decision.name for decision in decisions)}

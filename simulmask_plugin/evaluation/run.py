@@ -60,11 +60,11 @@ def run_evaluation(path: str | Path, overrides: Iterable[str] = ()) -> int:
         ProgramFailed: if no policy has a score; the message says why, or holds the end of a log.
     """
     config = load_evaluation(path, overrides)
-    check_processes(config)
-    if not is_first():
-        stream(None)
-        return 0
     with errors_name(path):
+        check_processes(config)
+        if not is_first():
+            stream(None)
+            return 0
         _, failed = evaluate(config, Path(path).stem)
     print("Results: " + ", ".join(str(Path(config.output, name)) for name in ("report.md", "curve.png", "scores.tsv")))
     for name, error in failed.items():
